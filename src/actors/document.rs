@@ -1,0 +1,237 @@
+//! The document workers take one accepted operation each from its bytes to the indexes:
+//! parse, chunk, embed what is new, store, and wait until it is visible.
+
+use std::sync::Arc;
+
+use dashmap::DashMap;
+use futures_util::FutureExt;
+use futures_util::future::LocalBoxFuture;
+use sha2::{Digest, Sha256};
+
+use super::compute::{Compute, blocking};
+use super::door::{Door, DoorError, Factory, Role};
+use super::embedder::{Embed, Embedder};
+use super::indexer::{Indexer, Indexes, Wake};
+use super::stats::now_ms;
+use crate::documents::parse::{ParseInput, ParseLimits, parse};
+use crate::documents::{Chunk, ParsedDocument, chunk};
+use crate::models;
+use crate::stores::StoreError;
+use crate::stores::catalog::{NewChunk, Pending, PendingContent};
+
+/// Texts sent to the embedder at once.
+const EMBED_TEXTS: usize = 32;
+
+/// An accepted operation to carry out.
+pub struct Process {
+    /// Its number.
+    pub seq: u64,
+}
+
+/// How far an operation is while it is at work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// Accepted, on disk.
+    Received,
+    /// Its text and chunks are known.
+    Parsed,
+    /// Its vectors are known.
+    Embedded,
+}
+
+/// Why an operation was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum ProcessError {
+    /// The document itself cannot be taken. Trying again would not help.
+    #[error("{0}")]
+    Unfit(String),
+    /// Something was not available. To be tried again.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+impl From<StoreError> for ProcessError {
+    fn from(error: StoreError) -> Self {
+        Self::Unavailable(error.to_string())
+    }
+}
+
+/// What the document workers need.
+pub struct DocumentTools {
+    /// Catalog, indexes, configuration.
+    pub indexes: Arc<Indexes>,
+    /// Threads for parsing and chunking.
+    pub compute: Arc<Compute>,
+    /// The embedding model, to count tokens with.
+    pub model: Arc<dyn models::Embedder>,
+    /// The way to the embedder.
+    pub embedder: Door<Embedder>,
+    /// The way to the indexer.
+    pub indexer: Door<Indexer>,
+    /// Stages of the operations at work, by `seq`.
+    pub stages: Arc<DashMap<u64, Stage>>,
+}
+
+/// The document workers; see the module. One actor, as many documents at once as its door admits.
+pub struct DocumentWorkers(Arc<DocumentTools>);
+
+impl DocumentWorkers {
+    /// The factory of the document workers.
+    pub fn factory(tools: Arc<DocumentTools>) -> Factory<Self> {
+        Arc::new(move || {
+            let workers = Self(Arc::clone(&tools));
+            async move { Ok(workers) }.boxed_local()
+        })
+    }
+}
+
+impl Role for DocumentWorkers {
+    type Message = Process;
+    type Reply = ();
+    type Error = ProcessError;
+    const SERIAL: bool = false;
+
+    fn handle(&mut self, Process { seq }: Process) -> LocalBoxFuture<'static, Result<(), ProcessError>> {
+        let tools = Arc::clone(&self.0);
+        async move {
+            let result = tools.process(seq).await;
+            tools.stages.remove(&seq);
+            result
+        }
+        .boxed_local()
+    }
+}
+
+impl DocumentTools {
+    async fn process(&self, seq: u64) -> Result<(), ProcessError> {
+        let catalog = Arc::clone(&self.indexes.catalog);
+        let Some(pending) = blocking(move || catalog.operation(seq)).await? else {
+            self.indexes.freshness.settled([seq]);
+            return Ok(());
+        };
+        self.stages.insert(seq, Stage::Received);
+        let commit = match pending.content {
+            None => {
+                let catalog = Arc::clone(&self.indexes.catalog);
+                blocking(move || catalog.store_delete(seq, now_ms() as i64)).await?
+            }
+            Some(_) => self.upsert(pending).await?,
+        };
+        match commit {
+            Some(commit) => self.publish(seq, commit).await,
+            // A later operation on the document is stored already.
+            None => self.indexes.freshness.settled([seq]),
+        }
+        Ok(())
+    }
+
+    async fn upsert(&self, pending: Pending) -> Result<Option<u64>, ProcessError> {
+        let Pending { seq, document, content, .. } = pending;
+        let Some(content) = content else { return Ok(None) };
+        let (indexes, model) = (Arc::clone(&self.indexes), Arc::clone(&self.model));
+        let id = document.clone();
+        let (parsed, chunks) = self.compute.run(move || {
+            fail::fail_point!("document");
+            read(&indexes, &*model, &id, &content)
+        })
+        .await?;
+        self.stages.insert(seq, Stage::Parsed);
+
+        let catalog = Arc::clone(&self.indexes.catalog);
+        let known = blocking(move || catalog.vectors_by_hash(&document)).await?;
+        let mut vectors: Vec<Option<Vec<f32>>> =
+            chunks.iter().map(|chunk| known.get(&chunk.hash).cloned()).collect();
+        let new: Vec<usize> = (0..chunks.len()).filter(|&n| vectors[n].is_none()).collect();
+        for some in new.chunks(EMBED_TEXTS) {
+            let texts = some.iter().map(|&n| chunks[n].embedded.clone()).collect();
+            let embedded = self.embedder.ask_patiently(Embed { texts, urgent: false }).await.map_err(unavailable)?;
+            for (&n, vector) in some.iter().zip(embedded) {
+                vectors[n] = Some(vector);
+            }
+        }
+        self.stages.insert(seq, Stage::Embedded);
+        tracing::debug!(seq, chunks = chunks.len(), embedded = new.len(), "embedded");
+
+        let chunks: Vec<NewChunk> = chunks
+            .into_iter()
+            .zip(vectors)
+            .map(|(chunk, vector)| NewChunk {
+                section: chunk.chunk.section,
+                span: chunk.chunk.span,
+                tokens: chunk.chunk.tokens,
+                hash: chunk.hash,
+                vector: vector.unwrap_or_default(),
+            })
+            .collect();
+        let catalog = Arc::clone(&self.indexes.catalog);
+        Ok(blocking(move || catalog.store_version(seq, &parsed, &chunks, now_ms() as i64)).await?)
+    }
+
+    /// Waits until the commit is visible. An indexer that fails now finds it later: the catalog has it.
+    async fn publish(&self, seq: u64, commit: u64) {
+        self.indexes.unpublished.lock().insert(commit, seq);
+        if let Err(error) = self.indexer.ask_patiently(Wake).await {
+            tracing::warn!(seq, %error, "stored, but not yet visible; the indexer will try again");
+        }
+    }
+}
+
+fn unavailable<E: std::fmt::Display>(error: DoorError<E>) -> ProcessError {
+    ProcessError::Unavailable(error.to_string())
+}
+
+/// A chunk with what is embedded for it.
+struct Piece {
+    chunk: Chunk,
+    embedded: String,
+    hash: [u8; 32],
+}
+
+/// Parses and chunks a document.
+fn read(
+    indexes: &Indexes,
+    model: &dyn models::Embedder,
+    document: &str,
+    content: &PendingContent,
+) -> Result<(ParsedDocument, Vec<Piece>), ProcessError> {
+    let config = &indexes.config;
+    let limits =
+        ParseLimits { max_text_bytes: config.ingest.max_text_bytes, max_nesting: config.ingest.max_nesting };
+    let input = ParseInput { name: document, media_type: content.media_type.as_deref(), bytes: &content.bytes };
+    let parsed = parse(&input, &limits).map_err(|error| ProcessError::Unfit(error.to_string()))?;
+    let limits = chunk::ChunkLimits {
+        max_tokens: config.chunking.max_tokens,
+        overlap_tokens: config.chunking.overlap_tokens,
+    };
+    let chunks = chunk::chunk(&parsed, &|text| model.count_tokens(text), limits)
+        .map_err(|error| ProcessError::Unfit(error.to_string()))?;
+    let title = content.title.as_deref().or(parsed.title.as_deref()).unwrap_or_default().to_owned();
+    let pieces = chunks
+        .into_iter()
+        .map(|chunk| {
+            let embedded = embedded_text(&title, &chunk.section, &parsed.text[chunk.span.clone()]);
+            let hash = Sha256::digest(embedded.as_bytes()).into();
+            Piece { chunk, embedded, hash }
+        })
+        .collect();
+    Ok((parsed, pieces))
+}
+
+/// What is embedded for a chunk: its text under the title and headings it stands under, without which
+/// many a chunk does not say what it is about.
+fn embedded_text(title: &str, section: &[String], text: &str) -> String {
+    let mut embedded = String::with_capacity(title.len() + text.len() + 64);
+    let headings = std::iter::once(title).chain(section.iter().map(String::as_str).filter(|part| *part != title));
+    for heading in headings.filter(|heading| !heading.is_empty()) {
+        if !embedded.is_empty() {
+            embedded.push_str(" > ");
+        }
+        embedded.push_str(heading);
+    }
+    if !embedded.is_empty() {
+        embedded.push('\n');
+    }
+    embedded.push_str(text);
+    embedded
+}

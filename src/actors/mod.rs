@@ -1,0 +1,32 @@
+//! The actors: state, order, bounds and failure. Each is a [`door::Role`] behind a [`door::Door`], in this tree:
+//!
+//! ```text
+//! overseer
+//! ├── write
+//! │   ├── folder-N         watches a folder                           -> ingestor
+//! │   ├── ingestor         accepts operations (durable)               -> documents
+//! │   ├── documents        parse, chunk, embed, store                 -> embedder, indexer
+//! │   ├── indexer          catalog -> both indexes, publishes views
+//! │   └── maintainer       saves, rebuilds, removes what is retired
+//! ├── embedder             shared by both paths, questions first
+//! └── read
+//!     ├── retriever        searches a view                            -> embedder
+//!     └── model-pool       admits generations                         -> worker
+//!         └── worker-N     owns one engine
+//! ```
+//!
+//! Around them: [`stats`] counts at the doors, [`overseer`] reads the doors, [`compute`] has the threads.
+
+pub mod compute;
+pub mod document;
+pub mod door;
+pub mod embedder;
+pub mod folder;
+pub mod indexer;
+pub mod ingestor;
+pub mod maintainer;
+pub mod model_pool;
+pub mod model_worker;
+pub mod overseer;
+pub mod retriever;
+pub mod stats;

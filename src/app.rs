@@ -1,0 +1,447 @@
+//! Builds everything from a configuration, in the order in which it depends on each other, and takes it
+//! down again. No other file knows the whole.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use actix::Arbiter;
+use dashmap::DashMap;
+use serde_json::{Value, json};
+
+use crate::actors::compute::{Compute, blocking};
+use crate::actors::document::{DocumentTools, DocumentWorkers, Stage};
+use crate::actors::door::{Detail, Door, Factory, Plan, RestartPolicy, Role};
+use crate::actors::embedder::Embedder;
+use crate::actors::folder::{Dirty, Folder, Sync};
+use crate::actors::indexer::{Indexer, Indexes, Wake};
+use crate::actors::ingestor::{Ingestor, Intake};
+use crate::actors::maintainer::{Maintain, Maintainer};
+use crate::actors::model_pool::{ModelPool, PooledWorker};
+use crate::actors::model_worker::{EngineSlot, ModelWorker};
+use crate::actors::overseer::{Overseer, Registry};
+use crate::actors::retriever::Retriever;
+use crate::actors::stats::State;
+use crate::asking::Asker;
+use crate::config::Config;
+use crate::error::ServiceError;
+use crate::freshness::Freshness;
+use crate::models::llama_cpp::LlamaOptions;
+use crate::models::minilm::MiniLm;
+use crate::models::{self, Generator};
+use crate::stores::catalog::Catalog;
+use crate::stores::hnsw::{VectorIndex, VectorOptions};
+use crate::stores::view::{DocumentTable, Views};
+
+/// Which parts to start. A server has all; a command that only searches needs no model.
+#[derive(Debug, Clone, Copy)]
+pub struct Parts {
+    /// Watch the configured folders.
+    pub folders: bool,
+    /// Load the chat model.
+    pub chat: bool,
+}
+
+/// A running answerd, without its HTTP front.
+pub struct App {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// Catalog, indexes, freshness.
+    pub indexes: Arc<Indexes>,
+    /// The way to the ingestor.
+    pub ingestor: Door<Ingestor>,
+    /// The way to the retriever.
+    pub retriever: Door<Retriever>,
+    /// Stages of the operations at work.
+    pub stages: Arc<DashMap<u64, Stage>>,
+    asker: Option<Arc<Asker>>,
+    indexer: Door<Indexer>,
+    maintainer: Door<Maintainer>,
+    registry: Registry,
+    arbiters: Vec<Arbiter>,
+    folders_unseen: Arc<tokio::sync::watch::Sender<usize>>,
+    started: Instant,
+}
+
+/// Opens doors on an arbiter, with what all of them have in common.
+struct Doors {
+    policy: RestartPolicy,
+    registry: Registry,
+}
+
+impl Doors {
+    fn open<R: Role>(
+        &self,
+        name: &str,
+        (capacity, capacity_reason): (usize, &'static str),
+        factory: Factory<R>,
+        detail: Option<Detail>,
+        arbiter: &Arbiter,
+    ) -> Door<R> {
+        let plan =
+            Plan { name: name.to_owned(), capacity, capacity_reason, policy: self.policy, factory, detail };
+        self.registry.watch(Door::open(plan, &arbiter.handle()))
+    }
+}
+
+/// Threads for `configured`, where 0 is one a core.
+fn threads(configured: usize) -> usize {
+    match configured {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        n => n,
+    }
+}
+
+impl App {
+    /// Starts the parts asked for. Returns once they work, or with why they cannot.
+    ///
+    /// # Errors
+    /// In words for the operator: a model file that cannot be used, a data folder that is locked or damaged.
+    pub async fn start(config: Config, parts: Parts) -> Result<Arc<Self>, String> {
+        let config = Arc::new(config);
+        let began = Instant::now();
+        let folder = config.embedding.model.clone();
+        let model = blocking(move || MiniLm::load(&folder)).await.map_err(|error| error.to_string())?;
+        let model: Arc<dyn models::Embedder> = Arc::new(model);
+        let indexes = open_stores(Arc::clone(&config), &*model).await?;
+
+        let policy = RestartPolicy {
+            backoff: Duration::from_millis(config.actors.restart_backoff_ms),
+            backoff_max: Duration::from_millis(config.actors.restart_backoff_max_ms),
+            window: Duration::from_secs(config.actors.unhealthy_window_s),
+            unhealthy: config.actors.unhealthy_restarts,
+        };
+        let doors = Doors { policy, registry: Registry::default() };
+        let (write, read, watch) = (Arbiter::new(), Arbiter::new(), Arbiter::new());
+        let background = |name, threads| Compute::new(name, threads, true).map(Arc::new);
+
+        let embedder = doors.open(
+            "embedder",
+            (config.embedding.queue, "[embedding] queue: batches of texts that may wait for the threads"),
+            Embedder::factory(Arc::clone(&model), threads(config.embedding.threads), config.embedding.batch_tokens),
+            Some(Arc::new({
+                let model = Arc::clone(&model);
+                move || json!({ "model": model.name(), "dimensions": model.dimensions() })
+            })),
+            &read,
+        );
+        let indexer = doors.open(
+            "write/indexer",
+            (INDEXER_CAPACITY, "every document at work may wait for the next commit"),
+            Indexer::factory(Arc::clone(&indexes), background("indexer", threads(0))?),
+            Some(index_detail(&indexes)),
+            &write,
+        );
+        let maintainer = doors.open(
+            "write/maintainer",
+            (1, "one round at a time"),
+            Maintainer::factory(Arc::clone(&indexes), background("maintainer", 1)?),
+            None,
+            &write,
+        );
+        let stages = Arc::new(DashMap::new());
+        let tools = DocumentTools {
+            indexes: Arc::clone(&indexes),
+            compute: background("parser", config.ingest.workers)?,
+            model: Arc::clone(&model),
+            embedder: embedder.clone(),
+            indexer: indexer.clone(),
+            stages: Arc::clone(&stages),
+        };
+        let workers = doors.open(
+            "write/documents",
+            (DOCUMENTS_AT_WORK, "enough to fill an index commit while others are parsed and embedded"),
+            DocumentWorkers::factory(Arc::new(tools)),
+            None,
+            &write,
+        );
+        let ingestor = doors.open(
+            "write/ingestor",
+            (INGESTOR_CAPACITY, "bodies in memory on their way to the disk"),
+            Ingestor::factory(Intake::new(Arc::clone(&indexes), workers)),
+            Some(freshness_detail(&indexes)),
+            &write,
+        );
+        let searching = Compute::new("retriever", threads(0), false).map(Arc::new)?;
+        let retriever = doors.open(
+            "read/retriever",
+            (config.search.concurrency, "[search] concurrency: searches that wait for the threads or run"),
+            Retriever::factory(Arc::clone(&indexes), embedder, searching),
+            None,
+            &read,
+        );
+        let asker = if parts.chat {
+            let (pool, engine) = open_models(&doors, &config, &read).await?;
+            let asker = Asker { indexes: Arc::clone(&indexes), retriever: retriever.clone(), pool, engine };
+            Some(Arc::new(asker))
+        } else {
+            None
+        };
+        Overseer::start(doors.registry.clone(), &watch.handle());
+        let app = Arc::new(Self {
+            config,
+            indexes,
+            ingestor,
+            retriever,
+            stages,
+            asker,
+            indexer,
+            maintainer,
+            registry: doors.registry.clone(),
+            arbiters: vec![write, read, watch],
+            folders_unseen: Arc::default(),
+            started: began,
+        });
+        app.until_indexes_open().await?;
+        if parts.folders {
+            app.watch_folders(&doors);
+        }
+        app.keep_going();
+        Ok(app)
+    }
+
+    /// Waits until the indexer has published what the indexes and the catalog agree on.
+    async fn until_indexes_open(&self) -> Result<(), String> {
+        while self.indexes.views.current().is_none() {
+            let statuses = self.registry.statuses();
+            if let Some(failed) = statuses.iter().find(|status| status.state == State::Failed) {
+                let reason = failed.last_error.as_ref().map_or("no reason given", |error| &error.message);
+                return Err(format!("{} cannot start: {reason}", failed.name));
+            }
+            actix_rt::time::sleep(Duration::from_millis(5)).await;
+        }
+        Ok(())
+    }
+
+    fn watch_folders(&self, doors: &Doors) {
+        self.folders_unseen.send_replace(self.config.folders.len());
+        for (n, folder) in self.config.folders.iter().enumerate() {
+            let dirty: Arc<Dirty> = Arc::default();
+            let factory = Folder::factory(
+                folder.clone(),
+                Arc::clone(&self.indexes),
+                self.ingestor.clone(),
+                Arc::clone(&dirty),
+            );
+            let path = folder.path.display().to_string();
+            let detail: Detail = Arc::new(move || json!({ "path": path }));
+            let reason = "one look at the folder at a time";
+            let door =
+                doors.open(&format!("write/folder-{}", n + 1), (1, reason), factory, Some(detail), &self.arbiters[0]);
+            let unseen = Arc::clone(&self.folders_unseen);
+            actix_rt::spawn(async move {
+                let mut first = true;
+                loop {
+                    dirty.some().await;
+                    match door.ask_patiently(Sync).await {
+                        Ok(seen) => {
+                            tracing::debug!(?seen, actor = door.name(), "looked at the folder");
+                            if std::mem::take(&mut first) {
+                                unseen.send_modify(|folders| *folders -= 1);
+                            }
+                        }
+                        Err(error) => {
+                            tracing::warn!(%error, "looking at a folder failed; it is tried again");
+                            actix_rt::time::sleep(Duration::from_secs(1)).await;
+                        }
+                    }
+                }
+            });
+        }
+    }
+
+    /// Sets the clocks: the indexer looks for what a failed message left behind, the maintainer makes its rounds,
+    /// and a log line tells how far a larger ingestion has come.
+    fn keep_going(&self) {
+        let (indexer, maintainer) = (self.indexer.clone(), self.maintainer.clone());
+        let indexes = Arc::clone(&self.indexes);
+        actix_rt::spawn(async move {
+            let mut tick = actix_rt::time::interval(Duration::from_secs(1));
+            let mut busy = 0;
+            loop {
+                tick.tick().await;
+                // A full door means that a look is under way.
+                let _ = indexer.ask(Wake).await;
+                let as_of = indexes.freshness.now();
+                busy = if as_of.unseen > 0 { busy + 1 } else { 0 };
+                if busy > 0 && busy % 2 == 0 {
+                    let live = indexes.views.current().map_or(0, |view| view.live.len());
+                    tracing::info!(waiting = as_of.unseen, passages = live, lag_ms = as_of.lag_ms, "indexing");
+                }
+            }
+        });
+        actix_rt::spawn(async move {
+            let mut tick = actix_rt::time::interval(Duration::from_secs(2));
+            loop {
+                tick.tick().await;
+                if let Err(error) = maintainer.ask_patiently(Maintain { last: false }).await {
+                    tracing::warn!(%error, "a round of maintenance failed; the next one tries again");
+                }
+            }
+        });
+    }
+
+    /// The taker of questions.
+    ///
+    /// # Errors
+    /// [`ServiceError::Unavailable`] where it was started without a chat model.
+    pub fn asker(&self) -> Result<&Arc<Asker>, ServiceError> {
+        self.asker.as_ref().ok_or_else(|| ServiceError::Unavailable {
+            reason: "this answerd runs without a chat model".to_owned(),
+            retry_after_s: 60,
+        })
+    }
+
+    /// Waits until every watched folder has been looked at once, and everything accepted is settled.
+    pub async fn until_caught_up(&self) {
+        // Its sender lives as long as this.
+        let _ = self.folders_unseen.subscribe().wait_for(|unseen| *unseen == 0).await;
+        while self.indexes.freshness.now().unseen > 0 {
+            actix_rt::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Why the service is not ready; empty where it is.
+    pub fn troubles(&self) -> Vec<String> {
+        self.registry.troubles()
+    }
+
+    /// Everything the admin page shows.
+    ///
+    /// # Errors
+    /// Where the catalog cannot be read.
+    pub async fn status(&self) -> Result<Value, ServiceError> {
+        let catalog = Arc::clone(&self.indexes.catalog);
+        let counts = blocking(move || catalog.counts()).await?;
+        let as_of = self.indexes.freshness.now();
+        let troubles = self.troubles();
+        Ok(json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "uptime_s": self.started.elapsed().as_secs(),
+            "ready": troubles.is_empty(),
+            "troubles": troubles,
+            "catalog": counts,
+            "freshness": as_of,
+            "resident_bytes": resident_bytes(),
+            "actors": self.registry.tree(),
+        }))
+    }
+
+    /// Takes it down: what is accepted and not yet indexed stays in the catalog for the next start.
+    pub async fn stop(&self) {
+        if let Err(error) = self.maintainer.ask_patiently(Maintain { last: true }).await {
+            tracing::warn!(%error, "the vector graphs could not be saved; the next start builds what is missing");
+        }
+        self.registry.close();
+        for arbiter in &self.arbiters {
+            arbiter.stop();
+        }
+    }
+}
+
+/// Documents parsed, embedded and indexed at once.
+const DOCUMENTS_AT_WORK: usize = 32;
+/// One place for each document at work, and some for the clock.
+const INDEXER_CAPACITY: usize = DOCUMENTS_AT_WORK + 4;
+/// Uploads held in memory at once.
+const INGESTOR_CAPACITY: usize = 64;
+
+async fn open_stores(config: Arc<Config>, model: &dyn models::Embedder) -> Result<Arc<Indexes>, String> {
+    let (name, dimensions) = (model.name().to_owned(), model.dimensions());
+    blocking(move || {
+        let folder = &config.data.dir;
+        let catalog = Catalog::open(folder, &name, dimensions).map_err(|error| error.to_string())?;
+        let index = &config.index;
+        let options = VectorOptions {
+            dimensions,
+            m: index.m,
+            ef_construction: index.ef_construction,
+            ef_search: index.ef_search,
+            segment_chunks: index.segment_chunks,
+            rebuild_share: index.rebuild_share,
+            exact_below: index.exact_below,
+        };
+        let (vectors, lost) =
+            VectorIndex::open(&folder.join("vectors"), options).map_err(|error| error.to_string())?;
+        if let Some(reason) = lost {
+            tracing::warn!(reason, "vector graphs are made again from the catalog");
+        }
+        let counts = catalog.counts().map_err(|error| error.to_string())?;
+        Ok(Arc::new(Indexes {
+            catalog: Arc::new(catalog),
+            vectors: Arc::new(vectors),
+            documents: Arc::new(DocumentTable::default()),
+            views: Views::default(),
+            freshness: Freshness::new(counts.seq, []),
+            unpublished: parking_lot::Mutex::default(),
+            config,
+        }))
+    })
+    .await
+}
+
+/// Starts the model workers and their pool; returns once an engine works.
+async fn open_models(
+    doors: &Doors,
+    config: &Config,
+    arbiter: &Arbiter,
+) -> Result<(Door<ModelPool>, EngineSlot), String> {
+    let chat = &config.models.chat;
+    let options = LlamaOptions {
+        path: chat.path.clone(),
+        name: chat.name.clone(),
+        slots: chat.slots,
+        context_per_slot: chat.context,
+        batch_tokens: chat.batch_tokens,
+        threads: threads(chat.threads),
+    };
+    let engine: EngineSlot = Arc::default();
+    let detail: Detail = {
+        let engine = Arc::clone(&engine);
+        Arc::new(move || match &*engine.load() {
+            Some(engine) => json!({ "model": engine.name(), "context": engine.context(), "load": engine.load() }),
+            None => json!({ "model": null }),
+        })
+    };
+    let capacity = (chat.slots + chat.queue, "[models.chat] slots + queue: sequences that run or wait");
+    let worker = doors.open(
+        "read/model-pool/worker-1",
+        capacity,
+        ModelWorker::factory(options, Arc::clone(&engine)),
+        Some(detail),
+        arbiter,
+    );
+    while engine.load().is_none() {
+        let status = crate::actors::door::Watched::status(&worker);
+        if status.state == State::Failed {
+            return Err(status.last_error.map_or_else(|| "the model cannot be loaded".into(), |error| error.message));
+        }
+        actix_rt::time::sleep(Duration::from_millis(5)).await;
+    }
+    let workers = vec![PooledWorker { door: worker, engine: Arc::clone(&engine) }];
+    let pool = doors.open("read/model-pool", capacity, ModelPool::factory(workers), None, arbiter);
+    Ok((pool, engine))
+}
+
+fn index_detail(indexes: &Arc<Indexes>) -> Detail {
+    let indexes = Arc::clone(indexes);
+    Arc::new(move || {
+        let view = indexes.views.current();
+        json!({
+            "commit": view.as_ref().map(|view| view.commit),
+            "live_chunks": view.as_ref().map(|view| view.live.len()),
+            "vectors": view.as_ref().map(|view| indexes.vectors.stats(&view.live)),
+        })
+    })
+}
+
+fn freshness_detail(indexes: &Arc<Indexes>) -> Detail {
+    let indexes = Arc::clone(indexes);
+    Arc::new(move || json!(indexes.freshness.now()))
+}
+
+/// Memory of this process in RAM, in bytes, where the system tells.
+pub fn resident_bytes() -> Option<u64> {
+    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = statm.split_whitespace().nth(1)?.parse().ok()?;
+    Some(pages * 4096)
+}

@@ -1,0 +1,293 @@
+//! The command line. `serve` runs the service; `ask`, `search` and `ingest` speak to a running one, or, where none
+//! answers, do their work in this process on the same data folder; `check` and `eval` need no service.
+
+mod client;
+
+use std::io::{IsTerminal, Write};
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use futures_util::StreamExt;
+use serde_json::Value;
+
+use crate::actors::retriever::Mode;
+use crate::app::{App, Parts};
+use crate::config::{Config, LogFormat};
+use client::Target;
+
+/// Search an organisation's documents, and call the model.
+#[derive(Parser)]
+#[command(version, about)]
+pub struct Cli {
+    /// The configuration file. Without it, ./config.toml is used where there is one.
+    #[arg(long, short, global = true, env = "ANSWERD_CONFIG")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the service.
+    Serve,
+    /// Ask a question and print the answer as it is written, then its sources.
+    Ask {
+        /// The question.
+        question: String,
+        /// Print the events as JSON, one a line.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        server: ServerChoice,
+    },
+    /// Search and print the passages.
+    Search {
+        /// What to look for.
+        query: String,
+        /// Which rankings to use: hybrid, lexical or vector.
+        #[arg(long, default_value = "hybrid")]
+        mode: String,
+        /// How many passages.
+        #[arg(long, default_value_t = 5)]
+        limit: usize,
+        /// Print the response as JSON.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        server: ServerChoice,
+    },
+    /// Put a file, or the documents in a folder, into the index, and wait until they are visible.
+    Ingest {
+        /// The file or folder. Ids are paths relative to it.
+        path: PathBuf,
+        /// The collection they go into.
+        #[arg(long, default_value = crate::documents::event::COLLECTION_DEFAULT)]
+        collection: String,
+        #[command(flatten)]
+        server: ServerChoice,
+    },
+    /// Check the configuration and print every mistake with its path.
+    Check,
+    /// Measure retrieval on a collection in BEIR layout (corpus.jsonl, queries.jsonl, qrels.tsv).
+    Eval {
+        /// The folder of the collection.
+        folder: PathBuf,
+        /// Keep the index in this folder and use it again; without it, a temporary one.
+        #[arg(long)]
+        data: Option<PathBuf>,
+        /// Print JSON instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(clap::Args)]
+struct ServerChoice {
+    /// Address of a running answerd, e.g. http://127.0.0.1:8080. Without it, the one of the configuration is
+    /// tried, and where nothing answers there, the work is done in this process.
+    #[arg(long, env = "ANSWERD_SERVER")]
+    server: Option<String>,
+}
+
+/// Runs a command; errors are printed for the person who typed it.
+pub async fn run(cli: Cli) -> ExitCode {
+    match execute(cli).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("answerd: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn execute(cli: Cli) -> Result<(), String> {
+    let path = cli.config.or_else(|| Some(PathBuf::from("config.toml")).filter(|path| path.exists()));
+    let config = Config::load(path.as_deref()).map_err(|errors| errors.to_string())?;
+    match cli.command {
+        Command::Check => {
+            let from = path.map_or_else(|| "the defaults".to_owned(), |path| path.display().to_string());
+            println!("{from}: no mistakes");
+            Ok(())
+        }
+        Command::Serve => {
+            start_log(&config, &config.log.level);
+            serve(config).await
+        }
+        Command::Ask { question, json, server } => {
+            start_log(&config, "warn");
+            ask(Target::choose(config, server.server, true).await?, question, json).await
+        }
+        Command::Search { query, mode, limit, json, server } => {
+            start_log(&config, "warn");
+            let mode: Mode = serde_json::from_value(Value::from(mode.as_str()))
+                .map_err(|_| format!("--mode is {mode}, it must be hybrid, lexical or vector"))?;
+            let target = Target::choose(config, server.server, false).await?;
+            let response = target.search(&query, mode, limit).await?;
+            target.close().await;
+            if json { print_json(&response) } else { print_passages(&response) }
+            Ok(())
+        }
+        Command::Ingest { path, collection, server } => {
+            start_log(&config, "warn");
+            ingest(Target::choose(config, server.server, false).await?, path, collection).await
+        }
+        Command::Eval { folder, data, json } => {
+            start_log(&config, "warn");
+            let report = crate::eval::run(config, &folder, data).await?;
+            if json { print_json(&serde_json::json!(report)) } else { print!("{report}") }
+            Ok(())
+        }
+    }
+}
+
+fn start_log(config: &Config, level: &str) {
+    use tracing_subscriber::EnvFilter;
+    // RUST_LOG wins, as everywhere.
+    let filter = EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| EnvFilter::new(format!("{level},tantivy=warn,hnsw_rs=warn,llama-cpp-2=warn")));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let started = match config.log.format {
+        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).with_target(false).try_init(),
+        LogFormat::Json => log.json().try_init(),
+    };
+    if let Err(error) = started {
+        eprintln!("answerd: no log: {error}");
+    }
+}
+
+async fn serve(config: Config) -> Result<(), String> {
+    let bind = config.server.bind;
+    // First of all: a port in use is found before minutes of work.
+    let listener = TcpListener::bind(bind).map_err(|error| {
+        format!("cannot listen on {bind}: {error}. Stop what uses the port, or choose another in [server] bind.")
+    })?;
+    let address = listener.local_addr().map_err(|error| error.to_string())?;
+    tracing::info!(%address, "starting");
+    let address_file = config.data.dir.join("address");
+    let app = App::start(config, Parts { folders: true, chat: true }).await?;
+    // Where to find this one, for those who let the system choose the port.
+    std::fs::write(&address_file, address.to_string())
+        .map_err(|error| format!("cannot write {}: {error}", address_file.display()))?;
+    let server = crate::web::serve(std::sync::Arc::clone(&app), listener)
+        .map_err(|error| format!("cannot serve on {address}: {error}"))?;
+    let announcing = std::sync::Arc::clone(&app);
+    actix_rt::spawn(async move {
+        // The folders' first look is over once it has been answered and what it found is visible.
+        announcing.until_caught_up().await;
+        let counts = announcing.indexes.catalog.counts().unwrap_or_default();
+        tracing::info!("ready on http://{address} with {} documents, {} passages", counts.documents, counts.chunks);
+    });
+    // Ends after SIGINT or SIGTERM, once the streams have ended or their time is up.
+    let ended = server.await.map_err(|error| format!("the HTTP server failed: {error}"));
+    tracing::info!("stopping");
+    app.stop().await;
+    ended
+}
+
+async fn ask(target: Target, question: String, json: bool) -> Result<(), String> {
+    let mut events = target.ask(&question).await?;
+    let mut sources = Vec::new();
+    let mut out = std::io::stdout();
+    let mut failure = None;
+    while let Some(event) = events.next().await {
+        let (name, data) = event?;
+        if json {
+            println!("{}", serde_json::json!({ "event": name, "data": data }));
+        }
+        match name.as_str() {
+            "sources" => sources = data["sources"].as_array().cloned().unwrap_or_default(),
+            "token" if !json => {
+                print!("{}", data["text"].as_str().unwrap_or_default());
+                out.flush().map_err(|error| error.to_string())?;
+            }
+            "error" => failure = Some(data["detail"].as_str().unwrap_or("the answer failed").to_owned()),
+            _ => {}
+        }
+    }
+    drop(events);
+    target.close().await;
+    if !json {
+        println!();
+        for source in &sources {
+            let section = source["section"].as_array().map(|parts| {
+                parts.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" > ")
+            });
+            println!(
+                "[{}] {} ({}){}",
+                source["n"],
+                source["title"].as_str().unwrap_or_default(),
+                source["document_id"].as_str().unwrap_or_default(),
+                section.filter(|s| !s.is_empty()).map(|s| format!(", {s}")).unwrap_or_default()
+            );
+        }
+    }
+    failure.map_or(Ok(()), Err)
+}
+
+async fn ingest(target: Target, path: PathBuf, collection: String) -> Result<(), String> {
+    let root = if path.is_dir() { path.clone() } else { path.parent().map(PathBuf::from).unwrap_or_default() };
+    let files: Vec<PathBuf> = walkdir::WalkDir::new(&path)
+        .sort_by_file_name()
+        .into_iter()
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| format!("cannot read {}: {error}", path.display()))?
+        .into_iter()
+        .filter(|entry| entry.file_type().is_file())
+        .map(walkdir::DirEntry::into_path)
+        .filter(|file| *file == path || crate::documents::parse::supported_extension(file))
+        .collect();
+    if files.is_empty() {
+        return Err(format!("there are no documents in {}", path.display()));
+    }
+    let (mut failed, count) = (0, files.len());
+    let mut waiting = Vec::new();
+    for file in files {
+        let inside = file.strip_prefix(&root).unwrap_or(&file);
+        let id = inside.iter().map(|part| part.to_string_lossy()).collect::<Vec<_>>().join("/");
+        let content = std::fs::read(&file).map_err(|error| format!("cannot read {}: {error}", file.display()))?;
+        match target.put(&id, &collection, content).await {
+            Ok(()) => waiting.push(id),
+            Err(message) => {
+                failed += 1;
+                eprintln!("{id}: {message}");
+            }
+        }
+    }
+    for (n, id) in waiting.iter().enumerate() {
+        if let Err(message) = target.settled(id).await {
+            failed += 1;
+            eprintln!("{id}: {message}");
+        }
+        eprint!("\r{} of {count} documents", n + 1 + (count - waiting.len()));
+    }
+    eprintln!();
+    target.close().await;
+    println!("{} documents are searchable, {failed} failed", count - failed);
+    if failed > 0 { Err(format!("{failed} of {count} documents failed")) } else { Ok(()) }
+}
+
+fn print_json(value: &Value) {
+    println!("{}", serde_json::to_string_pretty(value).unwrap_or_default());
+}
+
+fn print_passages(response: &Value) {
+    let results = response["results"].as_array().cloned().unwrap_or_default();
+    if results.is_empty() {
+        println!("nothing found");
+    }
+    for (n, passage) in results.iter().enumerate() {
+        let section: Vec<&str> =
+            passage["section"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        println!(
+            "{}. {} ({}) {}",
+            n + 1,
+            passage["title"].as_str().unwrap_or_default(),
+            passage["document_id"].as_str().unwrap_or_default(),
+            section.join(" > ")
+        );
+        let text = passage["text"].as_str().unwrap_or_default();
+        println!("   {}\n", crate::retrieval::passage::snippet(text, "", 300));
+    }
+}

@@ -1,0 +1,557 @@
+//! The validated settings: one struct a section of `config.toml`, each field with its unit, its default
+//! and its range. [`super::Config::load`] fills them; nothing else reads a configuration file.
+//!
+//! Every struct takes its defaults for the keys that are not given and refuses keys it does not know.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use garde::Validate;
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::documents::event::{DocumentId, validate_collection};
+
+/// Bytes in a mebibyte.
+const MIB: usize = 1 << 20;
+
+/// Tokens of the embedding model's input that its special tokens, the title and the headings above a
+/// chunk may take. A chunk's own text and these together stay within the 256 tokens all-MiniLM-L6-v2 sees.
+pub const HEADING_TOKENS: usize = 56;
+
+/// Tokens of a prompt that its template, its instructions and the labels of its passages may take.
+pub const PROMPT_OVERHEAD_TOKENS: usize = 200;
+
+/// All settings of the service.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The HTTP server.
+    #[garde(dive)]
+    pub server: ServerConfig,
+    /// Where the state is kept.
+    #[garde(dive)]
+    pub data: DataConfig,
+    /// The watched folders; may be empty.
+    #[garde(length(max = 256), dive)]
+    pub folders: Vec<FolderConfig>,
+    /// The write path's limits.
+    #[garde(dive)]
+    pub ingest: IngestConfig,
+    /// How documents are cut.
+    #[garde(dive)]
+    pub chunking: ChunkingConfig,
+    /// The embedding model.
+    #[garde(dive)]
+    pub embedding: EmbeddingConfig,
+    /// The lexical and the vector index.
+    #[garde(dive)]
+    pub index: IndexConfig,
+    /// Searches.
+    #[garde(dive)]
+    pub search: SearchConfig,
+    /// The language models.
+    #[garde(dive)]
+    pub models: ModelsConfig,
+    /// Answers.
+    #[garde(dive)]
+    pub answer: AnswerConfig,
+    /// Restarts of actors.
+    #[garde(dive)]
+    pub actors: ActorsConfig,
+    /// What the process logs.
+    #[garde(dive)]
+    pub log: LogConfig,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            server: ServerConfig::default(),
+            data: DataConfig::default(),
+            folders: vec![FolderConfig {
+                path: "data/sample".into(),
+                collection: "sample".into(),
+                ..FolderConfig::default()
+            }],
+            ingest: IngestConfig::default(),
+            chunking: ChunkingConfig::default(),
+            embedding: EmbeddingConfig::default(),
+            index: IndexConfig::default(),
+            search: SearchConfig::default(),
+            models: ModelsConfig::default(),
+            answer: AnswerConfig::default(),
+            actors: ActorsConfig::default(),
+            log: LogConfig::default(),
+        }
+    }
+}
+
+/// `[server]`: the HTTP server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Validate)]
+#[serde(default, deny_unknown_fields)]
+pub struct ServerConfig {
+    /// Address and port to listen on; port 0 takes a free one. Default 127.0.0.1:8080.
+    #[garde(skip)]
+    #[serde(deserialize_with = "socket_address")]
+    pub bind: SocketAddr,
+    /// Threads that serve HTTP. Default 2.
+    #[garde(range(min = 1, max = 1024))]
+    pub workers: usize,
+    /// Connections open at once, over all workers. Default 1024.
+    #[garde(range(min = 1, max = 1_000_000))]
+    pub max_connections: usize,
+    /// Largest JSON body of a request, in bytes; a document's own limit is `[ingest] max_document_bytes`.
+    /// Default 1 MiB.
+    #[garde(range(min = 1024, max = 1024 * MIB))]
+    pub max_json_bytes: usize,
+    /// Time a client has to send the head of a request, in milliseconds. Default 5,000.
+    #[garde(range(min = 100, max = 600_000))]
+    pub request_timeout_ms: u64,
+    /// An SSE comment goes out after so many seconds without an event. Default 15.
+    #[garde(range(min = 1, max = 3600))]
+    pub keep_alive_s: u64,
+    /// Time that running requests have to end after a signal, in seconds. Default 20.
+    #[garde(range(max = 3600))]
+    pub shutdown_timeout_s: u64,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            bind: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            workers: 2,
+            max_connections: 1024,
+            max_json_bytes: MIB,
+            request_timeout_ms: 5000,
+            keep_alive_s: 15,
+            shutdown_timeout_s: 20,
+        }
+    }
+}
+
+/// `[data]`: where the state is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Validate)]
+#[serde(default, deny_unknown_fields)]
+pub struct DataConfig {
+    /// Folder of the state: `catalog.sqlite`, `lexical/`, `vectors/`. Made where it is missing.
+    /// Default `data/state`.
+    #[garde(custom(given))]
+    pub dir: PathBuf,
+}
+
+impl Default for DataConfig {
+    fn default() -> Self {
+        Self { dir: "data/state".into() }
+    }
+}
+
+/// One entry of `[[folders]]`: a folder whose files are kept in the index as they change.
+/// The id of a file's document is `prefix` and its path below the folder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Validate)]
+#[serde(default, deny_unknown_fields)]
+pub struct FolderConfig {
+    /// The folder. Has no default.
+    #[garde(custom(given))]
+    pub path: PathBuf,
+    /// Collection its documents belong to. Has no default.
+    #[garde(custom(collection_name))]
+    pub collection: String,
+    /// Put before the relative path to make the document's id. Default empty.
+    #[garde(length(max = 128), custom(id_prefix))]
+    pub prefix: String,
+    /// A file is read once nothing has changed it for so many milliseconds. Default 300.
+    #[garde(range(min = 10, max = 60_000))]
+    pub debounce_ms: u64,
+}
+
+impl Default for FolderConfig {
+    fn default() -> Self {
+        Self { path: PathBuf::new(), collection: String::new(), prefix: String::new(), debounce_ms: 300 }
+    }
+}
+
+/// `[ingest]`: limits of the write path.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Validate)]
+#[serde(default, deny_unknown_fields)]
+pub struct IngestConfig {
+    /// Largest document, in bytes as it comes. Default 16 MiB.
+    #[garde(range(min = 1, max = 1024 * MIB))]
+    pub max_document_bytes: usize,
+    /// Largest text of a document once parsed, in bytes. Default 8 MiB.
+    #[garde(range(min = 1, max = 1024 * MIB))]
+    pub max_text_bytes: usize,
+    /// Deepest nesting of elements that a parser follows. Default 256.
+    #[garde(range(min = 1, max = 1024))]
+    pub max_nesting: usize,
+    /// Operations accepted but not yet visible to searches; more are refused. Default 10,000.
+    #[garde(range(min = 1, max = 10_000_000))]
+    pub max_pending: usize,
+    /// Documents worked on at once. Default 2.
+    #[garde(range(min = 1, max = 256))]
+    pub workers: usize,
+    /// Tries of a document that makes a worker panic before it is given up. Default 5.
+    #[garde(range(min = 1, max = 100))]
+    pub max_attempts: u32,
+    /// An upload that waits until its document is visible (`?wait=`) waits at most so long, in seconds. Default 30.
+    #[garde(range(min = 1, max = 3600))]
+    pub max_wait_s: u64,
+}
+
+impl Default for IngestConfig {
+    fn default() -> Self {
+        Self {
+            max_document_bytes: 16 * MIB,
+            max_text_bytes: 8 * MIB,
+            max_nesting: 256,
+            max_pending: 10_000,
+            workers: 2,
+            max_attempts: 5,
+            max_wait_s: 30,
+        }
+    }
+}
+
+/// `[chunking]`: how documents are cut into passages.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Validate)]
+#[serde(default, deny_unknown_fields)]
+pub struct ChunkingConfig {
+    /// Tokens of a chunk's own text, by the embedding model's tokenizer. Default 200, which is also the most:
+    /// the model sees 256 tokens, and [`HEADING_TOKENS`] of them are kept for the headings.
+    #[garde(range(min = 16, max = 256 - HEADING_TOKENS))]
+    pub max_tokens: usize,
+    /// Tokens that a chunk repeats from the end of the one before; less than half of `max_tokens`. Default 30.
+    #[garde(skip)]
+    pub overlap_tokens: usize,
+}
+
+impl Default for ChunkingConfig {
+    fn default() -> Self {
+        Self { max_tokens: 200, overlap_tokens: 30 }
+    }
+}
+
+/// `[embedding]`: the embedding model.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Validate)]
+#[serde(default, deny_unknown_fields)]
+pub struct EmbeddingConfig {
+    /// Folder of the model: `model.safetensors`, `tokenizer.json`, `config.json`.
+    /// Default `~/.cache/answerd/models/all-MiniLM-L6-v2`.
+    #[garde(custom(given))]
+    pub model: PathBuf,
+    /// Threads that embed documents; 0 is one a core. Default 0.
+    #[garde(range(max = 1024))]
+    pub threads: usize,
+    /// Tokens of one batch; a batch is cut by tokens, not by texts. Default 1,024.
+    #[garde(range(min = 256, max = 1 << 20))]
+    pub batch_tokens: usize,
+    /// Requests that may wait for the model. Default 1,024.
+    #[garde(range(min = 1, max = 1_000_000))]
+    pub queue: usize,
+}
+
+impl Default for EmbeddingConfig {
+    fn default() -> Self {
+        Self { model: "~/.cache/answerd/models/all-MiniLM-L6-v2".into(), threads: 0, batch_tokens: 1024, queue: 1024 }
+    }
+}
+
+/// `[index]`: the lexical and the vector index.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate)]
+#[serde(default, deny_unknown_fields)]
+pub struct IndexConfig {
+    /// Memory of the lexical index's writer, in bytes; tantivy takes no less than 15 MB. Default 64 MiB.
+    #[garde(range(min = 16 * MIB, max = 4095 * MIB))]
+    pub lexical_memory_bytes: usize,
+    /// Neighbours of a node in the vector graph (HNSW's M). Default 16.
+    #[garde(range(min = 4, max = 128))]
+    pub m: usize,
+    /// Candidates weighed while a node is put in (HNSW's efConstruction). Default 200.
+    #[garde(range(min = 8, max = 4096))]
+    pub ef_construction: usize,
+    /// Candidates weighed while searching (HNSW's ef). Default 64.
+    #[garde(range(min = 8, max = 4096))]
+    pub ef_search: usize,
+    /// Vectors of one segment of the graph: bounds what a rebuild after deletions touches. Default 65,536.
+    #[garde(range(min = 1024, max = 16_777_216))]
+    pub segment_chunks: usize,
+    /// A segment is rebuilt once this share of its vectors is deleted, 0 to 1. Default 0.3.
+    #[garde(range(min = 0.01, max = 1.0))]
+    pub rebuild_share: f32,
+    /// With so many candidates or fewer, every one is compared instead of walking the graph. Default 4,096.
+    #[garde(range(max = 16_777_216))]
+    pub exact_below: usize,
+    /// The indexes are saved at most so often, in seconds; what came later is replayed at a start. Default 30.
+    #[garde(range(min = 1, max = 86_400))]
+    pub save_interval_s: u64,
+}
+
+impl Default for IndexConfig {
+    fn default() -> Self {
+        Self {
+            lexical_memory_bytes: 64 * MIB,
+            m: 16,
+            ef_construction: 200,
+            ef_search: 64,
+            segment_chunks: 65_536,
+            rebuild_share: 0.3,
+            exact_below: 4096,
+            save_interval_s: 30,
+        }
+    }
+}
+
+/// `[search]`: searches, for themselves and for answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate)]
+#[serde(default, deny_unknown_fields)]
+pub struct SearchConfig {
+    /// Hits where the caller asks for no number. Default 10.
+    #[garde(range(min = 1))]
+    pub limit_default: usize,
+    /// The most hits a caller may ask for. Default 100.
+    #[garde(range(min = 1, max = 10_000))]
+    pub limit_max: usize,
+    /// Candidates of each stage that go into the fusion. Default 100.
+    #[garde(range(min = 1, max = 10_000))]
+    pub candidates: usize,
+    /// The k of reciprocal rank fusion: a hit of rank r scores weight / (k + r). Default 60.
+    #[garde(range(min = 0.0, max = 10_000.0))]
+    pub rrf_k: f32,
+    /// Weight of the lexical stage. Default 1.
+    #[garde(range(min = 0.0, max = 1000.0))]
+    pub lexical_weight: f32,
+    /// Weight of the vector stage. Default 1.
+    #[garde(range(min = 0.0, max = 1000.0))]
+    pub vector_weight: f32,
+    /// A passage counts as evidence from this cosine similarity on, -1 to 1. Default 0.30.
+    #[garde(range(min = -1.0, max = 1.0))]
+    pub min_similarity: f32,
+    /// Searches at once; more are refused. Default 16.
+    #[garde(range(min = 1, max = 100_000))]
+    pub concurrency: usize,
+    /// Longest query, in bytes. Default 4,096.
+    #[garde(range(min = 16, max = MIB))]
+    pub max_query_bytes: usize,
+    /// A search that asks for a `min_seq` is held at most so long, in milliseconds. Default 5,000.
+    #[garde(range(max = 600_000))]
+    pub min_seq_timeout_ms: u64,
+}
+
+impl Default for SearchConfig {
+    fn default() -> Self {
+        Self {
+            limit_default: 10,
+            limit_max: 100,
+            candidates: 100,
+            rrf_k: 60.0,
+            lexical_weight: 1.0,
+            vector_weight: 1.0,
+            min_similarity: 0.30,
+            concurrency: 16,
+            max_query_bytes: 4096,
+            min_seq_timeout_ms: 5000,
+        }
+    }
+}
+
+/// `[models]`: the language models.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, Validate)]
+#[serde(default, deny_unknown_fields)]
+pub struct ModelsConfig {
+    /// The model that answers.
+    #[garde(dive)]
+    pub chat: ChatModelConfig,
+}
+
+/// `[models.chat]`: the model that answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Validate)]
+#[serde(default, deny_unknown_fields)]
+pub struct ChatModelConfig {
+    /// The GGUF file. Default `~/.cache/answerd/models/SmolLM2-135M-Instruct.Q4_1.gguf`.
+    #[garde(custom(given))]
+    pub path: PathBuf,
+    /// Name of the model in requests, responses and figures. Default `smollm2-135m-instruct`.
+    #[garde(custom(model_name))]
+    pub name: String,
+    /// Sequences generated at once. Default 8.
+    #[garde(range(min = 1, max = 256))]
+    pub slots: usize,
+    /// Tokens of one sequence, prompt and output together. Default 2,048.
+    #[garde(range(min = 512, max = 1 << 20))]
+    pub context: usize,
+    /// Tokens computed in one step, over all sequences; at least one a slot. Default 512.
+    #[garde(range(min = 16, max = 65_536))]
+    pub batch_tokens: usize,
+    /// Threads that compute; 0 is one a core. Default 0.
+    #[garde(range(max = 1024))]
+    pub threads: usize,
+    /// Sequences that may wait for a slot; more are refused. Default 64.
+    #[garde(range(min = 1, max = 100_000))]
+    pub queue: usize,
+}
+
+impl Default for ChatModelConfig {
+    fn default() -> Self {
+        Self {
+            path: "~/.cache/answerd/models/SmolLM2-135M-Instruct.Q4_1.gguf".into(),
+            name: "smollm2-135m-instruct".into(),
+            slots: 8,
+            context: 2048,
+            batch_tokens: 512,
+            threads: 0,
+            queue: 64,
+        }
+    }
+}
+
+/// `[answer]`: answers and their prompts. The question, the evidence, the output and
+/// [`PROMPT_OVERHEAD_TOKENS`] together fit the model's context.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate)]
+#[serde(default, deny_unknown_fields)]
+pub struct AnswerConfig {
+    /// Longest question, in tokens of the chat model. Default 512.
+    #[garde(range(min = 8))]
+    pub max_question_tokens: usize,
+    /// The most messages of a conversation. Default 20.
+    #[garde(range(min = 1, max = 1000))]
+    pub max_messages: usize,
+    /// Tokens of output: the most a caller may ask for, and what one gets who asks for no number. Default 256.
+    #[garde(range(min = 1))]
+    pub max_output_tokens: usize,
+    /// Tokens of evidence packed into a prompt. Default 800.
+    #[garde(range(min = 64))]
+    pub evidence_tokens: usize,
+    /// The most tokens of earlier messages in a prompt; they take what the evidence leaves. Default 400.
+    #[garde(skip)]
+    pub history_tokens: usize,
+    /// Passages packed into a prompt. Default 6.
+    #[garde(range(min = 1, max = 99))]
+    pub max_passages: usize,
+    /// Randomness where the caller asks for none; 0 takes the likeliest token. Default 0.
+    #[garde(range(min = 0.0, max = 2.0))]
+    pub temperature: f32,
+    /// Nucleus sampling: the smallest set of tokens with this much probability. Default 0.95.
+    #[garde(range(min = 0.01, max = 1.0))]
+    pub top_p: f32,
+    /// Penalty on tokens that were used lately; 1.0 is none. Default 1.1.
+    #[garde(range(min = 1.0, max = 2.0))]
+    pub repeat_penalty: f32,
+}
+
+impl Default for AnswerConfig {
+    fn default() -> Self {
+        Self {
+            max_question_tokens: 512,
+            max_messages: 20,
+            max_output_tokens: 256,
+            evidence_tokens: 800,
+            history_tokens: 400,
+            max_passages: 6,
+            temperature: 0.0,
+            top_p: 0.95,
+            repeat_penalty: 1.1,
+        }
+    }
+}
+
+/// `[actors]`: restarts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Validate)]
+#[serde(default, deny_unknown_fields)]
+pub struct ActorsConfig {
+    /// Pause before the first restart of an actor, in milliseconds; doubles each time. Default 10.
+    #[garde(range(min = 1, max = 60_000))]
+    pub restart_backoff_ms: u64,
+    /// Longest pause before a restart, in milliseconds. Default 10,000.
+    #[garde(range(min = 1, max = 3_600_000))]
+    pub restart_backoff_max_ms: u64,
+    /// So many restarts of one actor within `unhealthy_window_s` make the service not ready. Default 5.
+    #[garde(range(min = 1, max = 10_000))]
+    pub unhealthy_restarts: u32,
+    /// See `unhealthy_restarts`, in seconds. Default 60.
+    #[garde(range(min = 1, max = 86_400))]
+    pub unhealthy_window_s: u64,
+}
+
+impl Default for ActorsConfig {
+    fn default() -> Self {
+        Self {
+            restart_backoff_ms: 10,
+            restart_backoff_max_ms: 10_000,
+            unhealthy_restarts: 5,
+            unhealthy_window_s: 60,
+        }
+    }
+}
+
+/// `[log]`: what the process logs, on standard error.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Validate)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogConfig {
+    /// A level, or directives such as `info,answerd::actors=debug`. Default `info`.
+    #[garde(custom(log_filter))]
+    pub level: String,
+    /// One line of text or one JSON object an event. Default `text`.
+    #[garde(skip)]
+    pub format: LogFormat,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { level: "info".into(), format: LogFormat::Text }
+    }
+}
+
+/// How an event of the log is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// A line for people.
+    Text,
+    /// A JSON object a line, for machines.
+    Json,
+}
+
+fn socket_address<'de, D: Deserializer<'de>>(from: D) -> Result<SocketAddr, D::Error> {
+    let text = String::deserialize(from)?;
+    text.parse().map_err(|_| {
+        serde::de::Error::custom(format!(
+            "{text:?} is not an IP address with a port, such as 127.0.0.1:8080, 0.0.0.0:80 or [::1]:8080"
+        ))
+    })
+}
+
+fn given(path: &PathBuf, _: &()) -> garde::Result {
+    if path.as_os_str().is_empty() { Err(garde::Error::new("must be given: it has no value")) } else { Ok(()) }
+}
+
+fn model_name(name: &str, _: &()) -> garde::Result {
+    if name.is_empty() || name.len() > 128 || name.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        return Err(garde::Error::new("must have 1 to 128 bytes, without white space"));
+    }
+    Ok(())
+}
+
+fn collection_name(name: &str, _: &()) -> garde::Result {
+    if name.is_empty() {
+        return Err(garde::Error::new("must be given: it has no value"));
+    }
+    validate_collection(name).map_err(garde::Error::new)
+}
+
+/// A prefix is fit if it starts an id.
+fn id_prefix(prefix: &str, _: &()) -> garde::Result {
+    match DocumentId::parse(&format!("{prefix}x")) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(garde::Error::new(format!("{prefix:?} cannot start the id of a document: {error}"))),
+    }
+}
+
+fn log_filter(level: &str, _: &()) -> garde::Result {
+    match tracing_subscriber::EnvFilter::builder().parse(level) {
+        Ok(_) if !level.trim().is_empty() => Ok(()),
+        Ok(_) => Err(garde::Error::new("must be a level: error, warn, info, debug, trace or off")),
+        Err(error) => Err(garde::Error::new(format!(
+            "{level:?} is neither a level (error, warn, info, debug, trace, off) nor directives such as \
+             `info,answerd=debug`: {error}"
+        ))),
+    }
+}

@@ -1,0 +1,124 @@
+//! Why a request was not served, in the terms of the service. No HTTP here: [`crate::web::error`] maps these
+//! to status codes.
+
+use crate::actors::door::DoorError;
+use crate::actors::ingestor::IngestError;
+use crate::actors::retriever::SearchError;
+use crate::answer::budget::OverBudget;
+use crate::models::ModelError;
+use crate::stores::StoreError;
+
+/// Why a request was not served.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ServiceError {
+    /// A part of the request is not as it must be.
+    #[error("{0}")]
+    Invalid(String),
+    /// The question is longer than its limit.
+    #[error("the question has {tokens} tokens, the limit is {limit}; ask it shorter")]
+    QuestionTooLong {
+        /// Tokens of the question.
+        tokens: usize,
+        /// [answer] max_question_tokens.
+        limit: usize,
+    },
+    /// There is no such thing.
+    #[error("{0}")]
+    NotFound(String),
+    /// Too much is going on; try again after so many seconds.
+    #[error("{reason}")]
+    Overloaded {
+        /// What is full.
+        reason: String,
+        /// When to try again, in seconds.
+        retry_after_s: u64,
+    },
+    /// A part of the service cannot work now; try again after so many seconds.
+    #[error("{reason}")]
+    Unavailable {
+        /// Which part, and why.
+        reason: String,
+        /// When to try again, in seconds.
+        retry_after_s: u64,
+    },
+    /// What the caller wants to see is not yet visible.
+    #[error("operation {wanted} is not visible yet: the index shows operations up to {reached}")]
+    NotYetVisible {
+        /// The `min_seq` asked for.
+        wanted: u64,
+        /// What the index shows.
+        reached: u64,
+    },
+    /// The disk is full.
+    #[error("{0}")]
+    StorageFull(String),
+    /// The service failed; the log says more.
+    #[error("{0}")]
+    Internal(String),
+}
+
+impl ServiceError {
+    fn from_door<E: std::fmt::Display + Into<Self>>(error: DoorError<E>) -> Self {
+        match error {
+            full @ DoorError::Full { .. } => Self::Overloaded { reason: full.to_string(), retry_after_s: 2 },
+            down @ DoorError::Down { .. } => Self::Unavailable { reason: down.to_string(), retry_after_s: 5 },
+            panicked @ DoorError::Panicked { .. } => Self::Internal(panicked.to_string()),
+            DoorError::Failed(error) => error.into(),
+        }
+    }
+}
+
+impl<E: std::fmt::Display + Into<ServiceError>> From<DoorError<E>> for ServiceError {
+    fn from(error: DoorError<E>) -> Self {
+        Self::from_door(error)
+    }
+}
+
+impl From<StoreError> for ServiceError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Full(reason) => Self::StorageFull(reason),
+            StoreError::Damaged(reason) | StoreError::Locked(reason) | StoreError::Failed(reason) => {
+                Self::Internal(reason)
+            }
+        }
+    }
+}
+
+impl From<SearchError> for ServiceError {
+    fn from(error: SearchError) -> Self {
+        match error {
+            SearchError::NotReady | SearchError::NotEmbedded(_) => {
+                Self::Unavailable { reason: error.to_string(), retry_after_s: 2 }
+            }
+            SearchError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<IngestError> for ServiceError {
+    fn from(error: IngestError) -> Self {
+        match error {
+            IngestError::Backlog { .. } => Self::Overloaded { reason: error.to_string(), retry_after_s: 5 },
+            IngestError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<ModelError> for ServiceError {
+    fn from(error: ModelError) -> Self {
+        match error {
+            ModelError::ContextTooSmall { .. } => Self::Invalid(error.to_string()),
+            ModelError::Stopped | ModelError::Load(_) => {
+                Self::Unavailable { reason: error.to_string(), retry_after_s: 5 }
+            }
+            ModelError::Engine(_) => Self::Internal(error.to_string()),
+        }
+    }
+}
+
+impl From<OverBudget> for ServiceError {
+    fn from(error: OverBudget) -> Self {
+        Self::QuestionTooLong { tokens: error.question_tokens, limit: error.limit }
+    }
+}

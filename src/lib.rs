@@ -1,0 +1,34 @@
+//! answerd: search an organisation's documents, and call the model.
+//!
+//! # The two paths
+//!
+//! *Write*: a document comes by HTTP ([`web::documents`]) or from a folder ([`actors::folder`]) to the ingestor
+//! ([`actors::ingestor`]), which puts it on disk ([`stores::catalog`]) before anybody is told so. A document worker
+//! ([`actors::document`]) parses it ([`documents::parse`]), cuts it into chunks ([`documents::chunk`]), has the new ones
+//! embedded ([`actors::embedder`], [`models::minilm`]) and stores the result. The indexer ([`actors::indexer`]) brings
+//! both indexes ([`stores::tantivy`], [`stores::hnsw`]) up to the catalog and publishes a view ([`stores::view`]).
+//!
+//! *Read*: a question comes by HTTP ([`web::answers`]) to [`asking`], which has the retriever ([`actors::retriever`])
+//! search a view, fuses both rankings ([`retrieval::fusion`]), packs passages into the token budget
+//! ([`answer::budget`], [`answer::prompt`]) and hands the prompt to the model pool ([`actors::model_pool`],
+//! [`actors::model_worker`], [`models::llama_cpp`]). What the model says goes through the citation check
+//! ([`answer::citation`]) into the answer log ([`answer::log`]), which the client reads as it grows.
+//!
+//! A request is a task; state is an actor. [`documents`], [`retrieval`] and [`answer`] hold the rules and know neither
+//! actix nor tokio; [`stores`] and [`models`] each keep a library in a file; [`actors`] hold order, bounds and failure;
+//! [`app`] builds it all; [`freshness`] says how far the index is behind; [`eval`] measures.
+
+pub mod actors;
+pub mod answer;
+pub mod app;
+pub mod asking;
+pub mod cli;
+pub mod config;
+pub mod documents;
+pub mod error;
+pub mod eval;
+pub mod freshness;
+pub mod models;
+pub mod retrieval;
+pub mod stores;
+pub mod web;

@@ -1,0 +1,320 @@
+//! The catalog: the durable truth, one SQLite file. It holds every document with its chunks and
+//! vectors, and every operation that was accepted. Both indexes are derived from it.
+//!
+//! What is promised here:
+//! - an operation is on disk before [`Catalog::receive`] returns its `seq`;
+//! - a version becomes the served one in one transaction, and the one before it is kept, retired,
+//!   until no search can still show it ([`Catalog::purge`]);
+//! - chunk numbers are never given twice, and what a number stands for never changes, so an index
+//!   is right exactly when it holds the numbers of the live versions.
+//!
+//! Every function blocks on the disk: call them from blocking threads.
+
+mod read;
+mod schema;
+mod write;
+
+use std::fs::File;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use parking_lot::Mutex;
+use rusqlite::Connection;
+
+use super::{ChunkId, StoreError};
+use crate::documents::event::Metadata;
+use crate::documents::Format;
+
+pub use read::{Changes, DocumentPage, DocumentQuery};
+
+/// What became of an operation handed to [`Catalog::receive`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Receipt {
+    /// The operation's number, or that of the one which made it needless.
+    pub seq: u64,
+    /// The revision that this operation gives the document.
+    pub revision: u64,
+    /// What is to be done.
+    pub outcome: Outcome,
+}
+
+/// Whether a received operation changes anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// It is stored and waits for its turn.
+    Accepted,
+    /// The document has this content already.
+    Unchanged,
+    /// The document has this revision, or a newer one.
+    Outdated,
+    /// There is no such document to delete.
+    Absent,
+}
+
+/// How far an operation has come, as far as the disk knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OperationState {
+    /// Waits for its turn, or is at work.
+    Received,
+    /// Its version is in the catalog.
+    Stored,
+    /// Given up, with a reason.
+    Failed,
+    /// A later operation on the document came first.
+    Superseded,
+}
+
+/// An accepted operation, as the document workers take it.
+#[derive(Debug, Clone)]
+pub struct Pending {
+    /// Its number.
+    pub seq: u64,
+    /// The document.
+    pub document: String,
+    /// What it carries; `None` deletes.
+    pub content: Option<PendingContent>,
+    /// The revision it gives.
+    pub revision: u64,
+    /// When it was received, in milliseconds since the Unix epoch.
+    pub received_ms: i64,
+}
+
+/// The content of an upsert.
+#[derive(Debug, Clone)]
+pub struct PendingContent {
+    /// The bytes as they came.
+    pub bytes: Vec<u8>,
+    /// The declared media type.
+    pub media_type: Option<String>,
+    /// The title given by the caller.
+    pub title: Option<String>,
+}
+
+/// A chunk to store.
+#[derive(Debug, Clone)]
+pub struct NewChunk {
+    /// Headings above it.
+    pub section: Vec<String>,
+    /// Byte span in the source text.
+    pub span: Range<usize>,
+    /// Length in tokens of the embedding model.
+    pub tokens: usize,
+    /// Hash of what was embedded.
+    pub hash: [u8; 32],
+    /// Its vector.
+    pub vector: Vec<f32>,
+}
+
+/// A version as the indexes and filters know it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Version {
+    /// Number of the version.
+    pub version: i64,
+    /// Its document.
+    pub document: String,
+    /// Revision of the document.
+    pub revision: u64,
+    /// The operation that made it.
+    pub seq: u64,
+    /// Its chunks.
+    pub chunks: Range<ChunkId>,
+    /// Title.
+    pub title: String,
+    /// Address of the original.
+    pub url: Option<String>,
+    /// Collection.
+    pub collection: String,
+    /// Media type as declared.
+    pub media_type: Option<String>,
+    /// Metadata.
+    pub metadata: Metadata,
+    /// When it was stored, in milliseconds since the Unix epoch.
+    pub updated_ms: i64,
+}
+
+/// A chunk's place and text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChunkText {
+    /// Its number.
+    pub chunk: ChunkId,
+    /// Headings above it.
+    pub section: Vec<String>,
+    /// Byte span in the source text.
+    pub span: Range<usize>,
+    /// The text of that span.
+    pub text: String,
+}
+
+/// The last operation on a document, as far as the disk knows.
+#[derive(Debug, Clone)]
+pub struct LastOperation {
+    /// Its number.
+    pub seq: u64,
+    /// Whether it deletes.
+    pub delete: bool,
+    /// The revision it gives.
+    pub revision: u64,
+    /// How far it has come.
+    pub state: OperationState,
+    /// Why it failed.
+    pub reason: Option<String>,
+    /// When it was received.
+    pub received_ms: i64,
+    /// When it was stored or given up.
+    pub settled_ms: Option<i64>,
+}
+
+/// A document with its last operation.
+#[derive(Debug, Clone)]
+pub struct DocumentRecord {
+    /// Its id.
+    pub id: String,
+    /// The version being served, if one is.
+    pub version: Option<Version>,
+    /// Format of the served version.
+    pub format: Option<Format>,
+    /// Metadata as last given.
+    pub metadata: Metadata,
+    /// The last operation.
+    pub last: LastOperation,
+}
+
+/// Sizes, for the admin page.
+#[derive(Debug, Clone, Default, serde::Serialize)]
+pub struct CatalogCounts {
+    /// Documents served.
+    pub documents: u64,
+    /// Their chunks.
+    pub chunks: u64,
+    /// Operations that wait or are at work.
+    pub pending: u64,
+    /// Documents whose last operation failed.
+    pub failed: u64,
+    /// The last `seq` given.
+    pub seq: u64,
+    /// The last commit.
+    pub commit: u64,
+}
+
+/// The catalog; see the module.
+pub struct Catalog {
+    path: PathBuf,
+    writer: Mutex<Connection>,
+    readers: Mutex<Vec<Connection>>,
+    dimensions: usize,
+    // Held for as long as the catalog is open.
+    _lock: File,
+}
+
+/// Readers kept open; more are opened for the moment and closed again.
+const READERS_KEPT: usize = 8;
+
+impl Catalog {
+    /// Opens the catalog in `folder`, making it where there is none.
+    ///
+    /// `embedding` names the embedding model with everything that makes its vectors comparable;
+    /// a catalog written with another one is refused, as its vectors would silently find nonsense.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`] where another process has it, [`StoreError::Damaged`] where it cannot be
+    /// trusted, [`StoreError::Full`] and [`StoreError::Failed`] as they come.
+    pub fn open(folder: &Path, embedding: &str, dimensions: usize) -> Result<Self, StoreError> {
+        let lock = schema::lock(folder)?;
+        let path = folder.join("catalog.sqlite");
+        let writer = schema::open_writer(&path)?;
+        let catalog = Self {
+            path,
+            writer: Mutex::new(writer),
+            readers: Mutex::default(),
+            dimensions,
+            _lock: lock,
+        };
+        catalog.claim_embedding(embedding)?;
+        Ok(catalog)
+    }
+
+    fn claim_embedding(&self, embedding: &str) -> Result<(), StoreError> {
+        let writer = self.writer.lock();
+        let found: String = writer
+            .query_row(
+                "INSERT INTO settings VALUES ('embedding', ?1) ON CONFLICT (name) DO UPDATE SET value = value RETURNING value",
+                [embedding],
+                |row| row.get(0),
+            )
+            .map_err(|error| schema::failed("read the catalog's settings", &error))?;
+        if found == embedding {
+            return Ok(());
+        }
+        Err(StoreError::Failed(format!(
+            "the data folder was made with the embedding model {found}, the configuration says {embedding}. \
+             Their vectors cannot be compared: set [embedding] model back, or give [data] dir a new folder and ingest again."
+        )))
+    }
+
+    /// Runs `work` on a connection for reading.
+    fn read<T>(&self, doing: &str, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
+        let connection = match self.readers.lock().pop() {
+            Some(connection) => connection,
+            None => schema::open_reader(&self.path).map_err(|error| schema::failed(doing, &error))?,
+        };
+        let result = work(&connection).map_err(|error| schema::failed(doing, &error));
+        let mut readers = self.readers.lock();
+        if readers.len() < READERS_KEPT {
+            readers.push(connection);
+        }
+        result
+    }
+
+    /// Runs `work` in one write transaction: all of it is on disk when this returns, or none of it.
+    fn write<T>(
+        &self,
+        doing: &str,
+        work: impl FnOnce(&rusqlite::Transaction<'_>) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        let mut writer = self.writer.lock();
+        let transact = || -> rusqlite::Result<T> {
+            let transaction = writer.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+            let result = work(&transaction)?;
+            transaction.commit()?;
+            Ok(result)
+        };
+        transact().map_err(|error| schema::failed(doing, &error))
+    }
+}
+
+/// The fields a caller's filter can name.
+impl crate::retrieval::filter::Fields for Version {
+    fn field(&self, name: &str) -> Option<std::borrow::Cow<'_, serde_json::Value>> {
+        use std::borrow::Cow;
+        let text = |text: &str| Some(Cow::Owned(serde_json::Value::from(text)));
+        match name {
+            "id" => text(&self.document),
+            "collection" => text(&self.collection),
+            "title" => text(&self.title),
+            "media_type" => self.media_type.as_deref().and_then(text),
+            "url" => self.url.as_deref().and_then(text),
+            "updated_at" => Some(Cow::Owned(self.updated_ms.into())),
+            _ => name.strip_prefix("metadata.").and_then(|key| self.metadata.get(key)).map(Cow::Borrowed),
+        }
+    }
+}
+
+fn to_json(value: &impl serde::Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_default()
+}
+
+fn from_json<T: serde::de::DeserializeOwned + Default>(text: &str) -> T {
+    serde_json::from_str(text).unwrap_or_default()
+}
+
+fn vector_to_bytes(vector: &[f32]) -> Vec<u8> {
+    vector.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+fn vector_from_bytes(bytes: &[u8]) -> Vec<f32> {
+    bytes.chunks_exact(4).map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]])).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,317 @@
+//! Writing: receiving operations, storing what came of them, forgetting what nobody serves.
+
+use rusqlite::{OptionalExtension, Transaction, params};
+
+use super::{Catalog, ChunkId, NewChunk, Outcome, Receipt, StoreError, to_json, vector_to_bytes};
+use crate::documents::event::{Operation, Upsert, content_hash};
+use crate::documents::{Format, ParsedDocument};
+
+/// `operations.kind`.
+pub(super) const UPSERT: i64 = 0;
+pub(super) const DELETE: i64 = 1;
+
+/// `operations.state`.
+pub(super) const RECEIVED: i64 = 0;
+pub(super) const STORED: i64 = 1;
+pub(super) const FAILED: i64 = 2;
+pub(super) const SUPERSEDED: i64 = 3;
+
+/// What the catalog knows of a document when an operation on it comes in.
+struct Known {
+    seq: u64,
+    revision: u64,
+    state: i64,
+    kind: i64,
+    hash: Option<Vec<u8>>,
+}
+
+impl Catalog {
+    /// Accepts an operation: it is on disk when this returns. Older or equal revisions and unchanged
+    /// content are recognised here and change nothing.
+    ///
+    /// # Errors
+    /// [`StoreError`]; nothing was accepted then.
+    pub fn receive(&self, operation: &Operation, now_ms: i64) -> Result<Receipt, StoreError> {
+        let doing = "store the received document";
+        match operation {
+            Operation::Upsert(upsert) => {
+                let hash = content_hash(upsert);
+                self.write(doing, |t| receive_upsert(t, upsert, &hash, now_ms))
+            }
+            Operation::Delete { id, revision } => {
+                self.write(doing, |t| receive_delete(t, id.as_ref(), *revision, now_ms))
+            }
+        }
+    }
+
+    /// Stores the outcome of an upsert: from here on its version is the one to serve. Returns the commit,
+    /// or `None` where a later operation has already been stored.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the version before goes on being served then.
+    pub fn store_version(
+        &self,
+        seq: u64,
+        parsed: &ParsedDocument,
+        chunks: &[NewChunk],
+        now_ms: i64,
+    ) -> Result<Option<u64>, StoreError> {
+        debug_assert!(chunks.iter().all(|chunk| chunk.vector.len() == self.dimensions));
+        self.write("store the document's chunks", |t| {
+            if !still_wanted(t, seq)? {
+                return Ok(None);
+            }
+            let commit = next_commit(t)?;
+            retire(t, seq, commit)?;
+            let first = take_chunks(t, chunks.len())?;
+            let title = parsed.title.clone().unwrap_or_default();
+            t.prepare_cached(
+                "INSERT INTO versions (document, revision, seq, committed, media_type, format, title, url, collection, metadata, text, hash, updated_ms, first_chunk, chunk_count)
+                 SELECT document, revision, seq, ?2, media_type, ?3, coalesce(title, nullif(?4, ''), document), url, collection, metadata, ?5, hash, ?6, ?7, ?8
+                 FROM operations WHERE seq = ?1",
+            )?
+            .execute(params![
+                seq as i64,
+                commit as i64,
+                format_name(parsed.format),
+                title,
+                parsed.text.as_bytes(),
+                now_ms,
+                first,
+                chunks.len() as i64
+            ])?;
+            let version = t.last_insert_rowid();
+            let mut insert = t.prepare_cached("INSERT INTO chunks VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?;
+            for (number, chunk) in (i64::from(first)..).zip(chunks) {
+                insert.execute(params![
+                    number,
+                    version,
+                    to_json(&chunk.section),
+                    chunk.span.start as i64,
+                    chunk.span.end as i64,
+                    chunk.tokens as i64,
+                    chunk.hash.as_slice(),
+                    vector_to_bytes(&chunk.vector)
+                ])?;
+            }
+            settle(t, seq, STORED, None, now_ms)?;
+            Ok(Some(commit))
+        })
+    }
+
+    /// Stores the outcome of a delete. Returns the commit, or `None` where a later operation has
+    /// already been stored.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the document goes on being served then.
+    pub fn store_delete(&self, seq: u64, now_ms: i64) -> Result<Option<u64>, StoreError> {
+        self.write("delete the document", |t| {
+            if !still_wanted(t, seq)? {
+                return Ok(None);
+            }
+            let commit = next_commit(t)?;
+            retire(t, seq, commit)?;
+            settle(t, seq, STORED, None, now_ms)?;
+            Ok(Some(commit))
+        })
+    }
+
+    /// Gives an operation up; the version before goes on being served.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn give_up(&self, seq: u64, reason: &str, now_ms: i64) -> Result<(), StoreError> {
+        self.write("record a failed document", |t| settle(t, seq, FAILED, Some(reason), now_ms))
+    }
+
+    /// Removes versions that were retired at or before `commit`: for when no search can show them any more.
+    /// Returns the first chunk of each.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn purge(&self, commit: u64) -> Result<Vec<ChunkId>, StoreError> {
+        let nothing = self.read("look for retired chunks", |c| {
+            c.prepare_cached("SELECT NOT EXISTS (SELECT 1 FROM versions WHERE retired <= ?1)")?
+                .query_row([commit as i64], |row| row.get(0))
+        })?;
+        if nothing {
+            return Ok(Vec::new());
+        }
+        self.write("remove retired chunks", |t| {
+            let mut firsts = Vec::new();
+            let mut retired = t.prepare_cached(
+                "SELECT version, first_chunk, chunk_count FROM versions WHERE retired <= ?1 LIMIT 1000",
+            )?;
+            let mut rows = retired.query([commit as i64])?;
+            while let Some(row) = rows.next()? {
+                let (version, first, count): (i64, ChunkId, ChunkId) = (row.get(0)?, row.get(1)?, row.get(2)?);
+                t.prepare_cached("DELETE FROM chunks WHERE chunk >= ?1 AND chunk < ?2")?.execute([first, first + count])?;
+                t.prepare_cached("DELETE FROM versions WHERE version = ?1")?.execute([version])?;
+                if count > 0 {
+                    firsts.push(first);
+                }
+            }
+            Ok(firsts)
+        })
+    }
+}
+
+fn known(t: &Transaction<'_>, document: &str) -> rusqlite::Result<Option<Known>> {
+    t.prepare_cached(
+        "SELECT seq, revision, state, kind, hash FROM operations WHERE document = ?1 ORDER BY seq DESC LIMIT 1",
+    )?
+    .query_row([document], |row| {
+        Ok(Known {
+            seq: row.get::<_, i64>(0)? as u64,
+            revision: row.get::<_, i64>(1)? as u64,
+            state: row.get(2)?,
+            kind: row.get(3)?,
+            hash: row.get(4)?,
+        })
+    })
+    .optional()
+}
+
+fn receive_upsert(t: &Transaction<'_>, upsert: &Upsert, hash: &[u8], now_ms: i64) -> rusqlite::Result<Receipt> {
+    let known = known(t, upsert.id.as_ref())?;
+    let mut revision = upsert.revision.unwrap_or(1);
+    if let Some(known) = &known {
+        let receipt = |outcome| Ok(Receipt { seq: known.seq, revision: known.revision, outcome });
+        // What failed may be sent again with the same revision: the cause may have been ours.
+        let failed = known.state == FAILED;
+        let same = known.kind == UPSERT && known.hash.as_deref() == Some(hash) && !failed;
+        match upsert.revision {
+            Some(given) if given < known.revision || (given == known.revision && !failed) => {
+                return receipt(Outcome::Outdated);
+            }
+            // The revision moves on with no work to do: only its number is remembered.
+            Some(given) if same => {
+                t.execute("UPDATE operations SET revision = ?2 WHERE seq = ?1", params![known.seq as i64, given as i64])?;
+                t.execute(
+                    "UPDATE versions SET revision = ?2 WHERE document = ?1 AND retired IS NULL AND seq = ?3",
+                    params![upsert.id.as_ref(), given as i64, known.seq as i64],
+                )?;
+                return Ok(Receipt { seq: known.seq, revision: given, outcome: Outcome::Unchanged });
+            }
+            None if same => return receipt(Outcome::Unchanged),
+            Some(_) => {}
+            None => revision = known.revision + 1,
+        }
+    }
+    t.prepare_cached(
+        "INSERT INTO operations (document, kind, revision, state, received_ms, media_type, title, url, collection, metadata, content, hash)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+    )?
+    .execute(params![
+        upsert.id.as_ref(),
+        UPSERT,
+        revision as i64,
+        RECEIVED,
+        now_ms,
+        upsert.media_type,
+        upsert.title,
+        upsert.url,
+        upsert.collection,
+        to_json(&upsert.metadata),
+        upsert.content,
+        hash
+    ])?;
+    accepted(t, upsert.id.as_ref(), revision)
+}
+
+fn receive_delete(
+    t: &Transaction<'_>,
+    document: &str,
+    given: Option<u64>,
+    now_ms: i64,
+) -> rusqlite::Result<Receipt> {
+    let known = known(t, document)?;
+    let revision = given.unwrap_or_else(|| known.as_ref().map_or(1, |known| known.revision + 1));
+    match &known {
+        Some(known) if known.kind == DELETE => {
+            return Ok(Receipt { seq: known.seq, revision: known.revision, outcome: Outcome::Absent });
+        }
+        Some(known) if given.is_some_and(|given| given < known.revision) => {
+            return Ok(Receipt { seq: known.seq, revision: known.revision, outcome: Outcome::Outdated });
+        }
+        // With a revision, a delete of what never came is remembered: its upsert may still be on the way.
+        None if given.is_none() => return Ok(Receipt { seq: 0, revision: 0, outcome: Outcome::Absent }),
+        _ => {}
+    }
+    t.prepare_cached(
+        "INSERT INTO operations (document, kind, revision, state, received_ms, collection, metadata) VALUES (?1, ?2, ?3, ?4, ?5, '', '{}')",
+    )?
+    .execute(params![document, DELETE, revision as i64, RECEIVED, now_ms])?;
+    accepted(t, document, revision)
+}
+
+/// The operation just inserted replaces those on the same document that were not begun or are settled.
+fn accepted(t: &Transaction<'_>, document: &str, revision: u64) -> rusqlite::Result<Receipt> {
+    let seq = t.last_insert_rowid();
+    t.prepare_cached("DELETE FROM operations WHERE document = ?1 AND seq < ?2 AND state <> ?3")?
+        .execute(params![document, seq, RECEIVED])?;
+    Ok(Receipt { seq: seq as u64, revision, outcome: Outcome::Accepted })
+}
+
+/// Whether the operation is still to be stored: it is neither settled nor overtaken. One that was
+/// overtaken is settled here.
+fn still_wanted(t: &Transaction<'_>, seq: u64) -> rusqlite::Result<bool> {
+    let wanted: Option<bool> = t
+        .prepare_cached(
+            "SELECT state = ?2 AND NOT EXISTS (
+                 SELECT 1 FROM operations later WHERE later.document = operations.document AND later.seq > ?1 AND later.state = ?3)
+             FROM operations WHERE seq = ?1",
+        )?
+        .query_row(params![seq as i64, RECEIVED, STORED], |row| row.get(0))
+        .optional()?;
+    if wanted == Some(false) {
+        t.execute(
+            "UPDATE operations SET state = ?2, content = NULL WHERE seq = ?1 AND state = ?3",
+            params![seq as i64, SUPERSEDED, RECEIVED],
+        )?;
+    }
+    Ok(wanted == Some(true))
+}
+
+fn next_commit(t: &Transaction<'_>) -> rusqlite::Result<u64> {
+    let commit: i64 = t
+        .prepare_cached("UPDATE counters SET value = value + 1 WHERE name = 'commit' RETURNING value")?
+        .query_row([], |row| row.get(0))?;
+    Ok(commit as u64)
+}
+
+/// Retires the served version of the operation's document.
+fn retire(t: &Transaction<'_>, seq: u64, commit: u64) -> rusqlite::Result<()> {
+    t.prepare_cached(
+        "UPDATE versions SET retired = ?2 WHERE retired IS NULL AND document = (SELECT document FROM operations WHERE seq = ?1)",
+    )?
+    .execute(params![seq as i64, commit as i64])?;
+    Ok(())
+}
+
+/// Takes `count` consecutive chunk numbers.
+fn take_chunks(t: &Transaction<'_>, count: usize) -> rusqlite::Result<ChunkId> {
+    let next: i64 = t
+        .prepare_cached("UPDATE counters SET value = value + ?1 WHERE name = 'next_chunk' RETURNING value")?
+        .query_row([count as i64], |row| row.get(0))?;
+    ChunkId::try_from(next - count as i64).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(0, next))
+}
+
+fn settle(t: &Transaction<'_>, seq: u64, state: i64, reason: Option<&str>, now_ms: i64) -> rusqlite::Result<()> {
+    t.prepare_cached("UPDATE operations SET state = ?2, reason = ?3, settled_ms = ?4, content = NULL WHERE seq = ?1")?
+        .execute(params![seq as i64, state, reason, now_ms])?;
+    // Earlier operations on the document that were never begun are void now.
+    t.prepare_cached(
+        "DELETE FROM operations WHERE seq < ?1 AND document = (SELECT document FROM operations WHERE seq = ?1) AND ?2 = ?3",
+    )?
+    .execute(params![seq as i64, state, STORED])?;
+    Ok(())
+}
+
+pub(super) fn format_name(format: Format) -> &'static str {
+    match format {
+        Format::Markdown => "markdown",
+        Format::Html => "html",
+        Format::Text => "text",
+    }
+}

@@ -1,0 +1,39 @@
+//! Where things are kept. [`catalog`] is the durable truth: documents, chunks, vectors and the
+//! operation number `seq`. [`tantivy`] (lexical) and [`hnsw`] (vectors) are derived from it, hold
+//! nothing that it does not hold, and can be rebuilt from it at any time; a search sees both at one commit through
+//! a [`view`].
+
+pub mod catalog;
+pub mod hnsw;
+pub mod tantivy;
+pub mod view;
+
+/// Number of a chunk, given once by the catalog and never again: a changed document gets new ones.
+/// Both indexes know chunks by this number only.
+pub type ChunkId = u32;
+
+/// A chunk found by an index, with that index's score: BM25, or cosine similarity.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Scored {
+    /// The chunk.
+    pub chunk: ChunkId,
+    /// Higher is better.
+    pub score: f32,
+}
+
+/// Why a store could not do its work. The text says what was tried, on which file, what happened and what to do.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// The disk is full, or a quota is reached.
+    #[error("{0}")]
+    Full(String),
+    /// The data is damaged, and cannot be rebuilt from elsewhere.
+    #[error("{0}")]
+    Damaged(String),
+    /// Another process uses the data folder.
+    #[error("{0}")]
+    Locked(String),
+    /// Anything else.
+    #[error("{0}")]
+    Failed(String),
+}

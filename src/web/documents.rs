@@ -1,0 +1,275 @@
+//! `/v1/documents`: the documents by HTTP. A `PUT` or `DELETE` is answered with 202 and a `seq` once it is on
+//! disk; with `?wait=` once it is visible.
+
+use std::time::Duration;
+
+use actix_web::http::header;
+use actix_web::{HttpRequest, HttpResponse, web};
+use percent_encoding::percent_decode_str;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::error::{Kind, Problem, method_not_allowed};
+use crate::actors::compute::blocking;
+use crate::app::App;
+use crate::documents::event::{
+    COLLECTION_DEFAULT, DocumentId, Metadata, Operation, Upsert, validate_collection, validate_metadata,
+};
+use crate::error::ServiceError;
+use crate::stores::catalog::{DocumentQuery, DocumentRecord, OperationState, Outcome, Receipt};
+
+const PATH: &str = "/v1/documents";
+
+/// Most documents on a page.
+const PAGE_MAX: usize = 1000;
+
+/// The routes of this file.
+pub fn routes(config: &mut web::ServiceConfig) {
+    config
+        .service(web::resource(PATH).route(web::get().to(list)).default_service(web::to(method_not_allowed)))
+        .service(
+            web::resource("/v1/documents/{id:.*}")
+                .route(web::put().to(put))
+                .route(web::get().to(get))
+                .route(web::delete().to(delete))
+                .default_service(web::to(method_not_allowed)),
+        );
+}
+
+/// What a `PUT` may say beside a body that is the document itself.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PutQuery {
+    title: Option<String>,
+    url: Option<String>,
+    collection: Option<String>,
+    revision: Option<u64>,
+    wait: Option<String>,
+}
+
+/// A document in a JSON envelope.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Envelope {
+    content: String,
+    media_type: Option<String>,
+    title: Option<String>,
+    url: Option<String>,
+    collection: Option<String>,
+    #[serde(default)]
+    metadata: Metadata,
+    revision: Option<u64>,
+}
+
+async fn put(
+    request: HttpRequest,
+    app: web::Data<App>,
+    query: web::Query<PutQuery>,
+    body: web::Bytes,
+) -> Result<HttpResponse, Problem> {
+    let id = document_id(&request)?;
+    let query = query.into_inner();
+    let wait = wait_of(query.wait.as_deref(), app.config.ingest.max_wait_s)?;
+    let declared = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let envelope = match declared {
+        Some(media_type) if is_json(media_type) => {
+            let mut json = serde_json::Deserializer::from_slice(&body);
+            serde_path_to_error::deserialize(&mut json).map_err(|error| {
+                let detail = format!(
+                    "at `{}`: {}. A JSON body is an envelope {{\"content\": \"...\", \"media_type\", \"title\", \"url\", \"collection\", \"metadata\", \"revision\"}}; send any other Content-Type to send the document itself",
+                    error.path(),
+                    error.inner()
+                );
+                Problem::new(Kind::InvalidJson, detail)
+            })?
+        }
+        _ => None,
+    };
+    let upsert = match envelope {
+        Some(Envelope { content, media_type, title, url, collection, metadata, revision }) => Upsert {
+            id,
+            revision: revision.or(query.revision),
+            media_type: Some(media_type.unwrap_or_else(|| "text/markdown".to_owned())),
+            title: title.or(query.title),
+            url: url.or(query.url),
+            collection: collection.or(query.collection).unwrap_or_else(|| COLLECTION_DEFAULT.to_owned()),
+            metadata,
+            content: content.into_bytes(),
+        },
+        None => Upsert {
+            id,
+            revision: query.revision,
+            // What clients send when nobody told them: it says nothing of the document.
+            media_type: declared
+                .filter(|t| !t.starts_with("application/x-www-form-urlencoded") && !t.starts_with("application/octet-stream"))
+                .map(str::to_owned),
+            title: query.title,
+            url: query.url,
+            collection: query.collection.unwrap_or_else(|| COLLECTION_DEFAULT.to_owned()),
+            metadata: Metadata::new(),
+            content: body.to_vec(),
+        },
+    };
+    check(&upsert)?;
+    let id = upsert.id.to_string();
+    let receipt = app.ingestor.ask(Operation::Upsert(upsert)).await.map_err(ServiceError::from)?;
+    answer(&app, id, receipt, wait).await
+}
+
+async fn delete(
+    request: HttpRequest,
+    app: web::Data<App>,
+    query: web::Query<PutQuery>,
+) -> Result<HttpResponse, Problem> {
+    let id = document_id(&request)?;
+    let wait = wait_of(query.wait.as_deref(), app.config.ingest.max_wait_s)?;
+    let name = id.to_string();
+    let operation = Operation::Delete { id, revision: query.revision };
+    let receipt = app.ingestor.ask(operation).await.map_err(ServiceError::from)?;
+    if receipt.outcome == Outcome::Absent {
+        return Err(Problem::new(Kind::NotFound, format!("there is no document `{name}`")));
+    }
+    answer(&app, name, receipt, wait).await
+}
+
+/// Answers a write: at once, or when its operation is settled.
+async fn answer(app: &App, id: String, receipt: Receipt, wait: Option<Duration>) -> Result<HttpResponse, Problem> {
+    let settled = match wait {
+        Some(limit) => app.indexes.freshness.settle(receipt.seq, limit).await,
+        None => receipt.outcome != Outcome::Accepted && app.indexes.freshness.is_settled(receipt.seq),
+    };
+    let record = record(app, &id).await?;
+    let mut body = match &record {
+        Some(record) => describe(app, record),
+        None => json!({ "id": id }),
+    };
+    body["seq"] = receipt.seq.into();
+    body["revision"] = receipt.revision.into();
+    body["outcome"] = json!(receipt.outcome);
+    Ok(if settled { HttpResponse::Ok().json(body) } else { HttpResponse::Accepted().json(body) })
+}
+
+async fn get(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, Problem> {
+    let id = document_id(&request)?.to_string();
+    let known = record(&app, &id).await?;
+    let Some(record) = known.filter(|record| record.version.is_some() || !record.last.delete) else {
+        return Err(Problem::new(Kind::NotFound, format!("there is no document `{id}`")));
+    };
+    let mut body = describe(&app, &record);
+    let catalog = std::sync::Arc::clone(&app.indexes.catalog);
+    let text = blocking(move || catalog.document_text(&id)).await.map_err(ServiceError::from)?;
+    body["text"] = json!(text);
+    Ok(HttpResponse::Ok().json(body))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ListQuery {
+    limit: Option<usize>,
+    after: Option<String>,
+    collection: Option<String>,
+    prefix: Option<String>,
+}
+
+async fn list(app: web::Data<App>, query: web::Query<ListQuery>) -> Result<HttpResponse, Problem> {
+    let query = query.into_inner();
+    let limit = query.limit.unwrap_or(100);
+    if !(1..=PAGE_MAX).contains(&limit) {
+        let detail = format!("`limit` is {limit}, it must be from 1 to {PAGE_MAX}");
+        return Err(Problem::new(Kind::InvalidRequest, detail));
+    }
+    let query =
+        DocumentQuery { after: query.after, limit, collection: query.collection, prefix: query.prefix };
+    let catalog = std::sync::Arc::clone(&app.indexes.catalog);
+    let page = blocking(move || catalog.documents(&query)).await.map_err(ServiceError::from)?;
+    let documents: Vec<Value> = page.documents.iter().map(|record| describe(&app, record)).collect();
+    let next = page.more.then(|| page.documents.last().map(|last| last.id.clone())).flatten();
+    Ok(HttpResponse::Ok().json(json!({ "documents": documents, "next": next })))
+}
+
+async fn record(app: &App, id: &str) -> Result<Option<DocumentRecord>, Problem> {
+    let (catalog, id) = (std::sync::Arc::clone(&app.indexes.catalog), id.to_owned());
+    Ok(blocking(move || catalog.document(&id)).await.map_err(ServiceError::from)?)
+}
+
+/// A document as JSON: what is served, and how far its last operation is.
+fn describe(app: &App, record: &DocumentRecord) -> Value {
+    let last = &record.last;
+    let settled = app.indexes.freshness.is_settled(last.seq);
+    let status = match last.state {
+        OperationState::Failed => json!("failed"),
+        OperationState::Stored | OperationState::Superseded if !settled => json!("embedded"),
+        OperationState::Stored | OperationState::Superseded if last.delete => json!("deleted"),
+        OperationState::Stored | OperationState::Superseded => json!("visible"),
+        OperationState::Received => app.stages.get(&last.seq).map_or(json!("received"), |stage| json!(*stage)),
+    };
+    let mut body = json!({
+        "id": record.id,
+        "status": status,
+        "seq": last.seq,
+        "revision": last.revision,
+        "received_ms": last.received_ms,
+        "metadata": record.metadata,
+    });
+    if let Some(reason) = &last.reason {
+        body["reason"] = json!(reason);
+    }
+    if let Some(version) = &record.version {
+        body["served_revision"] = json!(version.revision);
+        body["title"] = json!(version.title);
+        body["url"] = json!(version.url);
+        body["collection"] = json!(version.collection);
+        body["media_type"] = json!(version.media_type);
+        body["format"] = json!(record.format);
+        body["chunks"] = json!(version.chunks.len());
+        body["updated_ms"] = json!(version.updated_ms);
+    }
+    body
+}
+
+/// The id in the address: all that follows the prefix, decoded once. Slashes in it may be plain or encoded.
+fn document_id(request: &HttpRequest) -> Result<DocumentId, Problem> {
+    let raw = request.uri().path().strip_prefix(PATH).and_then(|rest| rest.strip_prefix('/')).unwrap_or_default();
+    let invalid = |detail: String| Problem::new(Kind::InvalidRequest, detail);
+    let id = percent_decode_str(raw)
+        .decode_utf8()
+        .map_err(|_| invalid(format!("the document id `{raw}` is not UTF-8 when percent-decoded")))?;
+    DocumentId::parse(&id).map_err(|error| invalid(error.to_string()))
+}
+
+fn check(upsert: &Upsert) -> Result<(), Problem> {
+    let invalid = |detail: String| Problem::new(Kind::InvalidRequest, detail);
+    if upsert.content.is_empty() {
+        return Err(invalid("the body is empty: send the document's content".into()));
+    }
+    if upsert.title.as_ref().is_some_and(|title| title.len() > 1024) {
+        return Err(invalid("`title` has more than 1024 bytes".into()));
+    }
+    if upsert.url.as_ref().is_some_and(|url| url.len() > 4096) {
+        return Err(invalid("`url` has more than 4096 bytes".into()));
+    }
+    if upsert.revision.is_some_and(|revision| revision > i64::MAX as u64) {
+        return Err(invalid(format!("`revision` is larger than {}", i64::MAX)));
+    }
+    validate_collection(&upsert.collection).map_err(|error| invalid(error.to_string()))?;
+    validate_metadata(&upsert.metadata).map_err(|error| invalid(error.to_string()))
+}
+
+fn is_json(media_type: &str) -> bool {
+    media_type.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"))
+}
+
+/// `wait=true`, or `wait=` so many seconds.
+fn wait_of(wait: Option<&str>, max_s: u64) -> Result<Option<Duration>, Problem> {
+    match wait {
+        None | Some("false" | "0") => Ok(None),
+        Some("true" | "") => Ok(Some(Duration::from_secs(max_s))),
+        Some(given) => match given.parse::<f64>() {
+            Ok(seconds) if seconds > 0.0 && seconds <= max_s as f64 => Ok(Some(Duration::from_secs_f64(seconds))),
+            _ => Err(Problem::new(
+                Kind::InvalidRequest,
+                format!("`wait` is `{given}`; it takes `true`, or seconds up to {max_s}"),
+            )),
+        },
+    }
+}

@@ -1,0 +1,240 @@
+//! Errors as RFC 9457 problem details, and the one map from the service's errors to HTTP.
+//!
+//! `type` is `urn:answerd:problem:<kind>`; the README lists the kinds with what to do about each.
+
+use actix_web::http::StatusCode;
+use actix_web::http::header;
+use actix_web::{HttpRequest, HttpResponse, ResponseError};
+use serde_json::{Map, Value, json};
+
+use crate::error::ServiceError;
+
+/// The kinds of problems, one row each: name, status, title.
+macro_rules! problems {
+    ($($(#[$doc:meta])* $kind:ident = $name:literal, $status:ident, $title:literal;)*) => {
+        /// What kind of problem it is: the `type` of a problem document.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Kind { $($(#[$doc])* $kind,)* }
+
+        impl Kind {
+            /// Every kind.
+            pub const ALL: &[Self] = &[$(Self::$kind,)*];
+
+            /// The last part of the `type`.
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$kind => $name,)* }
+            }
+
+            /// The HTTP status.
+            pub fn status(self) -> StatusCode {
+                match self { $(Self::$kind => StatusCode::$status,)* }
+            }
+
+            /// The title, the same for every problem of the kind.
+            pub fn title(self) -> &'static str {
+                match self { $(Self::$kind => $title,)* }
+            }
+        }
+    };
+}
+
+problems! {
+    /// The body is not JSON, or not of the expected form.
+    InvalidJson = "invalid-json", BAD_REQUEST, "The body is not the JSON that is expected";
+    /// A field or parameter has a value that cannot be used.
+    InvalidRequest = "invalid-request", UNPROCESSABLE_ENTITY, "A value in the request cannot be used";
+    /// The question is longer than its limit.
+    QuestionTooLong = "question-too-long", UNPROCESSABLE_ENTITY, "The question is too long";
+    /// The body is larger than its limit.
+    TooLarge = "too-large", PAYLOAD_TOO_LARGE, "The body is too large";
+    /// The content type is not one that is taken here.
+    UnsupportedMediaType = "unsupported-media-type", UNSUPPORTED_MEDIA_TYPE, "The content type is not supported here";
+    /// None of the media types that are accepted can be given.
+    NotAcceptable = "not-acceptable", NOT_ACCEPTABLE, "No accepted media type can be given";
+    /// There is no such thing.
+    NotFound = "not-found", NOT_FOUND, "Not found";
+    /// The method is not one of this address.
+    MethodNotAllowed = "method-not-allowed", METHOD_NOT_ALLOWED, "The method is not allowed here";
+    /// Too much is going on.
+    Overloaded = "overloaded", TOO_MANY_REQUESTS, "Too many requests are being worked on";
+    /// A part of the service cannot work now.
+    Unavailable = "unavailable", SERVICE_UNAVAILABLE, "A part of the service is not available";
+    /// What the caller wants to see is not yet visible.
+    NotYetVisible = "not-yet-visible", SERVICE_UNAVAILABLE, "The operation is not visible yet";
+    /// The disk is full.
+    StorageFull = "storage-full", INSUFFICIENT_STORAGE, "No room to store it";
+    /// The service failed.
+    Internal = "internal", INTERNAL_SERVER_ERROR, "The service failed";
+}
+
+/// A problem document.
+#[derive(Debug, Clone)]
+pub struct Problem {
+    /// What kind it is.
+    pub kind: Kind,
+    /// What is wrong with this request, and what to do.
+    pub detail: String,
+    /// `Retry-After`, in seconds.
+    pub retry_after_s: Option<u64>,
+    /// Further members: counts and limits.
+    pub members: Map<String, Value>,
+}
+
+impl Problem {
+    /// A problem with nothing but a detail.
+    pub fn new(kind: Kind, detail: impl Into<String>) -> Self {
+        Self { kind, detail: detail.into(), retry_after_s: None, members: Map::new() }
+    }
+
+    /// Adds a member.
+    pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.members.insert(name.to_owned(), value.into());
+        self
+    }
+
+    fn retry_after(mut self, seconds: u64) -> Self {
+        self.retry_after_s = Some(seconds);
+        self
+    }
+
+    /// The problem document.
+    pub fn json(&self) -> Value {
+        let mut document = json!({
+            "type": format!("urn:answerd:problem:{}", self.kind.name()),
+            "title": self.kind.title(),
+            "status": self.kind.status().as_u16(),
+            "detail": self.detail,
+        });
+        if let Value::Object(fields) = &mut document {
+            fields.extend(self.members.clone());
+        }
+        document
+    }
+}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.kind.title(), self.detail)
+    }
+}
+
+impl ResponseError for Problem {
+    fn status_code(&self) -> StatusCode {
+        self.kind.status()
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        let mut response = HttpResponse::build(self.kind.status());
+        response.content_type("application/problem+json");
+        if let Some(seconds) = self.retry_after_s {
+            response.insert_header((header::RETRY_AFTER, seconds));
+        }
+        response.body(self.json().to_string())
+    }
+}
+
+impl From<ServiceError> for Problem {
+    fn from(error: ServiceError) -> Self {
+        let detail = error.to_string();
+        match error {
+            ServiceError::Invalid(_) => Self::new(Kind::InvalidRequest, detail),
+            ServiceError::QuestionTooLong { tokens, limit } => {
+                Self::new(Kind::QuestionTooLong, detail).with("question_tokens", tokens).with("limit", limit)
+            }
+            ServiceError::NotFound(_) => Self::new(Kind::NotFound, detail),
+            ServiceError::Overloaded { retry_after_s, .. } => {
+                Self::new(Kind::Overloaded, detail).retry_after(retry_after_s)
+            }
+            ServiceError::Unavailable { retry_after_s, .. } => {
+                Self::new(Kind::Unavailable, detail).retry_after(retry_after_s)
+            }
+            ServiceError::NotYetVisible { wanted, reached } => {
+                Self::new(Kind::NotYetVisible, detail).with("min_seq", wanted).with("seq", reached).retry_after(1)
+            }
+            ServiceError::StorageFull(_) => Self::new(Kind::StorageFull, detail),
+            ServiceError::Internal(_) => {
+                tracing::error!(detail, "a request failed");
+                Self::new(Kind::Internal, detail)
+            }
+        }
+    }
+}
+
+/// For a body that is not the JSON that is expected.
+pub fn json_error(error: actix_web::error::JsonPayloadError, _: &HttpRequest) -> actix_web::Error {
+    use actix_web::error::JsonPayloadError as E;
+    match error {
+        E::OverflowKnownLength { length, limit } => {
+            Problem::new(Kind::TooLarge, format!("the body has {length} bytes, the limit is {limit}"))
+                .with("limit", limit)
+        }
+        E::Overflow { limit } => {
+            Problem::new(Kind::TooLarge, format!("the body has more than {limit} bytes")).with("limit", limit)
+        }
+        E::ContentType => Problem::new(Kind::UnsupportedMediaType, "send Content-Type: application/json"),
+        E::Deserialize(error) => Problem::new(Kind::InvalidJson, error.to_string()),
+        error => Problem::new(Kind::InvalidJson, error.to_string()),
+    }
+    .into()
+}
+
+/// For a query string that is not as expected.
+pub fn query_error(error: actix_web::error::QueryPayloadError, _: &HttpRequest) -> actix_web::Error {
+    Problem::new(Kind::InvalidRequest, format!("in the query string: {error}")).into()
+}
+
+/// For an address at which there is nothing.
+pub async fn not_found(request: HttpRequest) -> Result<HttpResponse, Problem> {
+    Err(Problem::new(Kind::NotFound, format!("there is nothing at {}", request.path())))
+}
+
+/// For an address that does not have the method.
+pub async fn method_not_allowed(request: HttpRequest) -> Result<HttpResponse, Problem> {
+    let detail = format!("{} does not take {}", request.path(), request.method());
+    Err(Problem::new(Kind::MethodNotAllowed, detail))
+}
+
+/// Makes problem documents of errors that something below answered in plain text.
+pub fn unify<B: actix_web::body::MessageBody + 'static>(
+    response: actix_web::dev::ServiceResponse<B>,
+) -> actix_web::dev::ServiceResponse {
+    let status = response.status();
+    let known = response.headers().contains_key(header::CONTENT_TYPE)
+        && response.headers().get(header::CONTENT_TYPE).is_none_or(|v| !v.as_bytes().starts_with(b"text/plain"));
+    if !(status.is_client_error() || status.is_server_error()) || known {
+        return response.map_into_boxed_body();
+    }
+    let kind = match status {
+        StatusCode::PAYLOAD_TOO_LARGE => Kind::TooLarge,
+        StatusCode::NOT_FOUND => Kind::NotFound,
+        StatusCode::METHOD_NOT_ALLOWED => Kind::MethodNotAllowed,
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => Kind::UnsupportedMediaType,
+        status if status.is_server_error() => Kind::Internal,
+        _ => Kind::InvalidRequest,
+    };
+    let detail = response.response().error().map_or_else(|| kind.title().to_owned(), ToString::to_string);
+    let problem = Problem::new(kind, detail);
+    response.into_response(problem.error_response()).map_into_boxed_body()
+}
+
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_has_its_own_name() {
+        let names: std::collections::BTreeSet<_> = Kind::ALL.iter().map(|kind| kind.name()).collect();
+        assert_eq!(names.len(), Kind::ALL.len());
+    }
+
+    #[test]
+    fn a_problem_document_has_the_members_of_rfc_9457() {
+        let problem = Problem::from(ServiceError::QuestionTooLong { tokens: 900, limit: 512 });
+        let document = problem.json();
+        assert_eq!(document["type"], "urn:answerd:problem:question-too-long");
+        assert_eq!(document["status"], 422);
+        assert_eq!((&document["question_tokens"], &document["limit"]), (&json!(900), &json!(512)));
+        assert!(document["detail"].as_str().is_some_and(|detail| detail.contains("900")));
+    }
+}

@@ -1,0 +1,71 @@
+//! The HTTP front: one file a resource. It holds no state of its own; everything is asked of [`App`].
+//!
+//! | file | addresses |
+//! | --- | --- |
+//! | [`answers`] | `POST /v1/answers` |
+//! | [`search`] | `POST /v1/search` |
+//! | [`documents`] | `/v1/documents`, `/v1/documents/{id}` |
+//! | [`admin`] | `/admin/status` |
+//! | [`health`] | `/healthz`, `/readyz` |
+//! | [`ui`] | `/`: the chat page |
+//!
+//! [`error`] makes RFC 9457 problem documents of everything that goes wrong.
+
+pub mod admin;
+pub mod answers;
+pub mod documents;
+pub mod error;
+pub mod health;
+pub mod search;
+pub mod ui;
+
+use std::net::TcpListener;
+use std::sync::Arc;
+
+use actix_web::dev::Server;
+use actix_web::middleware::DefaultHeaders;
+use actix_web::{HttpServer, web};
+use actix_web_lab::middleware::map_response;
+
+use crate::app::App;
+
+/// Browsers load nothing from elsewhere and run nothing that is not a file of ours.
+const CONTENT_SECURITY_POLICY: &str =
+    "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
+
+/// Starts the HTTP server on an open listener.
+///
+/// # Errors
+/// Where the listener cannot be used.
+pub fn serve(app: Arc<App>, listener: TcpListener) -> std::io::Result<Server> {
+    let config = Arc::clone(&app.config);
+    let server = HttpServer::new(move || {
+        let json = web::JsonConfig::default().limit(app.config.server.max_json_bytes).error_handler(error::json_error);
+        actix_web::App::new()
+            .app_data(web::Data::from(Arc::clone(&app)))
+            .app_data(json)
+            .app_data(web::QueryConfig::default().error_handler(error::query_error))
+            .app_data(web::PayloadConfig::new(app.config.ingest.max_document_bytes))
+            .wrap(map_response(async |response, _| Ok(error::unify(response))))
+            .wrap(
+                DefaultHeaders::new()
+                    .add(("Content-Security-Policy", CONTENT_SECURITY_POLICY))
+                    .add(("X-Content-Type-Options", "nosniff"))
+                    .add(("Referrer-Policy", "no-referrer")),
+            )
+            .configure(answers::routes)
+            .configure(search::routes)
+            .configure(documents::routes)
+            .configure(admin::routes)
+            .configure(health::routes)
+            .configure(ui::routes)
+            .default_service(web::to(error::not_found))
+    })
+    .workers(config.server.workers)
+    .max_connections(config.server.max_connections)
+    // A client that is gone is noticed at once, not at the next write.
+    .h1_allow_half_closed(false)
+    .shutdown_timeout(config.server.shutdown_timeout_s)
+    .listen(listener)?;
+    Ok(server.run())
+}

@@ -1,0 +1,58 @@
+//! `POST /v1/search`: passages for a query, with the score and rank of each stage.
+
+use actix_web::{HttpResponse, web};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::error::{Kind, Problem, method_not_allowed};
+use crate::actors::retriever::{Mode, Search};
+use crate::app::App;
+use crate::retrieval::filter::Filter;
+
+/// The routes of this file.
+pub fn routes(config: &mut web::ServiceConfig) {
+    config.service(
+        web::resource("/v1/search").route(web::post().to(search)).default_service(web::to(method_not_allowed)),
+    );
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SearchRequest {
+    query: String,
+    #[serde(default)]
+    mode: Mode,
+    filter: Option<Filter>,
+    limit: Option<usize>,
+    min_seq: Option<u64>,
+}
+
+async fn search(app: web::Data<App>, request: web::Json<SearchRequest>) -> Result<HttpResponse, Problem> {
+    let request = request.into_inner();
+    let config = &app.config.search;
+    let limit = request.limit.unwrap_or(config.limit_default);
+    let invalid = |detail: String| Err(Problem::new(Kind::InvalidRequest, detail));
+    if request.query.trim().is_empty() {
+        return invalid("`query` is empty".into());
+    }
+    if request.query.len() > config.max_query_bytes {
+        let detail =
+            format!("`query` has {} bytes, the limit is {}", request.query.len(), config.max_query_bytes);
+        return Err(Problem::new(Kind::InvalidRequest, detail).with("limit", config.max_query_bytes));
+    }
+    if !(1..=config.limit_max).contains(&limit) {
+        return invalid(format!("`limit` is {limit}, it must be from 1 to {}", config.limit_max));
+    }
+    app.indexes.wait_for(request.min_seq).await?;
+    let began = std::time::Instant::now();
+    let search =
+        Search { query: request.query, mode: request.mode, filter: request.filter, limit, vector: None };
+    let found = app.retriever.ask(search).await.map_err(crate::error::ServiceError::from)?;
+    Ok(HttpResponse::Ok().json(json!({
+        "results": found.passages,
+        "seq": found.as_of.seq,
+        "lag_ms": found.as_of.lag_ms,
+        "degraded": found.degraded,
+        "took_ms": began.elapsed().as_secs_f64() * 1e3,
+    })))
+}

@@ -1,0 +1,196 @@
+//! What is promised over stops, crashes and damage: the catalog is the truth, both indexes follow it.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+
+use common::{Home, Server, Setup};
+use reqwest::StatusCode;
+use serde_json::json;
+
+const DOCUMENTS: usize = 12;
+
+async fn fill(server: &Server) {
+    for n in 0..DOCUMENTS {
+        server.put_visible(&format!("doc-{n:02}"), &format!("# Number {n}\n\nThe lighthouse keeper wrote entry{n}.")).await;
+    }
+}
+
+/// Everything is found, once, by both indexes.
+async fn check(server: &Server) {
+    server.until("visible", async || server.get("/admin/status").await.1["freshness"]["unseen"] == 0).await;
+    let expected: Vec<String> = (0..DOCUMENTS).map(|n| format!("doc-{n:02}")).collect();
+    for mode in ["lexical", "vector", "hybrid"] {
+        let mut found = server.found("lighthouse keeper entry", mode).await;
+        found.sort();
+        assert_eq!(found, expected, "{mode}");
+    }
+}
+
+/// Every file below a folder, largest first.
+fn files(folder: &Path) -> Vec<std::path::PathBuf> {
+    let mut files: Vec<_> = walkdir::WalkDir::new(folder)
+        .into_iter()
+        .filter_map(Result::ok)
+        .filter(|entry| entry.file_type().is_file())
+        .map(|entry| (entry.metadata().unwrap().len(), entry.into_path()))
+        .collect();
+    files.sort_by(|a, b| b.cmp(a));
+    files.into_iter().map(|(_, path)| path).collect()
+}
+
+#[tokio::test]
+async fn a_restart_finds_everything_without_embedding_again() {
+    let home = Home::new();
+    let server = home.serve(&Setup::default()).await;
+    fill(&server).await;
+    assert!(server.stop().await.success());
+    let server = home.serve(&Setup::default()).await;
+    check(&server).await;
+    // Only the queries of the check itself were embedded: two modes.
+    assert_eq!(server.actor("embedder").await["handled"], 2);
+}
+
+#[tokio::test]
+async fn lost_or_damaged_indexes_are_made_again_from_the_catalog() {
+    let home = Home::new();
+    let server = home.serve(&Setup::default()).await;
+    fill(&server).await;
+    assert!(server.stop().await.success());
+    let damage: [(&str, &dyn Fn(&Path)); 6] = [
+        ("lexical index gone", &|state| fs::remove_dir_all(state.join("lexical")).unwrap()),
+        ("vector index gone", &|state| fs::remove_dir_all(state.join("vectors")).unwrap()),
+        ("vector files cut short", &|state| {
+            for path in files(&state.join("vectors")) {
+                let bytes = fs::read(&path).unwrap();
+                fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+            }
+        }),
+        ("a bit of each vector file turned", &|state| {
+            for path in files(&state.join("vectors")) {
+                let mut bytes = fs::read(&path).unwrap();
+                let middle = bytes.len() / 2;
+                bytes[middle] ^= 0x10;
+                fs::write(&path, bytes).unwrap();
+            }
+        }),
+        ("the largest lexical files cut short", &|state| {
+            for path in files(&state.join("lexical")).iter().take(3) {
+                let bytes = fs::read(path).unwrap();
+                fs::write(path, &bytes[..bytes.len() / 3]).unwrap();
+            }
+        }),
+        ("garbage in meta.json and manifest", &|state| {
+            for path in files(state).iter().filter(|path| path.extension().is_some_and(|e| e == "json")) {
+                fs::write(path, "not json at all").unwrap();
+            }
+        }),
+    ];
+    for (what, harm) in damage {
+        eprintln!("{what}");
+        harm(&home.data());
+        let server = home.serve(&Setup::default()).await;
+        check(&server).await;
+        assert!(server.stop().await.success(), "{what}");
+    }
+}
+
+#[tokio::test]
+async fn nothing_acknowledged_is_lost_or_doubled_by_kill_9() {
+    let home = Home::new();
+    let mut acknowledged = 0;
+    for round in 0..6 {
+        let server = home.serve(&Setup::default()).await;
+        let until = round * 8 + 8;
+        // Killed while documents are on their way: the moment varies with the round.
+        let puts = async {
+            for n in acknowledged..until {
+                let text = format!("# Number {n}\n\nThe lighthouse keeper wrote entry{n}.\n\n{}", "More of it. ".repeat(60));
+                let (status, _) = server.put(&format!("/v1/documents/doc-{n:03}"), "text/markdown", text).await;
+                assert_eq!(status, StatusCode::ACCEPTED);
+                acknowledged = n + 1;
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = puts => {}
+            () = tokio::time::sleep(std::time::Duration::from_millis(30 + 40 * round as u64)) => {}
+        }
+        server.kill();
+    }
+    let server = home.serve(&Setup::default()).await;
+    server.until("visible", async || server.get("/admin/status").await.1["freshness"]["unseen"] == 0).await;
+    let (_, list) = server.get("/v1/documents?limit=1000").await;
+    let ids = common::texts(&list["documents"], "id");
+    assert!(ids.len() >= acknowledged, "{} of {acknowledged} acknowledged", ids.len());
+    assert!(ids.len() <= acknowledged + 6, "more than was sent");
+    for document in list["documents"].as_array().unwrap() {
+        assert_eq!(document["status"], "visible", "{document}");
+    }
+    for n in 0..acknowledged {
+        let (_, body) = server
+            .post("/v1/search", json!({ "query": format!("entry{n}"), "mode": "lexical", "filter": { "id": format!("doc-{n:03}") } }))
+            .await;
+        let chunks: Vec<(u64, u64)> = body["results"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|p| (p["start"].as_u64().unwrap(), p["end"].as_u64().unwrap()))
+            .collect();
+        assert!(!chunks.is_empty(), "doc-{n:03} is lost");
+        let distinct: std::collections::BTreeSet<_> = chunks.iter().collect();
+        assert_eq!(distinct.len(), chunks.len(), "doc-{n:03} is doubled");
+    }
+    let (_, status) = server.get("/admin/status").await;
+    let live = server.actor("write/indexer").await["detail"]["live_chunks"].clone();
+    assert_eq!(status["catalog"]["chunks"], live, "the indexes agree with the catalog");
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_new_documents_and_keeps_serving_the_old_ones() {
+    let home = Home::new();
+    // A file system of 12 MiB, which only this process sees.
+    let mount = format!("mkdir -p {0} && mount -t tmpfs -o size=12m tmpfs {0}", home.data().display());
+    let setup = Setup { before: Some(mount), ..Setup::default() };
+    let server = home.serve(&setup).await;
+    server.put_visible("first", "The first document, about walruses.").await;
+    let mut refused = None;
+    for n in 0..40 {
+        let text = format!("document {n} {}", "x y z ".repeat(100_000));
+        let response = server.put(&format!("/v1/documents/big-{n}"), "text/plain", text).await;
+        if response.0 != StatusCode::ACCEPTED {
+            refused = Some(response);
+            break;
+        }
+    }
+    let detail = common::problem(&refused.expect("the disk is full at some time"), 507, "storage-full");
+    assert!(detail.contains("disk"), "{detail}");
+    assert_eq!(server.found("walruses", "lexical").await, ["first"]);
+    assert_eq!(server.get("/healthz").await.0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_data_folder_in_use_or_damaged_is_refused_with_what_to_do() {
+    let home = Home::new();
+    let server = home.serve(&Setup::default()).await;
+    fill(&server).await;
+    let second = home.run(&Setup::default(), &["serve"]);
+    let message = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert!(!second.status.success());
+    assert!(message.contains("another answerd uses the data folder"), "{message}");
+    check(&server).await;
+    assert!(server.stop().await.success());
+
+    let catalog = home.data().join("catalog.sqlite");
+    let mut bytes = fs::read(&catalog).unwrap();
+    let _ = fs::remove_file(home.data().join("catalog.sqlite-wal"));
+    for byte in bytes.iter_mut().skip(100).take(4000) {
+        *byte = 0xa5;
+    }
+    fs::write(&catalog, bytes).unwrap();
+    let damaged = home.run(&Setup::default(), &["serve"]);
+    let message = String::from_utf8_lossy(&damaged.stderr).into_owned();
+    assert!(!damaged.status.success());
+    assert!(message.contains("damaged") && message.contains("backup"), "{message}");
+}
