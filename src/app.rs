@@ -108,7 +108,7 @@ impl App {
             backoff: Duration::from_millis(config.actors.restart_backoff_ms),
             backoff_max: Duration::from_millis(config.actors.restart_backoff_max_ms),
             window: Duration::from_secs(config.actors.unhealthy_window_s),
-            unhealthy: config.actors.unhealthy_restarts,
+            unhealthy: config.actors.unhealthy_restarts as usize,
         };
         let doors = Doors { policy, registry: Registry::default() };
         let (write, read, watch) = (Arbiter::new(), Arbiter::new(), Arbiter::new());
@@ -373,6 +373,7 @@ async fn open_stores(config: Arc<Config>, model: &dyn models::Embedder) -> Resul
             views: Views::default(),
             freshness: Freshness::new(counts.seq, []),
             unpublished: parking_lot::Mutex::default(),
+            changing: parking_lot::Mutex::default(),
             config,
         }))
     })

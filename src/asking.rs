@@ -10,7 +10,7 @@ use crate::actors::model_worker::EngineSlot;
 use crate::actors::retriever::{Found, Mode, Retriever, Search};
 use crate::answer::citation::Citations;
 use crate::answer::log::{AnswerLog, DoneReason, Event, Source, Stage, Writer};
-use crate::answer::prompt::{self, ChatTemplate, Role, Turn};
+use crate::answer::prompt::{self, ChatTemplate, Turn};
 use crate::answer::budget;
 use crate::error::ServiceError;
 use crate::freshness::AsOf;

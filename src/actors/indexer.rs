@@ -41,6 +41,8 @@ pub struct Indexes {
     pub freshness: Freshness,
     /// Commits that are stored and wait to be published, with the operation that made each.
     pub unpublished: Mutex<BTreeMap<u64, u64>>,
+    /// Held from putting chunks into the graphs until the view with them is published.
+    pub changing: Mutex<()>,
     /// The configuration.
     pub config: Arc<Config>,
 }
@@ -206,6 +208,7 @@ impl Writer {
 
     /// Changes both indexes and publishes the result as the view of `self.commit`.
     fn change(&mut self, indexes: &Indexes, added: &[Version], retired: &[Version]) -> Result<(), StoreError> {
+        let _changing = indexes.changing.lock();
         let mut live = self.live.clone();
         for version in retired {
             live.remove_range(version.chunks.clone());

@@ -158,7 +158,7 @@ impl Role for Ingestor {
             if waiting >= limit {
                 return Err(IngestError::Backlog { waiting, limit });
             }
-            let document = operation.document().to_owned();
+            let document = operation.id().to_string();
             let catalog = Arc::clone(&indexes.catalog);
             let now = now_ms() as i64;
             let receipt = blocking(move || {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
+use roaring::RoaringBitmap;
 
 use super::compute::Compute;
 use super::door::{Factory, Role};
@@ -88,11 +89,19 @@ fn round(indexes: &Indexes, saved: &mut Saved, last: bool) -> Result<(), StoreEr
     if last {
         return Ok(());
     }
-    if let Some(report) = indexes.vectors.compact(&view.live)? {
+    // Not beyond this point: an old view keeps what it shows from being removed.
+    drop(view);
+    let with_live = |work: &mut dyn FnMut(&RoaringBitmap)| {
+        // While the indexer changes nothing: what is in a graph and not live can then not become live.
+        let _changing = indexes.changing.lock();
+        if let Some(view) = indexes.views.current() {
+            work(&view.live);
+        }
+    };
+    if let Some(report) = indexes.vectors.compact(&with_live) {
         tracing::info!(?report, "a vector graph was rebuilt without its tombstones");
         saved.commit = 0;
     }
-    drop(view);
     let oldest = indexes.views.oldest_commit();
     for first in indexes.catalog.purge(oldest)? {
         indexes.documents.remove([first]);

@@ -113,10 +113,10 @@ impl Target {
     pub async fn put(&self, id: &str, collection: &str, content: Vec<u8>) -> Result<(), String> {
         match self {
             Self::Server { base, http } => {
-                let address = document_address(base, id);
+                // A collection's name needs no encoding.
+                let address = format!("{}?collection={collection}", document_address(base, id));
                 loop {
-                    let query = [("collection", collection)];
-                    let request = http.put(&address).query(&query).body(content.clone());
+                    let request = http.put(&address).body(content.clone());
                     match request.send().await {
                         // It has much to do: wait as it says.
                         Ok(response) if response.status() == 429 => {

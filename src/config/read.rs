@@ -51,18 +51,11 @@ impl Reader {
                 self.error(String::new(), format!("this is not TOML: {}", one_line(error.message())), origin);
             }
         }
-        let broken_lines: Vec<Origin> = self.errors.iter().map(|error| error.origin.clone()).collect();
         let schema = self.schema.clone();
         let value = Spanned::new(0..0, DeValue::Table(root.into_inner()));
         if let Some(merged) = self.walk(&mut Vec::new(), &schema, value, &origin) {
             self.merged = merged;
         }
-        let syntax = broken_lines.len();
-        let mut n = 0;
-        self.errors.retain(|error| {
-            n += 1;
-            n <= syntax || !broken_lines.contains(&error.origin)
-        });
     }
 
     /// Lays one environment variable over what is there: `ANSWERD__MODELS__CHAT__SLOTS=4`.
@@ -93,6 +86,10 @@ impl Reader {
             (_, Ok(value)) => value,
         };
         let schema = schema.clone();
+        // Nothing of what a file said here is left.
+        let place = render(&path);
+        self.origins.retain(|known, _| !known.strip_prefix(&place).is_some_and(|rest| rest.starts_with('[')));
+        self.origins.insert(place, origin.clone());
         if let Some(value) = self.walk(&mut path, &schema, given, &|_| origin.clone()) {
             set(&mut self.merged, &path, value);
         }
@@ -227,6 +224,11 @@ impl Merged {
     /// Where the value at `path` comes from.
     pub(super) fn origin(&self, path: &str) -> Origin {
         origin_of(&self.origins, path)
+    }
+
+    /// Whether the value at `path` itself was given.
+    pub(super) fn given(&self, path: &str) -> bool {
+        self.origins.contains_key(path)
     }
 
     /// The number at `path`.

@@ -4,7 +4,7 @@
 //! Every struct takes its defaults for the keys that are not given and refuses keys it does not know.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use garde::Validate;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -473,12 +473,7 @@ pub struct ActorsConfig {
 
 impl Default for ActorsConfig {
     fn default() -> Self {
-        Self {
-            restart_backoff_ms: 10,
-            restart_backoff_max_ms: 10_000,
-            unhealthy_restarts: 5,
-            unhealthy_window_s: 60,
-        }
+        Self { restart_backoff_ms: 10, restart_backoff_max_ms: 10_000, unhealthy_restarts: 5, unhealthy_window_s: 60 }
     }
 }
 
@@ -519,7 +514,7 @@ fn socket_address<'de, D: Deserializer<'de>>(from: D) -> Result<SocketAddr, D::E
     })
 }
 
-fn given(path: &PathBuf, _: &()) -> garde::Result {
+fn given(path: &Path, _: &()) -> garde::Result {
     if path.as_os_str().is_empty() { Err(garde::Error::new("must be given: it has no value")) } else { Ok(()) }
 }
 

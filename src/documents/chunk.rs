@@ -68,8 +68,11 @@ pub enum ChunkError {
 /// `max_tokens` tokens and [`MAX_BYTES_PER_TOKEN`] times as many bytes; starts ascend; every
 /// character of the body but white space is in a chunk. The front matter of Markdown is not
 /// part of the body. Sections of less than a quarter of a chunk are joined with their
-/// neighbours under the same parent, so that a heading does not stand alone. (A single character of
-/// more than `max_tokens` tokens would be a chunk of its own.)
+/// neighbours under the same parent, and a heading goes with the start of its text. (A single
+/// character of more than `max_tokens` tokens would be a chunk of its own.)
+///
+/// `count_tokens` sees each part of the text one to three times; it is best where the tokens of a
+/// text are those of its words together, as with WordPiece, and otherwise chunks get shorter.
 ///
 /// # Errors
 /// [`ChunkError`] for limits nothing can fit.
@@ -208,14 +211,13 @@ impl Chunks<'_, '_> {
     ) -> Vec<Range<usize>> {
         let slice = &self.text[segment.clone()];
         let measured = self.sizer.measure(slice);
-        let mut config = ChunkConfig::new(max).with_sizer(&measured);
-        if overlap > 0 {
-            config = match config.with_overlap(overlap) {
-                Ok(config) => config,
-                // Not reached: the overlap is at most half of the limit.
-                Err(_) => ChunkConfig::new(max).with_sizer(&measured),
-            };
-        }
+        let Ok(config) = ChunkConfig::new(max)
+            .with_sizer(&measured)
+            .with_overlap(overlap)
+        else {
+            // Not reached, as the overlap is at most half of the limit; it would be halved.
+            return vec![segment];
+        };
         let span =
             |(at, chunk): (usize, &str)| segment.start + at..segment.start + at + chunk.len();
         match splitting {
@@ -250,13 +252,15 @@ impl Chunks<'_, '_> {
         }
     }
 
-    /// Where to halve: after the last white space of the first half, else in the middle.
+    /// Where to halve: after a line or else a word that ends in the second quarter, else in the middle.
     fn middle(&self, span: &Range<usize>) -> usize {
+        let quarter = self.text.ceil_char_boundary(span.start + span.len() / 4);
         let half = self.text.ceil_char_boundary(span.start + span.len() / 2);
-        let space = self.text[span.start..half].rfind(char::is_whitespace);
-        space
-            .filter(|&at| at > span.len() / 4)
-            .map_or(half, |at| span.start + at)
+        let window = &self.text[quarter..half];
+        let end = window
+            .rfind('\n')
+            .or_else(|| window.rfind(char::is_whitespace));
+        end.map_or(half, |at| quarter + at)
     }
 
     /// Adds a chunk, unless the one before contains it.
@@ -456,6 +460,18 @@ mod tests {
         }
         assert!(overlapping >= 4, "{overlapping}");
         check(&text, 0, &chunks, &words, 20);
+    }
+
+    #[test]
+    fn a_count_that_is_more_than_the_sum_of_its_words_still_holds_the_limit() {
+        let count = |text: &str| words(text) * 3 / 2;
+        let text = prose(500);
+        let limits = ChunkLimits {
+            max_tokens: 20,
+            overlap_tokens: 4,
+        };
+        let chunks = chunk(&doc(Format::Text, &text), &count, limits).unwrap();
+        check(&text, 0, &chunks, &count, 20);
     }
 
     #[test]

@@ -21,6 +21,7 @@ pub mod ui;
 
 use std::net::TcpListener;
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix_web::dev::Server;
 use actix_web::middleware::DefaultHeaders;
@@ -46,7 +47,7 @@ pub fn serve(app: Arc<App>, listener: TcpListener) -> std::io::Result<Server> {
             .app_data(json)
             .app_data(web::QueryConfig::default().error_handler(error::query_error))
             .app_data(web::PayloadConfig::new(app.config.ingest.max_document_bytes))
-            .wrap(map_response(async |response, _| Ok(error::unify(response))))
+            .wrap(map_response(async |response| Ok(error::unify(response))))
             .wrap(
                 DefaultHeaders::new()
                     .add(("Content-Security-Policy", CONTENT_SECURITY_POLICY))
@@ -63,6 +64,7 @@ pub fn serve(app: Arc<App>, listener: TcpListener) -> std::io::Result<Server> {
     })
     .workers(config.server.workers)
     .max_connections(config.server.max_connections)
+    .client_request_timeout(Duration::from_millis(config.server.request_timeout_ms))
     // A client that is gone is noticed at once, not at the next write.
     .h1_allow_half_closed(false)
     .shutdown_timeout(config.server.shutdown_timeout_s)

@@ -1,0 +1,48 @@
+# `make` says what there is. Everything fetched or built goes to ANSWERD_CACHE (~/.cache/answerd).
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+ENV := . scripts/env.sh
+CARGO_TEST := cargo test --release --features failpoints
+BENCHES := quality search embedding generation crash
+
+.PHONY: help run test bench check setup clean-data
+
+help: ## Say what there is
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1|\2/p' Makefile | \
+		while IFS='|' read -r name what; do printf '  make %-11s %s\n' "$$name" "$$what"; done
+
+run: setup ## Build it and start it with config.toml
+	@$(ENV); \
+	if [ ! -x "$$CARGO_TARGET_DIR/release/answerd" ]; then echo 'The first build compiles llama.cpp and tantivy: it takes about 25 minutes on two cores.'; fi; \
+	cargo build --release; \
+	if [ "$$ANSWERD_CACHE" != "$$HOME/.cache/answerd" ]; then \
+		export ANSWERD__EMBEDDING__MODEL="$${ANSWERD__EMBEDDING__MODEL:-$$ANSWERD_MODELS/all-MiniLM-L6-v2}"; \
+		export ANSWERD__MODELS__CHAT__PATH="$${ANSWERD__MODELS__CHAT__PATH:-$$ANSWERD_MODELS/SmolLM2-135M-Instruct.Q4_1.gguf}"; \
+	fi; \
+	exec "$$CARGO_TARGET_DIR/release/answerd" serve --config config.toml
+
+test: setup ## Run all tests
+	@$(ENV); \
+	if grep -rqE '^ *//[/!] ```' src; then $(CARGO_TEST) --doc; fi; \
+	if cargo nextest --version >/dev/null 2>&1; then \
+		cargo nextest run --release --features failpoints; \
+	else \
+		$(CARGO_TEST) --lib --bins --tests; \
+	fi
+
+bench: ## Run the benchmarks: all, or BENCH=quality|search|embedding|generation|crash
+	@scripts/setup.sh bench
+	@$(ENV); \
+	for name in $(or $(BENCH),$(BENCHES)); do cargo bench --features failpoints --bench "$$name"; done
+
+check: setup ## Check format, lints and the documentation's links
+	cargo fmt --check
+	@$(ENV); \
+	cargo clippy --release --all-targets --features failpoints -- -D warnings; \
+	RUSTDOCFLAGS='-D warnings' cargo doc --release --no-deps --lib --features failpoints
+
+setup: ## Get the build tools and the models, where they are missing
+	@scripts/setup.sh
+
+clean-data: ## Remove the state: catalog and indexes (data/state)
+	rm -rf data/state
