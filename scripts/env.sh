@@ -19,6 +19,11 @@ if [ -z "${LIBCLANG_PATH:-}" ]; then
     unset answerd_libclang
 fi
 export BINDGEN_EXTRA_CLANG_ARGS="${BINDGEN_EXTRA_CLANG_ARGS:--I$(gcc -print-file-name=include)}"
+# gcc before 14 drops stores that llama.cpp's AMX kernels depend on (it takes what `ldtilecfg` reads for dead), and
+# they crash on the processors that have AMX. Without them the AVX-512 kernels serve.
+if [ "$(uname -m)" = x86_64 ] && [ -z "${CMAKE_C_FLAGS:-}${CMAKE_CXX_FLAGS:-}" ]; then
+    export CMAKE_C_FLAGS="-mno-amx-tile -mno-amx-int8 -mno-amx-bf16" CMAKE_CXX_FLAGS="-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
+fi
 export CMAKE_BUILD_PARALLEL_LEVEL="${CMAKE_BUILD_PARALLEL_LEVEL:-$(nproc)}"
 
 # The Python of the benchmarks' comparisons, once `make bench` has set it up.

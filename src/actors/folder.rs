@@ -263,9 +263,9 @@ impl Watch {
         }
     }
 
-    /// What marks a document as one of this folder.
+    /// What marks a document as one of this folder. No two folders have the same prefix.
     fn mark(&self) -> Value {
-        Value::from(self.config.path.to_string_lossy())
+        Value::from(format!("{}/{}", self.config.collection, self.config.prefix))
     }
 
     /// Hands an operation to the ingestor; waits while it has too much to do.

@@ -1,32 +1,118 @@
-//! Continuous batching on one thread: each step computes one token for every sequence that writes, and fills the rest of
-//! the batch with prompt tokens of those that read, oldest first. Sequences of any length run together.
+//! Continuous batching on one thread. Each step computes one token for every sequence that generates, and fills the
+//! rest of the batch with prompt tokens of those that still read, oldest first; sequences of any length run together.
 //!
-//! A slot is a sequence number of the key-value cache with the tokens that are in it. They stay when their sequence
-//! has ended, so that a prompt that begins alike need not be computed again.
+//! It talks to those who start sequences through the queue in [`Shared`], and to readers through their sinks. It waits
+//! only when there is nothing to compute.
 
-use std::panic::AssertUnwindSafe;
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
+use std::time::Instant;
 
-use llama_cpp_2::context::LlamaContext;
-use llama_cpp_2::context::params::LlamaContextParams;
-use llama_cpp_2::llama_backend::LlamaBackend;
-use llama_cpp_2::llama_batch::LlamaBatch;
-use llama_cpp_2::model::LlamaModel;
-use llama_cpp_2::token::LlamaToken;
-
-use super::sampler::Sampler;
+use super::model::{Context, Model, Part, WORTH_COPYING, common};
+use super::sampler::{Sampler, Scratch};
 use super::text::TextOut;
-use super::{LlamaOptions, Shared};
-use crate::actors::door::panic_message;
+use super::{LlamaOptions, Shared, gguf};
 use crate::models::{FinishReason, Finished, ModelError, Sequence};
 
-/// Prompt tokens in a step while others write: a long prompt must not freeze them.
+/// Prompt tokens in a step while others generate: what a long prompt delays a running stream by, a token.
 const PROMPT_SHARE: usize = 128;
-/// A common beginning shorter than this is not worth copying between slots.
-const COPY_FROM: usize = 48;
+
+/// What the thread has loaded.
+pub(super) struct Loaded {
+    /// The model, which others may count tokens with.
+    pub(super) model: Arc<Model>,
+    /// Most tokens of a sequence.
+    pub(super) context: usize,
+}
+
+/// Starts the engine's thread; returns once it has loaded the model, or has failed to.
+pub(super) fn spawn(options: LlamaOptions, shared: Arc<Shared>) -> Result<(JoinHandle<()>, Loaded), ModelError> {
+    let (sender, loaded) = mpsc::sync_channel(1);
+    let name = options.path.display().to_string();
+    let failed = |reason: String| ModelError::Load(format!("the engine of the model {name} cannot be started: {reason}"));
+    let thread = std::thread::Builder::new()
+        .name("engine".to_owned())
+        .spawn(move || {
+            // Sequences that run are kept outside of what may panic, so that they can be told.
+            let mut running = Vec::new();
+            let ended = catch_unwind(AssertUnwindSafe(|| live(&options, &shared, &sender, &mut running)));
+            let error = match ended {
+                Ok(()) => ModelError::Stopped,
+                Err(panic) => ModelError::Engine(format!("its thread panicked: {}", panic_text(&*panic))),
+            };
+            if let ModelError::Engine(reason) = &error {
+                tracing::error!(model = options.name, reason, "the engine has died");
+                let _ = sender.try_send(Err(failed_to_load(&options, reason)));
+            }
+            // Before anybody hears of it: who is told that it failed must not find it alive.
+            shared.queue.lock().dead = true;
+            shared.running.store(0, Ordering::Relaxed);
+            shared.context_used.store(0, Ordering::Relaxed);
+            for run in running {
+                let mut sink = run.sequence.sink;
+                let error = error.clone();
+                // A sink may be what panicked.
+                let _ = catch_unwind(AssertUnwindSafe(move || sink.finish(Err(error))));
+            }
+        })
+        .map_err(|error| failed(error.to_string()))?;
+    match loaded.recv() {
+        Ok(Ok(loaded)) => Ok((thread, loaded)),
+        Ok(Err(error)) => Err(error),
+        Err(_) => Err(failed("its thread ended".to_owned())),
+    }
+}
+
+fn failed_to_load(options: &LlamaOptions, reason: &str) -> ModelError {
+    ModelError::Load(format!("the model {} cannot be loaded: {reason}", options.path.display()))
+}
+
+/// What a panic said.
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without a text")
+}
+
+/// The thread's life: loads, says so, and works until it is told to stop.
+fn live(
+    options: &LlamaOptions,
+    shared: &Shared,
+    sender: &mpsc::SyncSender<Result<Loaded, ModelError>>,
+    running: &mut Vec<Running>,
+) {
+    let load = || {
+        fail::fail_point!("engine::load", |_| Err(failed_to_load(options, "refused by a failpoint")));
+        let architecture = gguf::check(&options.path).map_err(ModelError::Load)?;
+        Model::load(&options.path, &architecture).map(Arc::new)
+    };
+    let model = match load() {
+        Ok(model) => model,
+        Err(error) => return drop(sender.try_send(Err(error))),
+    };
+    let size = options.context_per_slot.min(model.trained_context());
+    if size < options.context_per_slot {
+        tracing::warn!(asked = options.context_per_slot, size, "the model was trained on shorter contexts");
+    }
+    let context = match Context::new(&model, options, size) {
+        Ok(context) => context,
+        Err(error) => return drop(sender.try_send(Err(error))),
+    };
+    let _ = sender.try_send(Ok(Loaded { model: Arc::clone(&model), context: size }));
+    let mut engine = Engine { model: &model, context, shared, scratch: Scratch::default(), bytes: Vec::new() };
+    while engine.admit(running) {
+        fail::fail_point!("engine::step");
+        let start = Instant::now();
+        engine.step(running);
+        engine.report(running);
+        let nanos = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        shared.busy_nanos.fetch_add(nanos, Ordering::Relaxed);
+        shared.steps.fetch_add(1, Ordering::Relaxed);
+    }
+}
 
 /// A sequence that holds a slot.
 struct Running {
@@ -34,312 +120,253 @@ struct Running {
     sampler: Sampler,
     out: TextOut,
     slot: usize,
-    /// Tokens of the prompt that are computed.
+    /// Whether its prompt is being read: what is cached of it is known.
+    begun: bool,
+    /// Tokens of the prompt that are in the cache.
     read: usize,
+    /// Of these, those that were there before.
     cached: usize,
     generated: usize,
-    /// The token chosen last, not yet computed.
+    /// The token chosen last, which the next step computes.
     next: Option<i32>,
-    /// Where its logits are in this step's batch.
-    logits: Option<i32>,
 }
 
-/// Starts the engine's thread; returns once its context is made.
-pub(super) fn spawn(
-    backend: &'static LlamaBackend,
-    model: Arc<LlamaModel>,
-    options: LlamaOptions,
-    shared: Arc<Shared>,
-) -> Result<JoinHandle<()>, ModelError> {
-    let (made, ready) = mpsc::channel();
-    let name = options.name.clone();
-    let run = move || {
-        let context = match new_context(backend, &model, &options) {
-            Ok(context) => {
-                let _ = made.send(Ok(()));
-                context
-            }
-            Err(error) => {
-                let _ = made.send(Err(error));
-                return;
-            }
-        };
-        let mut running = Vec::new();
-        let mut engine = Engine {
-            batch: LlamaBatch::new(options.batch_tokens.max(options.slots), 1),
-            slots: vec![Vec::new(); options.slots],
-            model: &model,
-            context,
-            options: &options,
-            shared: &shared,
-        };
-        let ended = std::panic::catch_unwind(AssertUnwindSafe(|| engine.run(&mut running)));
-        let error = match &ended {
-            Ok(()) => ModelError::Stopped,
-            Err(panic) => ModelError::Engine(format!("the engine panicked: {}", panic_message(&**panic))),
-        };
-        // Before anybody hears of it: who is told that it failed must not find it alive.
-        shared.alive.store(false, Ordering::Release);
-        shared.running.store(0, Ordering::Relaxed);
-        for mut run in running {
-            run.sequence.sink.finish(Err(error.clone()));
+impl Running {
+    fn new(mut sequence: Sequence, slot: usize) -> Self {
+        Self {
+            sampler: Sampler::new(&sequence.sampling),
+            out: TextOut::new(std::mem::take(&mut sequence.stop)),
+            sequence,
+            slot,
+            begun: false,
+            read: 0,
+            cached: 0,
+            generated: 0,
+            next: None,
         }
-    };
-    let failed = |reason: String| ModelError::Load(format!("the engine of {name} cannot be started: {reason}"));
-    let thread = std::thread::Builder::new()
-        .name("engine".to_owned())
-        .spawn(run)
-        .map_err(|error| failed(error.to_string()))?;
-    match ready.recv() {
-        Ok(Ok(())) => Ok(thread),
-        Ok(Err(reason)) => Err(failed(reason)),
-        Err(_) => Err(failed("its thread ended".to_owned())),
+    }
+
+    /// Tokens of the prompt that are still to be computed.
+    fn unread(&self) -> usize {
+        self.sequence.prompt.len() - self.read
+    }
+
+    /// Tells the sink how it ended.
+    fn finish(mut self, reason: FinishReason) {
+        self.sequence.sink.finish(Ok(Finished {
+            reason,
+            prompt_tokens: self.sequence.prompt.len(),
+            cached_prompt_tokens: self.cached,
+            completion_tokens: self.generated,
+        }));
+    }
+
+    fn fail(mut self, error: ModelError) {
+        self.sequence.sink.finish(Err(error));
     }
 }
 
-fn new_context<'m>(
-    backend: &LlamaBackend,
-    model: &'m LlamaModel,
-    options: &LlamaOptions,
-) -> Result<LlamaContext<'m>, String> {
-    let size = |n: usize| u32::try_from(n).map_err(|_| format!("{n} is too large"));
-    let threads = options.threads.clamp(1, 512) as i32;
-    let params = LlamaContextParams::default()
-        .with_n_ctx(std::num::NonZeroU32::new(size(options.context_per_slot * options.slots)?))
-        .with_n_seq_max(size(options.slots)?)
-        .with_n_batch(size(options.batch_tokens.max(options.slots))?)
-        .with_n_ubatch(size(options.batch_tokens.max(options.slots))?)
-        // A cache for each sequence: attention over one's own tokens only. A shared one could copy a common
-        // beginning for nothing, and makes each token look at the tokens of all.
-        .with_kv_unified(false)
-        .with_n_threads(threads)
-        .with_n_threads_batch(threads);
-    model.new_context(backend, params).map_err(|error| error.to_string())
+/// A sequence's share of a step: its number among those running, and how many tokens of its prompt; none where it
+/// generates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Share {
+    run: usize,
+    prompt: usize,
 }
 
 struct Engine<'m> {
-    model: &'m LlamaModel,
-    context: LlamaContext<'m>,
-    batch: LlamaBatch<'static>,
-    /// The tokens in the cache, by slot.
-    slots: Vec<Vec<i32>>,
-    options: &'m LlamaOptions,
+    model: &'m Model,
+    context: Context<'m>,
     shared: &'m Shared,
+    scratch: Scratch,
+    bytes: Vec<u8>,
 }
 
 impl Engine<'_> {
-    /// Works until it is told to stop.
-    fn run(&mut self, running: &mut Vec<Running>) {
-        while self.admit(running) {
-            fail::fail_point!("engine::step");
-            self.fill(running);
-            if self.batch.n_tokens() > 0 {
-                match self.context.decode(&mut self.batch) {
-                    Ok(()) => self.advance(running),
-                    Err(error) => self.fail_batch(running, &error.to_string()),
-                }
-            }
-            self.report(running);
-        }
-    }
-
-    /// Ends what nobody wants, gives free slots to those that wait; waits where there is nothing to do. False once it
-    /// is to stop.
+    /// Ends what nobody wants any more and gives free slots to those that wait; with nothing to do, waits. False
+    /// once it is to stop.
     fn admit(&mut self, running: &mut Vec<Running>) -> bool {
         for run in running.extract_if(.., |run| !run.sequence.sink.wanted()) {
-            finish(run, FinishReason::Cancelled);
+            run.finish(FinishReason::Cancelled);
         }
         loop {
-            let next = {
+            let mut gone = Vec::new();
+            let (stop, new) = {
                 let mut queue = self.shared.queue.lock();
-                loop {
-                    if queue.stop {
-                        return false;
-                    }
-                    if !queue.waiting.is_empty() || !running.is_empty() {
-                        break;
-                    }
-                    self.shared.running.store(0, Ordering::Relaxed);
+                if running.is_empty() && queue.waiting.is_empty() && !queue.stop {
+                    self.report(running);
                     self.shared.filled.wait(&mut queue);
                 }
-                if running.len() == self.slots.len() { None } else { queue.waiting.pop_front() }
-            };
-            let Some(mut sequence) = next else { return true };
-            if !sequence.sink.wanted() {
-                sequence.sink.finish(Ok(Finished {
-                    reason: FinishReason::Cancelled,
-                    prompt_tokens: sequence.prompt.len(),
-                    cached_prompt_tokens: 0,
-                    completion_tokens: 0,
-                }));
-                continue;
-            }
-            let (slot, cached) = self.take_slot(running, &sequence.prompt);
-            sequence.sink.started();
-            running.push(Running {
-                sampler: Sampler::new(sequence.sampling.clone()),
-                out: TextOut::new(std::mem::take(&mut sequence.stop)),
-                sequence,
-                slot,
-                read: cached,
-                cached,
-                generated: 0,
-                next: None,
-                logits: None,
-            });
-            self.report(running);
-        }
-    }
-
-    /// The free slot that has most of the prompt's beginning, or one that it is copied to from another slot. Gives the slot
-    /// and the tokens of the prompt that are in it.
-    fn take_slot(&mut self, running: &[Running], prompt: &[i32]) -> (usize, usize) {
-        // The last token is always computed: its logits are needed.
-        let common = |tokens: &[i32]| {
-            let same = tokens.iter().zip(prompt).take_while(|(a, b)| a == b).count();
-            same.min(prompt.len() - 1)
-        };
-        let lengths: Vec<usize> = self.slots.iter().map(|tokens| common(tokens)).collect();
-        let free = |slot: &usize| !running.iter().any(|run| run.slot == *slot);
-        // The first of equals: numbers in a row make a step cheaper. One with less to lose, where none has anything.
-        let own = (0..self.slots.len())
-            .filter(free)
-            .min_by_key(|&slot| (std::cmp::Reverse(lengths[slot]), self.slots[slot].len()))
-            .unwrap_or(0);
-        let mut cached = lengths[own];
-        let best = (0..self.slots.len()).max_by_key(|&slot| lengths[slot]).unwrap_or(own);
-        if lengths[best] >= cached + COPY_FROM {
-            let (from, to) = (best as i32, own as i32);
-            let copied = self
-                .context
-                .kv_cache_seq_rm(to, None, None)
-                .and_then(|()| self.context.kv_cache_seq_cp(from, to, None, None));
-            if copied.is_ok() {
-                cached = lengths[best];
-            } else {
-                cached = 0;
-            }
-        }
-        if self.context.kv_cache_seq_rm(own as i32, Some(cached as u32), None).is_err() {
-            // A cache that cannot be cut is emptied: that always works.
-            let _ = self.context.kv_cache_seq_rm(own as i32, None, None);
-            cached = 0;
-        }
-        self.slots[own] = prompt[..cached].to_vec();
-        (own, cached)
-    }
-
-    /// Makes the batch of a step.
-    fn fill(&mut self, running: &mut [Running]) {
-        self.batch.clear();
-        running.sort_by_key(|run| run.slot);
-        let mut room = self.options.batch_tokens.max(self.options.slots);
-        for run in running.iter_mut() {
-            run.logits = None;
-            if let Some(token) = run.next.take() {
-                let at = self.batch.n_tokens();
-                if self.add(run.slot, token, true) {
-                    run.logits = Some(at);
-                    room -= 1;
+                let unwanted = |sequence: &Sequence| !sequence.sink.wanted();
+                if queue.waiting.iter().any(unwanted) {
+                    let kept;
+                    (gone, kept) = queue.waiting.drain(..).partition::<Vec<_>, _>(unwanted);
+                    queue.waiting = kept.into();
                 }
+                let room = self.context.slots() - running.len();
+                let new = room.min(queue.waiting.len());
+                let new: Vec<Sequence> = if queue.stop { Vec::new() } else { queue.waiting.drain(..new).collect() };
+                (queue.stop, new)
+            };
+            // Sinks are called without the lock: they may ask the engine something.
+            for sequence in gone {
+                Running::new(sequence, 0).finish(FinishReason::Cancelled);
+            }
+            if stop {
+                return false;
+            }
+            let first = running.len();
+            for sequence in new {
+                let slot = self.free_slot(running, &sequence.prompt);
+                running.push(Running::new(sequence, slot));
+            }
+            self.report(running);
+            for run in &mut running[first..] {
+                run.sequence.sink.started();
+            }
+            for run in running.extract_if(.., |run| run.sequence.max_tokens == 0) {
+                run.finish(FinishReason::Length);
+            }
+            if !running.is_empty() {
+                return true;
             }
         }
-        if self.batch.n_tokens() > 0 {
+    }
+
+    /// The free slot that holds most of the prompt's beginning; of equals the first, since a step is cheaper where the
+    /// slots in use are neighbours.
+    fn free_slot(&self, running: &[Running], prompt: &[i32]) -> usize {
+        let free = (0..self.context.slots()).filter(|slot| running.iter().all(|run| run.slot != *slot));
+        free.min_by_key(|&slot| std::cmp::Reverse(self.context.common(slot, prompt))).unwrap_or(0)
+    }
+
+    /// Computes one step and passes its tokens on.
+    fn step(&mut self, running: &mut Vec<Running>) {
+        let shares = self.plan(running);
+        let Err(reason) = self.compute(running, &shares) else { return };
+        // One of them may be at fault: each alone, only that one fails.
+        tracing::warn!(reason, sequences = shares.len(), "a step of the engine failed; its sequences are tried alone");
+        let mut failed = Vec::new();
+        // From the last, since one that ends is removed.
+        for share in shares.iter().rev() {
+            if shares.len() == 1 {
+                failed.push((share.run, reason.clone()));
+            } else if let Err(reason) = self.compute(running, &[*share]) {
+                failed.push((share.run, reason));
+            }
+        }
+        for (run, reason) in failed {
+            let run = running.remove(run);
+            self.context.clear(run.slot);
+            run.fail(ModelError::Engine(format!("llama.cpp could not compute a step: {reason}")));
+        }
+    }
+
+    /// Who computes how much in this step.
+    fn plan(&mut self, running: &mut [Running]) -> Vec<Share> {
+        let generating = running.iter().enumerate().filter(|(_, run)| run.next.is_some());
+        let mut shares: Vec<Share> = generating.map(|(run, _)| Share { run, prompt: 0 }).collect();
+        let mut room = self.context.batch_tokens() - shares.len();
+        if !shares.is_empty() {
             room = room.min(PROMPT_SHARE);
         }
-        let mut readers: Vec<&mut Running> = running.iter_mut().filter(|run| run.reads()).collect();
-        // Oldest first: those that have read most.
-        readers.sort_by_key(|run| std::cmp::Reverse(run.read));
-        for run in readers {
-            let until = run.sequence.prompt.len().min(run.read + room);
-            room -= until - run.read;
-            while run.read < until {
-                let last = run.read + 1 == run.sequence.prompt.len();
-                let at = self.batch.n_tokens();
-                if !self.add(run.slot, run.sequence.prompt[run.read], last) {
-                    return;
-                }
-                run.logits = last.then_some(at);
-                run.read += 1;
+        for n in 0..running.len() {
+            if room == 0 {
+                break;
             }
-        }
-    }
-
-    fn add(&mut self, slot: usize, token: i32, logits: bool) -> bool {
-        let tokens = &mut self.slots[slot];
-        let added = self.batch.add(LlamaToken(token), tokens.len() as i32, &[slot as i32], logits).is_ok();
-        if added {
-            tokens.push(token);
-        }
-        added
-    }
-
-    /// Chooses the next token of each sequence that has logits.
-    fn advance(&mut self, running: &mut Vec<Running>) {
-        let vocab = self.model.vocab();
-        let mut bytes = Vec::new();
-        let mut ended = Vec::new();
-        for (n, run) in running.iter_mut().enumerate() {
-            let Some(at) = run.logits.take() else { continue };
-            let token = run.sampler.choose(self.context.get_logits_ith(at));
-            run.generated += 1;
-            if vocab.is_eog(LlamaToken(token)) {
-                ended.push((n, FinishReason::Stop));
+            if running[n].next.is_some() {
                 continue;
             }
-            bytes.clear();
-            vocab.token_to_piece_into(LlamaToken(token), &mut bytes, false, None);
-            let (text, stopped) = run.out.push(&bytes);
-            if !text.is_empty() {
-                run.sequence.sink.text(&text);
+            if !running[n].begun {
+                let (slot, prompt) = (running[n].slot, &running[n].sequence.prompt);
+                // A beginning that another one is just about to compute is worth the wait for it.
+                let soon = running.iter().filter(|other| other.begun && other.next.is_none());
+                let soon = soon.map(|other| common(&other.sequence.prompt, prompt)).max().unwrap_or(0);
+                if soon >= self.context.reusable(slot, prompt) + WORTH_COPYING {
+                    continue;
+                }
+                let cached = self.context.reuse(slot, prompt);
+                let run = &mut running[n];
+                (run.begun, run.read, run.cached) = (true, cached, cached);
+                self.shared.cached_tokens.fetch_add(cached as u64, Ordering::Relaxed);
             }
-            if stopped {
-                ended.push((n, FinishReason::Stop));
-            } else if run.generated >= run.sequence.max_tokens {
-                ended.push((n, FinishReason::Length));
-            } else {
-                run.next = Some(token);
-            }
+            let prompt = running[n].unread().min(room);
+            room -= prompt;
+            shares.push(Share { run: n, prompt });
         }
-        for (n, reason) in ended.into_iter().rev() {
-            finish(running.remove(n), reason);
-        }
+        shares.sort_unstable_by_key(|share| share.run);
+        shares
     }
 
-    /// A step that llama.cpp refused: its sequences end with the error, and their slots begin anew.
-    fn fail_batch(&mut self, running: &mut Vec<Running>, reason: &str) {
-        tracing::error!(reason, "a step of the engine failed");
-        for mut run in running.drain(..) {
-            let _ = self.context.kv_cache_seq_rm(run.slot as i32, None, None);
-            self.slots[run.slot].clear();
-            run.sequence.sink.finish(Err(ModelError::Engine(reason.to_owned())));
+    /// Computes these shares, and chooses a token for each sequence whose prompt is read. Sequences that end are
+    /// removed.
+    fn compute(&mut self, running: &mut Vec<Running>, shares: &[Share]) -> Result<(), String> {
+        let parts: Vec<Part<'_>> = shares
+            .iter()
+            .map(|share| {
+                let run = &running[share.run];
+                match &run.next {
+                    Some(token) => Part { slot: run.slot, tokens: std::slice::from_ref(token), logits: true },
+                    None => Part {
+                        slot: run.slot,
+                        tokens: &run.sequence.prompt[run.read..run.read + share.prompt],
+                        logits: share.prompt == run.unread(),
+                    },
+                }
+            })
+            .collect();
+        let numbers = self.context.compute(&parts)?;
+        let mut ended = Vec::new();
+        for (share, number) in shares.iter().zip(numbers) {
+            let run = &mut running[share.run];
+            run.read += share.prompt;
+            self.shared.prefill_tokens.fetch_add(share.prompt as u64, Ordering::Relaxed);
+            if let Some(number) = number
+                && let Some(end) = self.advance(run, number)
+            {
+                ended.push((share.run, end));
+            }
         }
+        for (run, end) in ended.into_iter().rev() {
+            let run = running.remove(run);
+            match end {
+                Ok(reason) => run.finish(reason),
+                Err(error) => run.fail(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Chooses the next token of a sequence and passes its text on. Gives how the sequence ended, if it did.
+    fn advance(&mut self, run: &mut Running, number: i32) -> Option<Result<FinishReason, ModelError>> {
+        let Some(token) = run.sampler.choose(self.context.logits(number), &mut self.scratch) else {
+            let reason = "the model gives no numbers; its file may be damaged, fetch it again".to_owned();
+            return Some(Err(ModelError::Engine(reason)));
+        };
+        run.generated += 1;
+        self.shared.decode_tokens.fetch_add(1, Ordering::Relaxed);
+        let (mut text, end) = if self.model.ends(token) {
+            (String::new(), Some(FinishReason::Stop))
+        } else {
+            self.model.piece(token, &mut self.bytes);
+            let (text, stopped) = run.out.push(&self.bytes);
+            let full = run.generated >= run.sequence.max_tokens;
+            (text, if stopped { Some(FinishReason::Stop) } else { full.then_some(FinishReason::Length) })
+        };
+        if end.is_some() {
+            // What was held back for a stop text that did not come.
+            text.push_str(&run.out.finish());
+        } else {
+            run.next = Some(token);
+        }
+        if !text.is_empty() {
+            run.sequence.sink.text(&text);
+        }
+        end.map(Ok)
     }
 
     fn report(&self, running: &[Running]) {
         self.shared.running.store(running.len(), Ordering::Relaxed);
-        self.shared.context_used.store(self.slots.iter().map(Vec::len).sum(), Ordering::Relaxed);
+        self.shared.context_used.store(self.context.used(), Ordering::Relaxed);
     }
-}
-
-impl Running {
-    fn reads(&self) -> bool {
-        self.read < self.sequence.prompt.len()
-    }
-}
-
-fn finish(mut run: Running, reason: FinishReason) {
-    // Text held back is shown when it turned out to be no stop text.
-    if reason != FinishReason::Cancelled {
-        let rest = run.out.finish();
-        if !rest.is_empty() {
-            run.sequence.sink.text(&rest);
-        }
-    }
-    run.sequence.sink.finish(Ok(Finished {
-        reason,
-        prompt_tokens: run.sequence.prompt.len(),
-        cached_prompt_tokens: run.cached,
-        completion_tokens: run.generated,
-    }));
 }

@@ -1,110 +1,110 @@
-//! Choosing the next token from logits: repetition penalty, temperature, nucleus sampling (Holtzman et al. 2020).
+//! Choosing the next token from logits: repetition penalty, temperature, nucleus.
+//!
+//! Own code rather than llama.cpp's chain, which first makes an array of candidates of the whole vocabulary: the
+//! likeliest token is found in one pass over the logits, and a draw sorts only what its nucleus needs.
+
+use std::collections::VecDeque;
 
 use crate::models::Sampling;
 
-/// Tokens back that the repetition penalty looks at.
+/// Generated tokens back that the repetition penalty looks at.
 const PENALTY_WINDOW: usize = 64;
-/// Candidates that the nucleus is taken from. Beyond them is next to no probability.
-const CANDIDATES: usize = 128;
+/// A token this many times the temperature below the likeliest one has 2e-9 of its weight, and all such tokens of a
+/// vocabulary of 100,000 together 0.0002 of it: they are left out.
+const NEGLIGIBLE: f32 = 20.0;
+
+/// Buffers that sequences share.
+#[derive(Default)]
+pub(super) struct Scratch {
+    logits: Vec<f32>,
+    weights: Vec<(f32, i32)>,
+}
 
 /// The sampler of one sequence.
 pub(super) struct Sampler {
     sampling: Sampling,
-    recent: std::collections::VecDeque<i32>,
+    recent: VecDeque<i32>,
     random: u64,
 }
 
 impl Sampler {
-    /// A sampler for one sequence.
-    pub(super) fn new(sampling: Sampling) -> Self {
-        let random = u64::from(sampling.seed) ^ 0x9e37_79b9_7f4a_7c15;
-        Self { sampling, recent: std::collections::VecDeque::with_capacity(PENALTY_WINDOW), random }
+    /// A sampler that has seen no token. The same sampling of the same logits chooses the same tokens.
+    pub(super) fn new(sampling: &Sampling) -> Self {
+        Self { sampling: sampling.clone(), recent: VecDeque::new(), random: u64::from(sampling.seed) }
     }
 
-    /// Chooses a token.
-    pub(super) fn choose(&mut self, logits: &[f32]) -> i32 {
-        let token = if self.sampling.temperature <= 0.0 { self.likeliest(logits) } else { self.sample(logits) };
-        if self.recent.len() == PENALTY_WINDOW {
-            self.recent.pop_front();
-        }
-        self.recent.push_back(token);
-        token
-    }
-
-    /// A logit after the repetition penalty (Keskar et al. 2019).
-    fn penalised(&self, token: i32, logit: f32) -> f32 {
-        let penalty = self.sampling.repeat_penalty;
-        if !self.recent.contains(&token) {
-            logit
-        } else if logit > 0.0 {
-            logit / penalty
+    /// Chooses a token; none where the logits are no numbers.
+    pub(super) fn choose(&mut self, logits: &[f32], scratch: &mut Scratch) -> Option<i32> {
+        let Scratch { logits: penalised, weights } = scratch;
+        let logits = if self.sampling.repeat_penalty == 1.0 || self.recent.is_empty() {
+            logits
         } else {
-            logit * penalty
+            penalised.clear();
+            penalised.extend_from_slice(logits);
+            self.penalise(penalised);
+            penalised
+        };
+        let likeliest = argmax(logits)?;
+        let token = if self.sampling.temperature > 0.0 { self.draw(logits, likeliest, weights) } else { likeliest } as i32;
+        if self.sampling.repeat_penalty != 1.0 {
+            self.recent.truncate(PENALTY_WINDOW - 1);
+            self.recent.push_front(token);
+        }
+        Some(token)
+    }
+
+    /// Makes recent tokens less likely (Keskar et al. 2019, CTRL, section 4.1, with llama.cpp's rule for negative
+    /// logits), each once.
+    fn penalise(&self, logits: &mut [f32]) {
+        for (n, token) in self.recent.iter().enumerate() {
+            if self.recent.iter().take(n).any(|earlier| earlier == token) {
+                continue;
+            }
+            if let Some(logit) = usize::try_from(*token).ok().and_then(|token| logits.get_mut(token)) {
+                let penalty = self.sampling.repeat_penalty;
+                *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
+            }
         }
     }
 
-    fn likeliest(&self, logits: &[f32]) -> i32 {
-        if self.sampling.repeat_penalty == 1.0 {
-            return argmax(logits);
-        }
-        // Few tokens are penalised: the best of the others, against the best of them.
-        let mut rest = logits.to_vec();
-        for token in &self.recent {
-            if let Some(logit) = rest.get_mut(*token as usize) {
-                *logit = f32::NEG_INFINITY;
+    /// Draws from the nucleus: the likeliest tokens that have `top_p` of the probability together, at least one
+    /// (Holtzman et al. 2020).
+    fn draw(&mut self, logits: &[f32], likeliest: usize, weights: &mut Vec<(f32, i32)>) -> usize {
+        let (highest, temperature) = (logits[likeliest], self.sampling.temperature);
+        let floor = highest - NEGLIGIBLE * temperature;
+        weights.clear();
+        let counted = logits.iter().zip(0..).filter(|(logit, _)| **logit >= floor);
+        weights.extend(counted.map(|(logit, token)| (((logit - highest) / temperature).exp(), token)));
+        let mut share: f32 = weights.iter().map(|(weight, _)| weight).sum();
+        let mut nucleus = weights.len();
+        if self.sampling.top_p < 1.0 {
+            let enough = share * self.sampling.top_p.max(0.0);
+            let descending = |a: &(f32, i32), b: &(f32, i32)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
+            let mut sorted = 0;
+            (share, nucleus) = (0.0, 0);
+            while nucleus == 0 || (share < enough && nucleus < weights.len()) {
+                if nucleus == sorted {
+                    // The next likeliest ones, a few at a time: most nuclei are small.
+                    let next = (sorted * 4).max(64).min(weights.len());
+                    if next < weights.len() {
+                        weights[sorted..].select_nth_unstable_by(next - sorted, descending);
+                    }
+                    weights[sorted..next].sort_unstable_by(descending);
+                    sorted = next;
+                }
+                share += weights[nucleus].0;
+                nucleus += 1;
             }
         }
-        let mut best = argmax(&rest);
-        let mut highest = rest.get(best as usize).copied().unwrap_or(f32::NEG_INFINITY);
-        for &token in &self.recent {
-            let logit = self.penalised(token, logits.get(token as usize).copied().unwrap_or(f32::NEG_INFINITY));
-            if logit > highest {
-                (best, highest) = (token, logit);
-            }
-        }
-        best
-    }
-
-    fn sample(&mut self, logits: &[f32]) -> i32 {
-        let mut candidates: Vec<(i32, f32)> =
-            logits.iter().enumerate().map(|(token, logit)| (token as i32, *logit)).collect();
-        let by_logit = |a: &(i32, f32), b: &(i32, f32)| b.1.total_cmp(&a.1);
-        // The penalty lowers some: with as many more, none that counts is missed.
-        let wanted = CANDIDATES + PENALTY_WINDOW;
-        if candidates.len() > wanted {
-            candidates.select_nth_unstable_by(wanted - 1, by_logit);
-            candidates.truncate(wanted);
-        }
-        for (token, logit) in &mut candidates {
-            *logit = self.penalised(*token, *logit);
-        }
-        candidates.sort_unstable_by(by_logit);
-        candidates.truncate(CANDIDATES);
-        let Some(&(first, highest)) = candidates.first() else { return 0 };
-        let temperature = self.sampling.temperature;
-        let weights: Vec<f32> = candidates.iter().map(|(_, logit)| ((logit - highest) / temperature).exp()).collect();
-        let total: f32 = weights.iter().sum();
-        // The nucleus: the fewest that have this share.
-        let mut nucleus = 0.0;
-        let mut count = 0;
-        for weight in &weights {
-            nucleus += weight;
-            count += 1;
-            if nucleus >= self.sampling.top_p * total {
-                break;
-            }
-        }
-        let mut left = self.uniform() * nucleus;
-        for ((token, _), weight) in candidates.iter().zip(&weights).take(count) {
+        let mut left = self.uniform() * share;
+        let drawn = weights[..nucleus].iter().find(|(weight, _)| {
             left -= weight;
-            if left <= 0.0 {
-                return *token;
-            }
-        }
-        first
+            left < 0.0
+        });
+        drawn.map_or(likeliest, |(_, token)| *token as usize)
     }
 
-    /// A number from 0 to 1: SplitMix64 (Steele, Lea and Flood 2014).
+    /// A number from 0 to below 1: SplitMix64 (Steele, Lea and Flood 2014).
     fn uniform(&mut self) -> f32 {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.random;
@@ -114,42 +114,102 @@ impl Sampler {
     }
 }
 
-/// The place of the largest value; the first of equals.
-fn argmax(logits: &[f32]) -> i32 {
-    // The maximum first, which vectorises, then where it is.
-    let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    logits.iter().position(|logit| *logit == highest).unwrap_or(0) as i32
+/// The place of the largest number, the first of equals; none where it is not finite.
+fn argmax(logits: &[f32]) -> Option<usize> {
+    // Sixteen maxima side by side, which the compiler makes vector instructions of; then where the largest is.
+    let mut lanes = [f32::NEG_INFINITY; 16];
+    let (chunks, rest) = logits.as_chunks::<16>();
+    let keep = |lane: &mut f32, logit: &f32| *lane = if *logit > *lane { *logit } else { *lane };
+    for chunk in chunks {
+        lanes.iter_mut().zip(chunk).for_each(|(lane, logit)| keep(lane, logit));
+    }
+    lanes.iter_mut().zip(rest).for_each(|(lane, logit)| keep(lane, logit));
+    let highest = lanes.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    if !highest.is_finite() {
+        return None;
+    }
+    logits.iter().position(|logit| *logit == highest)
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn sampler(temperature: f32, top_p: f32, repeat_penalty: f32, seed: u32) -> Sampler {
-        Sampler::new(Sampling { temperature, top_p, repeat_penalty, seed })
+        Sampler::new(&Sampling { temperature, top_p, repeat_penalty, seed })
+    }
+
+    fn choices(mut sampler: Sampler, logits: &[f32], count: usize) -> Vec<i32> {
+        let mut scratch = Scratch::default();
+        (0..count).filter_map(|_| sampler.choose(logits, &mut scratch)).collect()
     }
 
     #[test]
     fn without_temperature_the_likeliest_token_is_chosen() {
-        assert_eq!(sampler(0.0, 1.0, 1.0, 1).choose(&[0.1, 3.0, 2.9]), 1);
+        assert_eq!(choices(sampler(0.0, 0.1, 1.0, 1), &[0.1, 3.0, 2.9], 2), [1, 1]);
     }
 
     #[test]
     fn the_penalty_moves_on_from_a_repeated_token() {
-        let mut sampler = sampler(0.0, 1.0, 1.2, 1);
-        assert_eq!([0; 3].map(|_| sampler.choose(&[0.1, 3.0, 2.9])), [1, 2, 1]);
+        assert_eq!(choices(sampler(0.0, 1.0, 1.2, 1), &[0.1, 3.0, 2.9], 3), [1, 2, 1]);
+        assert_eq!(choices(sampler(0.0, 1.0, 2.0, 1), &[-1.0, -1.5], 3), [0, 1, 0]);
     }
 
     #[test]
-    fn a_seed_repeats_its_choices_and_the_nucleus_bounds_them() {
+    fn the_penalty_forgets_what_is_longer_ago_than_its_window() {
+        let logits: Vec<f32> = (0..200).map(|n| 100.0 - n as f32 * 0.01).collect();
+        let chosen = choices(sampler(0.0, 1.0, 2.0, 1), &logits, 130);
+        assert_eq!(chosen[..65], (0..65).collect::<Vec<i32>>());
+        assert_eq!(chosen[65], 0);
+    }
+
+    #[test]
+    fn a_seed_repeats_its_choices() {
         let logits: Vec<f32> = (0..1000).map(|n| -(n as f32) * 0.5).collect();
-        let draw = |seed| {
-            let mut sampler = sampler(1.0, 0.6, 1.0, seed);
-            (0..50).map(|_| sampler.choose(&logits)).collect::<Vec<_>>()
-        };
+        let draw = |seed| choices(sampler(1.0, 0.95, 1.0, seed), &logits, 50);
         assert_eq!(draw(7), draw(7));
         assert_ne!(draw(7), draw(8));
-        // The first two have 0.63 of the probability.
-        assert!(draw(7).iter().all(|token| *token < 2) && draw(7).contains(&1));
+    }
+
+    #[test]
+    fn draws_follow_the_probabilities() {
+        let logits: Vec<f32> = [0.5f32, 0.3, 0.15, 0.05].map(f32::ln).to_vec();
+        let drawn = choices(sampler(1.0, 1.0, 1.0, 3), &logits, 20_000);
+        for (token, expected) in [(0, 0.5), (1, 0.3), (2, 0.15), (3, 0.05)] {
+            let share = drawn.iter().filter(|drawn| **drawn == token).count() as f32 / 20_000.0;
+            assert!((share - expected).abs() < 0.015, "token {token}: {share} instead of {expected}");
+        }
+    }
+
+    #[test]
+    fn logits_that_are_no_numbers_choose_nothing() {
+        for logits in [vec![], vec![f32::NAN; 20], vec![f32::INFINITY, 1.0], vec![f32::NEG_INFINITY; 3]] {
+            assert!(choices(sampler(0.0, 1.0, 1.0, 1), &logits, 1).is_empty(), "{logits:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_largest_is_found_wherever_it_is(logits in proptest::collection::vec(-100f32..100.0, 1..100)) {
+            let best = argmax(&logits).unwrap();
+            prop_assert!(logits.iter().all(|logit| *logit <= logits[best]));
+            prop_assert!(logits[..best].iter().all(|logit| *logit < logits[best]));
+        }
+
+        #[test]
+        fn only_tokens_of_the_nucleus_are_drawn(
+            logits in proptest::collection::vec(-8f32..8.0, 1..400),
+            top_p in 0.0f32..0.99,
+            seed: u32,
+        ) {
+            let token = choices(sampler(0.8, top_p, 1.0, seed), &logits, 1)[0] as usize;
+            // What is likelier than a token of the nucleus has less than `top_p` of the probability.
+            let weight = |logit: &f32| f64::from(*logit / 0.8).exp();
+            let likelier: f64 = logits.iter().filter(|logit| **logit > logits[token]).map(weight).sum();
+            let all: f64 = logits.iter().map(weight).sum();
+            prop_assert!(likelier <= f64::from(top_p) * all * 1.0001 + 1e-9);
+        }
     }
 }

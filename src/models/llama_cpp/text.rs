@@ -10,17 +10,19 @@ pub(super) struct TextOut {
 }
 
 impl TextOut {
-    /// The text of a sequence that ends before the first of these.
+    /// Text that ends before the first of these; empty ones do not count.
     pub(super) fn new(stop: Vec<String>) -> Self {
-        Self { stop: stop.into_iter().filter(|text| !text.is_empty()).collect(), bytes: Vec::new(), held: String::new() }
+        Self { stop: stop.into_iter().filter(|stop| !stop.is_empty()).collect(), bytes: Vec::new(), held: String::new() }
     }
 
-    /// Takes the bytes of a token. Gives the text that can be shown, and whether a stop text has come.
+    /// Takes the bytes of a token. Gives the text that can be shown, and whether a stop text has come; nothing is held
+    /// back any more then.
     pub(super) fn push(&mut self, bytes: &[u8]) -> (String, bool) {
         self.bytes.extend_from_slice(bytes);
         self.decode(false);
         if let Some(at) = self.stop.iter().filter_map(|stop| self.held.find(stop)).min() {
             self.held.truncate(at);
+            self.bytes.clear();
             return (std::mem::take(&mut self.held), true);
         }
         let keep = self.stop.iter().map(|stop| overlap(&self.held, stop)).max().unwrap_or(0);
@@ -28,42 +30,38 @@ impl TextOut {
         (std::mem::replace(&mut self.held, rest), false)
     }
 
-    /// The rest, at the end.
+    /// What is held back, once it is known that no more comes.
     pub(super) fn finish(&mut self) -> String {
         self.decode(true);
         std::mem::take(&mut self.held)
     }
 
-    /// Moves whole characters to the text. What can become none is replaced, as is what is left at the end.
+    /// Moves whole characters to the text. Bytes that can become no character are replaced, as is what is incomplete
+    /// at the end.
     fn decode(&mut self, end: bool) {
-        loop {
-            match std::str::from_utf8(&self.bytes) {
-                Ok(text) => {
-                    self.held.push_str(text);
-                    return self.bytes.clear();
+        let mut from = 0;
+        for chunk in self.bytes.utf8_chunks() {
+            self.held.push_str(chunk.valid());
+            from += chunk.valid().len();
+            let invalid = chunk.invalid();
+            let last = from + invalid.len() == self.bytes.len();
+            if !invalid.is_empty() {
+                // An incomplete character is invalid only for want of what follows.
+                if last && !end && std::str::from_utf8(invalid).is_err_and(|error| error.error_len().is_none()) {
+                    break;
                 }
-                Err(error) => {
-                    let valid = error.valid_up_to();
-                    self.held.push_str(&String::from_utf8_lossy(&self.bytes[..valid]));
-                    let Some(invalid) = error.error_len().or(end.then_some(self.bytes.len() - valid)) else {
-                        self.bytes.drain(..valid);
-                        return;
-                    };
-                    self.held.push(char::REPLACEMENT_CHARACTER);
-                    self.bytes.drain(..valid + invalid);
-                }
+                self.held.push(char::REPLACEMENT_CHARACTER);
+                from += invalid.len();
             }
         }
+        self.bytes.drain(..from);
     }
 }
 
-/// Bytes at the end of `text` that `stop` begins with.
+/// Bytes at the end of `text` that `stop` begins with, without being all of it.
 fn overlap(text: &str, stop: &str) -> usize {
-    let longest = text.len().min(stop.len() - 1);
-    (1..=longest)
-        .rev()
-        .find(|n| text.is_char_boundary(text.len() - n) && stop.starts_with(&text[text.len() - n..]))
-        .unwrap_or(0)
+    let starts = stop.char_indices().skip(1).map(|(at, _)| at);
+    starts.filter(|&at| text.ends_with(&stop[..at])).max().unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -78,6 +76,20 @@ mod tests {
         assert_eq!(out.push(b"one #"), ("one ".into(), false));
         assert_eq!(out.push(b"# two E"), ("## two ".into(), false));
         assert_eq!(out.push(b"ND more"), (String::new(), true));
+        assert_eq!(out.finish(), "");
+    }
+
+    #[test]
+    fn the_first_of_several_stop_texts_ends_the_text() {
+        let mut out = TextOut::new(vec!["late".into(), "early".into(), String::new()]);
+        assert_eq!(out.push(b"an early and a late one"), ("an ".into(), true));
+    }
+
+    #[test]
+    fn what_was_held_back_in_vain_is_shown_at_the_end() {
+        let mut out = TextOut::new(vec!["END".into()]);
+        assert_eq!(out.push(b"EN"), (String::new(), false));
+        assert_eq!(out.finish(), "EN");
     }
 
     #[test]
@@ -86,28 +98,44 @@ mod tests {
         assert_eq!(out.push(b"a\xffb\xe2\x82"), ("a\u{fffd}b".into(), false));
         assert_eq!(out.push(b"\xac"), ("€".into(), false));
         assert_eq!(out.push(b"\xf0\x9f"), (String::new(), false));
+        assert_eq!(out.push(b"x"), ("\u{fffd}x".into(), false));
+        assert_eq!(out.push(b"\xf0\x9f"), (String::new(), false));
         assert_eq!(out.finish(), "\u{fffd}");
     }
 
     proptest! {
         #[test]
-        fn any_cut_of_a_text_gives_the_same_text(text in "(a|b|ab|é|漢|🦀|##|#){0,40}", cuts in proptest::collection::vec(1usize..5, 1..20)) {
-            let whole = text.find("###").map_or(text.as_str(), |at| &text[..at]);
-            let mut out = TextOut::new(vec!["###".into()]);
-            let mut shown = String::new();
-            let mut rest = text.as_bytes();
-            let mut cuts = cuts.iter().cycle();
-            let mut stopped = false;
-            while !rest.is_empty() && !stopped {
-                let (now, later) = rest.split_at((*cuts.next().unwrap_or(&1)).min(rest.len()));
+        fn any_cut_into_tokens_gives_the_same_text(
+            text in "(a|b|ab|é|漢|🦀|##|#é|#){0,40}",
+            cuts in proptest::collection::vec(1usize..5, 1..20),
+        ) {
+            let stops = ["###", "é#", "ab漢"];
+            let end = stops.iter().filter_map(|stop| text.find(stop)).min();
+            let mut out = TextOut::new(stops.map(String::from).to_vec());
+            let (mut shown, mut stopped, mut rest) = (String::new(), false, text.as_bytes());
+            for cut in cuts.iter().cycle() {
+                if rest.is_empty() || stopped {
+                    break;
+                }
+                let (now, later) = rest.split_at((*cut).min(rest.len()));
                 let (more, stop) = out.push(now);
                 shown.push_str(&more);
                 (rest, stopped) = (later, stop);
             }
-            if !stopped {
-                shown.push_str(&out.finish());
-            }
-            prop_assert_eq!(shown, whole);
+            shown.push_str(&out.finish());
+            prop_assert_eq!(stopped, end.is_some());
+            prop_assert_eq!(shown, &text[..end.unwrap_or(text.len())]);
+        }
+
+        #[test]
+        fn any_bytes_give_what_a_lossy_reading_of_all_of_them_gives(
+            bytes in proptest::collection::vec(prop_oneof![any::<u8>(), Just(0xe2), Just(0x82), Just(0xf0), Just(0x9f)], 0..40),
+            cut in 1usize..5,
+        ) {
+            let mut out = TextOut::new(Vec::new());
+            let mut shown: String = bytes.chunks(cut).map(|token| out.push(token).0).collect();
+            shown.push_str(&out.finish());
+            prop_assert_eq!(shown, String::from_utf8_lossy(&bytes));
         }
     }
 }
