@@ -255,11 +255,12 @@ impl Writer {
         Ok(())
     }
 
-    /// Tells those who wait which operations are visible now.
+    /// Tells those who wait which operations are visible now. What the indexes still lack is told when it is added.
     fn settle(&self, indexes: &Indexes) {
         let mut unpublished = indexes.unpublished.lock();
         let later = unpublished.split_off(&(self.commit + 1));
         let published = std::mem::replace(&mut *unpublished, later);
-        indexes.freshness.settled(published.into_values());
+        let missing = |seq: &u64| self.missing.iter().any(|version| version.seq == *seq);
+        indexes.freshness.settled(published.into_values().filter(|seq| !missing(seq)));
     }
 }

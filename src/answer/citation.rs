@@ -133,12 +133,12 @@ impl Citations {
                     Step::Take(front.len() + length, format!("{kept}{cited}"))
                 }
                 Bracket::Other => {
-                    let shown = format!("{}[", self.gap(stops, front));
+                    let shown = format!("{}[", self.gap(stops, front, false));
                     Step::Take(front.len() + 1, shown)
                 }
             };
         }
-        Step::Take(front.len(), self.gap(stops, front))
+        Step::Take(front.len(), self.gap(stops, front, after.is_empty()))
     }
 
     /// A run of backticks opens code, or closes it where it is as long as the one that opened it.
@@ -157,9 +157,9 @@ impl Citations {
 
     /// Shows stops and white space that no citation follows. Where they end a sentence, its citation is added if it
     /// has none.
-    fn gap(&mut self, stops: usize, front: &str) -> String {
+    fn gap(&mut self, stops: usize, front: &str, end: bool) -> String {
         let (stop, space) = front.split_at(stops);
-        let ends = if stops > 0 { !space.is_empty() } else { space.contains('\n') };
+        let ends = if stops > 0 { end || !space.is_empty() } else { space.contains('\n') };
         if !ends {
             self.sentence.push_str(front);
             return front.to_owned();

@@ -16,9 +16,9 @@ pub const PROMPT_VERSION: u32 = 1;
 pub const NOT_FOUND_ANSWER: &str = "I could not find anything about this in the documents.";
 
 /// Short, because a small model reads it and a slow machine computes it.
-const SYSTEM: &str = "You answer questions about an organisation's documents. Use only the numbered passages. \
-Answer in one to three short sentences, and put the number of the passage you used, like [1], at the end of each \
-sentence. If the passages do not contain the answer, say that you could not find it.";
+const SYSTEM: &str = "You are a helpful assistant who answers questions from the passages of an organisation's documents, \
+in one or two short sentences, with the number of the passage in brackets. If the passages do not say it, you say that \
+you could not find it.";
 
 /// Who says a turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -139,11 +139,11 @@ pub fn render(template: ChatTemplate, system: &str, turns: &[Turn]) -> Vec<Segme
 
 /// The prompt of an answer.
 pub fn answer_prompt(template: ChatTemplate, passages: &[&Passage], earlier: &[Turn], question: &str) -> Vec<Segment> {
-    let mut content = String::from("Passages:\n\n");
+    let mut content = String::new();
     for (n, passage) in (1..).zip(passages) {
         content.push_str(&render_passage(n, passage));
     }
-    content.push_str("Question: ");
+    content.push_str("Answer from the passages above: ");
     content.push_str(question.trim());
     let mut turns = earlier.to_vec();
     turns.push(Turn { role: Role::User, content });

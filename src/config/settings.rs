@@ -417,13 +417,13 @@ pub struct AnswerConfig {
     /// Tokens of output: the most a caller may ask for, and what one gets who asks for no number. Default 256.
     #[garde(range(min = 1))]
     pub max_output_tokens: usize,
-    /// Tokens of evidence packed into a prompt. Default 800.
+    /// Tokens of evidence packed into a prompt. Default 480.
     #[garde(range(min = 64))]
     pub evidence_tokens: usize,
     /// The most tokens of earlier messages in a prompt; they take what the evidence leaves. Default 400.
     #[garde(skip)]
     pub history_tokens: usize,
-    /// Passages packed into a prompt. Default 6.
+    /// Passages packed into a prompt. Default 4.
     #[garde(range(min = 1, max = 99))]
     pub max_passages: usize,
     /// Randomness where the caller asks for none; 0 takes the likeliest token. Default 0.
@@ -432,7 +432,7 @@ pub struct AnswerConfig {
     /// Nucleus sampling: the smallest set of tokens with this much probability. Default 0.95.
     #[garde(range(min = 0.01, max = 1.0))]
     pub top_p: f32,
-    /// Penalty on tokens that were used lately; 1.0 is none. Default 1.1.
+    /// Penalty on tokens that were used lately; 1.0 is none. Default 1.05.
     #[garde(range(min = 1.0, max = 2.0))]
     pub repeat_penalty: f32,
 }
@@ -443,12 +443,12 @@ impl Default for AnswerConfig {
             max_question_tokens: 512,
             max_messages: 20,
             max_output_tokens: 256,
-            evidence_tokens: 800,
+            evidence_tokens: 480,
             history_tokens: 400,
-            max_passages: 6,
+            max_passages: 4,
             temperature: 0.0,
             top_p: 0.95,
-            repeat_penalty: 1.1,
+            repeat_penalty: 1.05,
         }
     }
 }

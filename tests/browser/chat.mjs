@@ -108,7 +108,12 @@ function source(n, title) {
 
 // ---------------------------------------------------------------- desktop, on the real service
 
-const page = await open({ viewport: { width: 1280, height: 800 } });
+const page = await open({ viewport: { width: 1280, height: 800 } }).catch(async (error) => {
+  console.error(`the page at ${origin} cannot be opened, is answerd running there? ${error.message.split("\n")[0]}`);
+  await browser.close();
+  process.exit(1);
+});
+page.setDefaultTimeout(10_000);
 
 await check("the page offers examples and says how many documents there are", async () => {
   await page.locator("#examples button").first().waitFor({ timeout: 60_000 });
@@ -165,8 +170,10 @@ await check("a source opens its document with the passage highlighted", async ()
   ensure(box.y < frame.y + frame.height && box.y + box.height > frame.y, "the passage is not scrolled into sight");
   await shot(page, "4-passage");
   await page.keyboard.press("Escape");
-  await page.locator("#passage").waitFor({ state: "hidden" });
+  await page.locator("#passage").waitFor({ state: "hidden", timeout: 2_000 });
 });
+// Whatever became of it, the checks that follow need the page behind it.
+await page.evaluate(() => document.querySelector("#passage").close());
 
 await check("a follow-up is sent with the conversation so far", async () => {
   await ask(page, "And how many at most?");

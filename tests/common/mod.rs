@@ -94,7 +94,7 @@ impl Home {
                 shell
             }
         };
-        command.arg("--config").arg(config).env("RUST_LOG", "info,tantivy=warn").env("FAILPOINTS", &setup.failpoints);
+        command.arg("--config").arg(config).env("RUST_LOG", "info,tantivy=warn,hnsw_rs=warn,llama-cpp-2=warn").env("FAILPOINTS", &setup.failpoints);
         for line in setup.settings.lines().map(str::trim).filter(|line| !line.is_empty()) {
             let (key, value) = line.split_once('=').expect("key = value");
             let key = format!("ANSWERD__{}", key.trim().replace('.', "__").to_uppercase());

@@ -240,8 +240,9 @@ function stageText({ stage, queue_position: position }, passages) {
   }
 }
 
-function placeOf({ section, page }) {
-  const parts = [...(section ?? [])];
+/** Where in its document a passage is: the headings above it, without the one that is the title. */
+function placeOf({ title, section, page }) {
+  const parts = (section ?? []).filter((heading, at) => at > 0 || heading !== title);
   if (page !== null && page !== undefined) parts.push(`page ${page}`);
   return parts.join(" › ");
 }

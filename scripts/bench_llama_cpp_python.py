@@ -1,0 +1,125 @@
+"""llama.cpp driven directly, as the measure that benches/generation.rs compares the engine with.
+
+Uses the low-level interface of llama-cpp-python (one call of llama_decode a step, the likeliest token from the raw
+logits), so that what is measured is llama.cpp and not the package's own generation loop.
+
+Reads one JSON request a line from standard input and answers each with one JSON line:
+
+    {"mode": "prefill", "prompts": [[1, 2, ...]]}                    time until the logits after the prompt are there
+    {"mode": "decode", "prompts": [[1, 2, ...]], "tokens": 128}      one sequence, after its prompt
+    {"mode": "together", "prompts": [[...], ...], "tokens": 64}      all prompts, then all sequences in one batch a step
+
+The answer has "prefill_seconds", "decode_seconds", "prompt_tokens", "generated_tokens". A prompt may also be a text.
+The first line, before any request, tells the versions.
+"""
+
+import argparse
+import json
+import sys
+import time
+
+import llama_cpp
+import llama_cpp.llama_cpp as api
+import numpy
+
+
+@api.llama_log_callback
+def quiet(_level, _text, _data):
+    pass
+
+
+class Driver:
+    """A model with a context of several sequences."""
+
+    def __init__(self, options):
+        api.llama_log_set(quiet, None)
+        api.llama_backend_init()
+        self.model = api.llama_model_load_from_file(options.model.encode(), api.llama_model_default_params())
+        if not self.model:
+            sys.exit(f"bench: {options.model} cannot be loaded")
+        self.vocab = api.llama_model_get_vocab(self.model)
+        self.vocabulary = api.llama_vocab_n_tokens(self.vocab)
+        self.batch_tokens = options.batch
+        params = api.llama_context_default_params()
+        params.n_ctx = options.sequences * options.context
+        params.n_seq_max = options.sequences
+        params.n_batch = params.n_ubatch = options.batch
+        params.n_threads = params.n_threads_batch = options.threads
+        params.kv_unified = options.unified
+        params.flash_attn_type = options.flash_attention
+        self.context = api.llama_init_from_model(self.model, params)
+        if not self.context:
+            sys.exit("bench: llama.cpp cannot make the context")
+        self.batch = api.llama_batch_init(options.batch, 0, 1)
+
+    def tokens(self, prompt):
+        if not isinstance(prompt, str):
+            return prompt
+        text = prompt.encode()
+        tokens = (api.llama_token * (len(text) + 8))()
+        return list(tokens[: api.llama_tokenize(self.vocab, text, len(text), tokens, len(tokens), False, True)])
+
+    def decode(self, entries):
+        """One step: (token, position, sequence, whether its logits are wanted) each."""
+        batch = self.batch
+        batch.n_tokens = len(entries)
+        for n, (token, position, sequence, logits) in enumerate(entries):
+            batch.token[n] = token
+            batch.pos[n] = position
+            batch.n_seq_id[n] = 1
+            batch.seq_id[n][0] = sequence
+            batch.logits[n] = logits
+        status = api.llama_decode(self.context, batch)
+        if status != 0:
+            sys.exit(f"bench: llama_decode gave {status}")
+
+    def likeliest(self, n):
+        logits = numpy.ctypeslib.as_array(api.llama_get_logits_ith(self.context, n), shape=(self.vocabulary,))
+        return int(logits.argmax())
+
+    def run(self, request):
+        prompts = [self.tokens(prompt) for prompt in request["prompts"]]
+        tokens = request.get("tokens", 1)
+        api.llama_memory_clear(api.llama_get_memory(self.context), False)
+        start = time.perf_counter()
+        next_tokens = []
+        for sequence, prompt in enumerate(prompts):
+            for begin in range(0, len(prompt), self.batch_tokens):
+                chunk = prompt[begin : begin + self.batch_tokens]
+                last = len(prompt) - 1
+                self.decode([(token, begin + n, sequence, begin + n == last) for n, token in enumerate(chunk)])
+            next_tokens.append(self.likeliest(len(chunk) - 1))
+        read = time.perf_counter()
+        positions = [len(prompt) for prompt in prompts]
+        # The first token of each came with the end of its prompt.
+        for step in range(tokens - 1):
+            self.decode([(next_tokens[n], positions[n] + step, n, True) for n in range(len(prompts))])
+            next_tokens = [self.likeliest(n) for n in range(len(prompts))]
+        end = time.perf_counter()
+        return {
+            "mode": request["mode"],
+            "prefill_seconds": read - start,
+            "decode_seconds": end - read,
+            "prompt_tokens": sum(positions),
+            "generated_tokens": tokens * len(prompts),
+        }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="the GGUF file")
+    parser.add_argument("--sequences", type=int, default=8)
+    parser.add_argument("--context", type=int, default=2048, help="tokens of one sequence")
+    parser.add_argument("--batch", type=int, default=512, help="most tokens of a step")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--unified", action="store_true", help="one key-value cache for all sequences")
+    parser.add_argument("--flash-attention", type=int, default=-1, choices=(-1, 0, 1), help="-1 is llama.cpp's choice")
+    driver = Driver(parser.parse_args())
+    print(json.dumps({"llama_cpp_python": llama_cpp.__version__, "system": api.llama_print_system_info().decode()}), flush=True)
+    for line in sys.stdin:
+        if line.strip():
+            print(json.dumps(driver.run(json.loads(line))), flush=True)
+
+
+if __name__ == "__main__":
+    main()
