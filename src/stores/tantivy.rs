@@ -313,3 +313,99 @@ fn failed(doing: &str, error: &TantivyError) -> StoreError {
     }
     StoreError::Failed(text)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MEMORY: usize = 20 << 20;
+
+    fn entry(chunk: ChunkId, title: &str, text: &str) -> LexicalEntry {
+        LexicalEntry { chunk, title: title.to_owned(), section: String::new(), text: text.to_owned() }
+    }
+
+    fn found(snapshot: &LexicalSnapshot, query: &str, allowed: Option<&RoaringBitmap>) -> Vec<ChunkId> {
+        snapshot.search(query, 10, allowed).expect("found").into_iter().map(|hit| hit.chunk).collect()
+    }
+
+    fn filled(folder: &Path) -> LexicalIndex {
+        let (mut index, _) = LexicalIndex::open(folder, MEMORY).expect("it opens");
+        let entries = [
+            entry(1, "Cats", "The cat purrs while it is stroking the sofa"),
+            entry(2, "Dogs", "A dog barked at cats"),
+            entry(3, "Birds", "Swallows fly south"),
+        ];
+        index.apply(&entries, &RoaringBitmap::new(), 5).expect("applied");
+        index
+    }
+
+    #[test]
+    fn words_are_found_in_every_field_by_their_stem_and_accents_make_no_difference() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut index = filled(folder.path());
+        let snapshot =
+            index.apply(&[entry(4, "Caf\u{e9}", "cr\u{e8}me br\u{fb}l\u{e9}e")], &RoaringBitmap::new(), 6).expect("applied");
+        assert_eq!(found(&snapshot, "barking", None), [2]);
+        assert_eq!(found(&snapshot, "cats", None), [1, 2]);
+        assert_eq!(found(&snapshot, "creme BRULEE", None), [4]);
+        assert_eq!(found(&snapshot, "the of and", None), Vec::<ChunkId>::new());
+        assert_eq!(found(&snapshot, "title:cats AND (\"", None), [1, 2]);
+    }
+
+    #[test]
+    fn only_allowed_chunks_are_ranked_and_removed_ones_are_gone() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut index = filled(folder.path());
+        let before = index.snapshot();
+        assert_eq!(found(&before, "cats", Some(&RoaringBitmap::from([2]))), [2]);
+        let after = index.apply(&[], &RoaringBitmap::from([1]), 6).expect("applied");
+        assert_eq!(found(&after, "cats", None), [2]);
+        // A search that has begun goes on with what it began with.
+        assert_eq!(found(&before, "cats", None), [1, 2]);
+        assert_eq!(index.chunks().expect("chunks"), RoaringBitmap::from([2, 3]));
+    }
+
+    #[test]
+    fn a_reopened_index_has_its_chunks_and_its_commit() {
+        let folder = tempfile::tempdir().expect("a folder");
+        drop(filled(folder.path()));
+        let (index, rebuilt) = LexicalIndex::open(folder.path(), MEMORY).expect("it opens");
+        assert_eq!(rebuilt, None);
+        assert_eq!((index.applied().expect("applied"), index.chunks().expect("chunks").len()), (5, 3));
+    }
+
+    #[test]
+    fn a_damaged_index_is_made_anew_and_says_so() {
+        for harm in 0..3 {
+            let folder = tempfile::tempdir().expect("a folder");
+            drop(filled(folder.path()));
+            let meta = folder.path().join("meta.json");
+            let segment = std::fs::read_dir(folder.path())
+                .expect("files")
+                .map(|entry| entry.expect("a file").path())
+                .find(|path| path.extension().is_some_and(|kind| kind == "idx"))
+                .expect("a segment");
+            match harm {
+                0 => std::fs::write(&meta, "{").expect("written"),
+                1 => std::fs::remove_file(&segment).expect("removed"),
+                _ => {
+                    let mut bytes = std::fs::read(&segment).expect("read");
+                    let middle = bytes.len() / 2;
+                    bytes[middle] ^= 0xff;
+                    std::fs::write(&segment, bytes).expect("written");
+                }
+            }
+            let (index, rebuilt) = LexicalIndex::open(folder.path(), MEMORY).expect("it opens");
+            assert!(rebuilt.is_some(), "{harm}");
+            assert!(index.chunks().expect("chunks").is_empty());
+        }
+    }
+
+    #[test]
+    fn a_huge_query_is_cut_to_its_rarest_words() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let index = filled(folder.path());
+        let noise: String = (0..900).map(|n| format!("word{n} ")).collect();
+        assert_eq!(found(&index.snapshot(), &format!("{noise} swallows"), None), [3]);
+    }
+}

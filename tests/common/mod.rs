@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// Longest that anything in a test may take before it counts as hanging. Not a promise of speed.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Where the models are.
 pub fn models() -> PathBuf {
@@ -211,6 +211,22 @@ impl Server {
     pub async fn put(&self, path: &str, media_type: &str, body: impl Into<reqwest::Body>) -> (StatusCode, Value) {
         let request = self.http.put(self.url(path)).header("content-type", media_type).body(body);
         outcome(request.send().await.expect("a response")).await
+    }
+
+    /// Puts a document with the path exactly as given, and gives the whole response.
+    pub fn raw_put(&self, path: &str, body: &str) -> String {
+        use std::io::{Read, Write};
+        let host = self.base.trim_start_matches("http://");
+        let mut stream = std::net::TcpStream::connect(host).expect("a connection");
+        let length = body.len();
+        write!(
+            stream,
+            "PUT {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\n\r\n{body}"
+        )
+        .expect("sent");
+        let mut response = String::new();
+        stream.read_to_string(&mut response).expect("a response");
+        response
     }
 
     /// Puts a Markdown document and waits until it is visible.

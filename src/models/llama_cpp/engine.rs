@@ -151,6 +151,11 @@ impl Running {
         self.sequence.prompt.len() - self.read
     }
 
+    /// Tokens that the slot's cache has to hold: all but the one chosen last.
+    fn computed(&self) -> usize {
+        self.read + self.generated.saturating_sub(1)
+    }
+
     /// Tells the sink how it ended.
     fn finish(mut self, reason: FinishReason) {
         self.sequence.sink.finish(Ok(Finished {
@@ -246,19 +251,19 @@ impl Engine<'_> {
         let Err(reason) = self.compute(running, &shares) else { return };
         // One of them may be at fault: each alone, only that one fails.
         tracing::warn!(reason, sequences = shares.len(), "a step of the engine failed; its sequences are tried alone");
-        let mut failed = Vec::new();
         // From the last, since one that ends is removed.
         for share in shares.iter().rev() {
-            if shares.len() == 1 {
-                failed.push((share.run, reason.clone()));
-            } else if let Err(reason) = self.compute(running, &[*share]) {
-                failed.push((share.run, reason));
+            let run = &running[share.run];
+            let result = if shares.len() == 1 || self.context.length(run.slot) != run.computed() {
+                Err(reason.clone())
+            } else {
+                self.compute(running, &[*share])
+            };
+            if let Err(reason) = result {
+                let run = running.remove(share.run);
+                self.context.clear(run.slot);
+                run.fail(ModelError::Engine(format!("llama.cpp could not compute a step: {reason}")));
             }
-        }
-        for (run, reason) in failed {
-            let run = running.remove(run);
-            self.context.clear(run.slot);
-            run.fail(ModelError::Engine(format!("llama.cpp could not compute a step: {reason}")));
         }
     }
 

@@ -161,6 +161,11 @@ impl<'m> Context<'m> {
         self.held.iter().map(Vec::len).sum()
     }
 
+    /// Tokens in the cache of a slot.
+    pub(super) fn length(&self, slot: usize) -> usize {
+        self.held[slot].len()
+    }
+
     /// Tokens at the beginning of `prompt` that a slot's cache holds.
     pub(super) fn common(&self, slot: usize, prompt: &[i32]) -> usize {
         common(&self.held[slot], prompt)

@@ -396,3 +396,6 @@ fn read_manifest(folder: &Path, options: &VectorOptions) -> Result<Option<Manife
         && manifest.ef_construction == options.ef_construction;
     if same { Ok(Some(manifest)) } else { Err("they were built with other settings".to_owned()) }
 }
+
+#[cfg(test)]
+mod tests;
