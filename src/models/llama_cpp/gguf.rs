@@ -48,6 +48,11 @@ fn damaged(what: impl std::fmt::Display) -> String {
     format!("its header is damaged: {what}. Fetch it again.")
 }
 
+/// More is claimed than the file has, be it that the file was longer once or that the claim is wrong.
+fn too_short(what: impl std::fmt::Display) -> String {
+    format!("it is cut short or damaged: it claims {what}, more than it can hold. Fetch it again.")
+}
+
 struct Header<R> {
     reader: R,
     /// Bytes read so far.
@@ -83,7 +88,7 @@ impl<R: Read> Header<R> {
         let (tensors, entries) = (header.u64()?, header.u64()?);
         let least = entries.saturating_mul(LEAST_ENTRY).saturating_add(tensors.saturating_mul(LEAST_TENSOR));
         if least > header.left() {
-            return Err(damaged(format!("it claims {tensors} tensors and {entries} entries, more than the file can hold")));
+            return Err(too_short(format!("{tensors} tensors and {entries} entries")));
         }
         if tensors == 0 {
             return Err("it has no tensors: it is a vocabulary only. Fetch the model's whole file.".to_owned());
@@ -159,7 +164,7 @@ impl<R: Read> Header<R> {
             9 if depth < DEEPEST_ARRAY => {
                 let (element, count) = (self.u32()?, self.u64()?);
                 if count > self.left() {
-                    return Err(damaged(format!("its entry {key} claims {count} elements, more than the file can hold")));
+                    return Err(too_short(format!("{count} elements in its entry {key}")));
                 }
                 for _ in 0..count {
                     self.skip_value(key, element, depth + 1)?;
@@ -169,7 +174,7 @@ impl<R: Read> Header<R> {
             _ => return Err(damaged(format!("its entry {key} has a value of the unknown kind {kind}"))),
         };
         if bytes > self.left() {
-            return Err(damaged(format!("its entry {key} claims a value of {bytes} bytes, more than the file can hold")));
+            return Err(too_short(format!("{bytes} bytes in its entry {key}")));
         }
         let skipped = io::copy(&mut self.reader.by_ref().take(bytes), &mut io::sink()).map_err(cut)?;
         self.read += skipped;
