@@ -27,7 +27,12 @@ async fn rounds() {
     let mut documents: Vec<(String, String)> = std::fs::read_dir(&folder)
         .expect("the handbook")
         .map(|entry| entry.expect("an entry").path())
-        .map(|path| (path.file_name().expect("a name").to_string_lossy().into_owned(), std::fs::read_to_string(path).expect("text")))
+        .map(|path| {
+            (
+                path.file_name().expect("a name").to_string_lossy().into_owned(),
+                std::fs::read_to_string(path).expect("text"),
+            )
+        })
         .collect();
     documents.sort();
     let home = Home::new();
@@ -78,7 +83,10 @@ async fn rounds() {
         server.kill();
     }
     println!("rounds  acknowledged  lost  doubled  indexes disagree  seconds");
-    println!("{rounds:>6}  {acks:>12}  {lost:>4}  {doubled:>7}  {disagreements:>16}  {:>7.0}", began.elapsed().as_secs_f64());
+    println!(
+        "{rounds:>6}  {acks:>12}  {lost:>4}  {doubled:>7}  {disagreements:>16}  {:>7.0}",
+        began.elapsed().as_secs_f64()
+    );
     assert_eq!((lost, doubled, disagreements), (0, 0, 0));
 }
 

@@ -49,8 +49,10 @@ fn main() {
 
     // Both must compute the same thing.
     let first: Vec<&str> = texts[..8].iter().map(String::as_str).collect();
-    for (ours, theirs) in model.embed(&first).expect("vectors").iter().zip(ready["first"].as_array().expect("vectors")) {
-        let theirs: Vec<f32> = theirs.as_array().expect("a vector").iter().map(|v| v.as_f64().expect("a number") as f32).collect();
+    for (ours, theirs) in model.embed(&first).expect("vectors").iter().zip(ready["first"].as_array().expect("vectors"))
+    {
+        let theirs: Vec<f32> =
+            theirs.as_array().expect("a vector").iter().map(|v| v.as_f64().expect("a number") as f32).collect();
         let cosine: f32 = ours.iter().zip(&theirs).map(|(a, b)| a * b).sum();
         assert!(cosine > 0.9999, "ONNX Runtime computes something else: cosine {cosine}");
     }
@@ -68,7 +70,10 @@ fn main() {
                 scope.spawn(|| {
                     loop {
                         let at = next.fetch_add(4, std::sync::atomic::Ordering::Relaxed);
-                        let Some(batch) = texts.get(at..(at + 4).min(texts.len())).filter(|batch| !batch.is_empty()) else { break };
+                        let Some(batch) = texts.get(at..(at + 4).min(texts.len())).filter(|batch| !batch.is_empty())
+                        else {
+                            break;
+                        };
                         let batch: Vec<&str> = batch.iter().map(String::as_str).collect();
                         model.embed(&batch).expect("vectors");
                     }
@@ -87,4 +92,7 @@ fn main() {
         support::median(&mut theirs)
     );
     println!("ratio {:.2}", support::median(&mut ratios));
+    // The end of its input ends it.
+    drop(input);
+    let _ = other.wait();
 }

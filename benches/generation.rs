@@ -64,7 +64,8 @@ fn main() {
             continue;
         }
         // A round that nobody counts warms caches and clock.
-        let measured: Vec<Round> = (0..=rounds).map(|n| section.round(&engine, reference.as_mut(), n)).skip(1).collect();
+        let measured: Vec<Round> =
+            (0..=rounds).map(|n| section.round(&engine, reference.as_mut(), n)).skip(1).collect();
         section.show(&measured);
     }
     let totals = engine.totals();
@@ -119,8 +120,11 @@ impl Section {
     fn round(self, engine: &LlamaCpp, reference: Option<&mut Reference>, n: usize) -> Round {
         let (lengths, tokens) = self.shape();
         // Other prompts in each round and for each sequence, alike from the first token on: nothing is cached.
-        let prompts: Vec<Vec<i32>> =
-            lengths.iter().enumerate().map(|(k, length)| prompt(engine, n * 31 + k * 7 + self as usize, *length)).collect();
+        let prompts: Vec<Vec<i32>> = lengths
+            .iter()
+            .enumerate()
+            .map(|(k, length)| prompt(engine, n * 31 + k * 7 + self as usize, *length))
+            .collect();
         let figures = |start: Instant, first: Instant, end: Instant, read: usize, generated: usize, after: usize| {
             let (prefill, decode) = ((first - start).as_secs_f64(), (end - first).as_secs_f64());
             match self {
@@ -153,7 +157,7 @@ impl Section {
         // Who comes first alternates, too.
         match reference {
             None => Round { engine: run(engine), reference: None },
-            Some(reference) if n % 2 == 0 => {
+            Some(reference) if n.is_multiple_of(2) => {
                 let own = run(engine);
                 Round { engine: own, reference: Some(measure(reference)) }
             }

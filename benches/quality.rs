@@ -5,7 +5,6 @@
 #[path = "support/mod.rs"]
 mod support;
 
-
 fn main() {
     let folder = support::collections().join("scifact-train");
     let data = support::kept("quality");
@@ -13,5 +12,9 @@ fn main() {
     let report = report.expect("the evaluation runs");
     println!("{report}");
     let ndcg = |mode: &str| report.modes[mode].ndcg_at_10;
-    println!("hybrid against lexical: {:.3}; against vector: {:.3}", ndcg("hybrid") / ndcg("lexical"), ndcg("hybrid") / ndcg("vector"));
+    println!(
+        "hybrid against lexical: {:.3}; against vector: {:.3}",
+        ndcg("hybrid") / ndcg("lexical"),
+        ndcg("hybrid") / ndcg("vector")
+    );
 }

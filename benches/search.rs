@@ -37,7 +37,9 @@ fn main() {
     let queries: Vec<(String, Vec<f32>)> = queries
         .lines()
         .take(QUERIES)
-        .map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON")["text"].as_str().expect("a text").to_owned())
+        .map(|line| {
+            serde_json::from_str::<serde_json::Value>(line).expect("JSON")["text"].as_str().expect("a text").to_owned()
+        })
         .map(|text| (text.clone(), model.embed(&[&text]).expect("a vector").remove(0)))
         .collect();
     support::run(measure(config, queries));
@@ -67,7 +69,12 @@ async fn measure(config: answerd::config::Config, queries: Vec<(String, Vec<f32>
             }
             // The first round only warms the caches.
             if round == 1 {
-                println!("{name:<9} {:>5} {:>8.2} {:>8.2}", 10, percentile(&mut times, 0.5), percentile(&mut times, 0.99));
+                println!(
+                    "{name:<9} {:>5} {:>8.2} {:>8.2}",
+                    10,
+                    percentile(&mut times, 0.5),
+                    percentile(&mut times, 0.99)
+                );
             }
         }
     }
@@ -132,7 +139,13 @@ fn make(data: &std::path::Path, model: &MiniLm) {
                 material[base].1.iter().map(|v| v + ((next() % 2001) as f32 / 1000.0 - 1.0) * 0.02).collect();
             let norm = vector.iter().map(|v| v * v).sum::<f32>().sqrt();
             vector.iter_mut().for_each(|v| *v /= norm);
-            chunks.push(NewChunk { section: Vec::new(), span: start..text.len() - 1, tokens: 0, hash: [0; 32], vector });
+            chunks.push(NewChunk {
+                section: Vec::new(),
+                span: start..text.len() - 1,
+                tokens: 0,
+                hash: [0; 32],
+                vector,
+            });
             text.push('\n');
         }
         let upsert = Upsert {

@@ -184,6 +184,10 @@ if [ -n "$in_doubt" ]; then
     done <<<"$in_doubt"
 fi
 if bench_needed "${1:-}"; then
+    # llama-cpp-python compiles llama.cpp; why without AMX is said in env.sh.
+    if [ "$(uname -m)" = x86_64 ]; then
+        export CFLAGS="-mno-amx-tile -mno-amx-int8 -mno-amx-bf16" CXXFLAGS="-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
+    fi
     make_env "$cache/bench" scripts/bench-requirements.txt "what the benchmarks compare with"
 fi
 say "done: everything needed is in $cache"

@@ -77,8 +77,7 @@ impl Doors {
         detail: Option<Detail>,
         arbiter: &Arbiter,
     ) -> Door<R> {
-        let plan =
-            Plan { name: name.to_owned(), capacity, capacity_reason, policy: self.policy, factory, detail };
+        let plan = Plan { name: name.to_owned(), capacity, capacity_reason, policy: self.policy, factory, detail };
         self.registry.watch(Door::open(plan, &arbiter.handle()))
     }
 }
@@ -216,12 +215,8 @@ impl App {
         self.folders_unseen.send_replace(self.config.folders.len());
         for (n, folder) in self.config.folders.iter().enumerate() {
             let dirty: Arc<Dirty> = Arc::default();
-            let factory = Folder::factory(
-                folder.clone(),
-                Arc::clone(&self.indexes),
-                self.ingestor.clone(),
-                Arc::clone(&dirty),
-            );
+            let factory =
+                Folder::factory(folder.clone(), Arc::clone(&self.indexes), self.ingestor.clone(), Arc::clone(&dirty));
             let path = folder.path.display().to_string();
             let detail: Detail = Arc::new(move || json!({ "path": path }));
             let reason = "one look at the folder at a time";
@@ -332,6 +327,9 @@ impl App {
             tracing::warn!(%error, "the vector graphs could not be saved; the next start builds what is missing");
         }
         self.registry.close();
+        if let Some(engine) = self.asker.as_ref().and_then(|asker| asker.engine.load_full()) {
+            blocking(move || engine.stop()).await;
+        }
         for arbiter in &self.arbiters {
             arbiter.stop();
         }
@@ -360,8 +358,7 @@ async fn open_stores(config: Arc<Config>, model: &dyn models::Embedder) -> Resul
             rebuild_share: index.rebuild_share,
             exact_below: index.exact_below,
         };
-        let (vectors, lost) =
-            VectorIndex::open(&folder.join("vectors"), options).map_err(|error| error.to_string())?;
+        let (vectors, lost) = VectorIndex::open(&folder.join("vectors"), options).map_err(|error| error.to_string())?;
         if let Some(reason) = lost {
             tracing::warn!(reason, "vector graphs are made again from the catalog");
         }

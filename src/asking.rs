@@ -8,10 +8,10 @@ use crate::actors::indexer::Indexes;
 use crate::actors::model_pool::{Generate, ModelPool};
 use crate::actors::model_worker::EngineSlot;
 use crate::actors::retriever::{Found, Mode, Retriever, Search};
+use crate::answer::budget;
 use crate::answer::citation::Citations;
 use crate::answer::log::{AnswerLog, DoneReason, Event, Source, Stage, Writer};
 use crate::answer::prompt::{self, ChatTemplate, Turn};
-use crate::answer::budget;
 use crate::error::ServiceError;
 use crate::freshness::AsOf;
 use crate::models::llama_cpp::LlamaCpp;
@@ -33,7 +33,7 @@ pub struct Question {
     pub messages: Vec<Turn>,
     /// Which documents may be used.
     pub filter: Option<Filter>,
-    /// The most tokens of the answer; capped by [answer] max_output_tokens.
+    /// The most tokens of the answer; capped by `[answer] max_output_tokens`.
     pub max_tokens: Option<usize>,
     /// 0 takes the likeliest token each time.
     pub temperature: Option<f32>,

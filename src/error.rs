@@ -19,7 +19,7 @@ pub enum ServiceError {
     QuestionTooLong {
         /// Tokens of the question.
         tokens: usize,
-        /// [answer] max_question_tokens.
+        /// `[answer] max_question_tokens`.
         limit: usize,
     },
     /// There is no such thing.

@@ -1,4 +1,4 @@
-//! Measures retrieval on a collection in BEIR layout: `corpus.jsonl` (`_id`, `title`, `text`), `queries.jsonl`
+//! Measures retrieval on a collection in BEIR layout: `corpus.jsonl` (`_id` or `id`, `title`, `text`), `queries.jsonl`
 //! (`_id`, `text`) and `qrels.tsv` (query, document, grade, with a header line).
 //!
 //! The documents go through the whole write path, and the queries through the retriever. A document's rank is
@@ -57,7 +57,7 @@ pub struct Measured {
 
 #[derive(Deserialize)]
 struct Entry {
-    #[serde(rename = "_id")]
+    #[serde(rename = "_id", alias = "id")]
     id: String,
     #[serde(default)]
     title: String,
@@ -198,8 +198,7 @@ pub fn ndcg_at(depth: usize, ranking: &[&str], grades: &HashMap<String, f64>) ->
 /// Share of the relevant documents among the first `depth` of a ranking.
 pub fn recall_at(depth: usize, ranking: &[&str], grades: &HashMap<String, f64>) -> f64 {
     let relevant = grades.values().filter(|grade| **grade > 0.0).count();
-    let found =
-        ranking.iter().take(depth).filter(|id| grades.get(**id).is_some_and(|grade| *grade > 0.0)).count();
+    let found = ranking.iter().take(depth).filter(|id| grades.get(**id).is_some_and(|grade| *grade > 0.0)).count();
     if relevant > 0 { found as f64 / relevant as f64 } else { 0.0 }
 }
 

@@ -50,7 +50,11 @@ async fn a_panic_in_a_document_worker_is_tried_again_and_nothing_is_lost() {
 #[tokio::test]
 async fn a_document_that_panics_every_time_is_given_up_with_its_reason_and_the_rest_goes_on() {
     let home = Home::new();
-    let setup = Setup { settings: "ingest.max_attempts = 3".into(), failpoints: "document=3*panic(injected)".into(), ..Setup::default() };
+    let setup = Setup {
+        settings: "ingest.max_attempts = 3".into(),
+        failpoints: "document=3*panic(injected)".into(),
+        ..Setup::default()
+    };
     let server = home.serve(&setup).await;
     let (_, body) = server.put("/v1/documents/poison?wait=true", "text/plain", "poison").await;
     assert_eq!(body["status"], "failed", "{body}");
@@ -108,9 +112,8 @@ async fn a_panic_in_the_retriever_fails_one_search_and_no_stream() {
     let text = "# Narwhals\n\nNarwhals live in Arctic waters and have one long tusk.";
     server.put_visible("narwhals", text).await;
     let stream = server.ask(json!({ "question": "Where do narwhals live?", "max_tokens": 40 })).await;
-    let (events, failed) = tokio::join!(read_events(stream), async {
-        server.post("/v1/search", json!({ "query": "narwhals" })).await
-    });
+    let (events, failed) =
+        tokio::join!(read_events(stream), async { server.post("/v1/search", json!({ "query": "narwhals" })).await });
     // One of the two met the panic, and the other did not notice.
     let stream_failed = events.iter().any(|event| event.name == "error");
     assert_eq!(stream_failed, failed.0 == StatusCode::OK, "{events:?} {failed:?}");
@@ -152,7 +155,9 @@ async fn an_engine_that_panics_fails_its_own_sequences_is_rebuilt_and_takes_the_
     };
     let server = home.serve(&setup).await;
     server.put_visible("narwhals", "# Narwhals\n\nNarwhals live in Arctic waters and have one long tusk.").await;
-    let ask = async || read_events(server.ask(json!({ "question": "Where do narwhals live?", "max_tokens": 40 })).await).await;
+    let ask = async || {
+        read_events(server.ask(json!({ "question": "Where do narwhals live?", "max_tokens": 40 })).await).await
+    };
     let (a, b, c) = tokio::join!(ask(), ask(), ask());
     let failed = [&a, &b, &c].iter().filter(|events| events.iter().any(|event| event.name == "error")).count();
     assert_eq!(failed, 1, "the one that ran: {a:?} {b:?} {c:?}");

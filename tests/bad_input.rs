@@ -14,7 +14,8 @@ async fn every_bad_request_gets_a_problem_that_says_what_to_do() {
 
     // JSON that is none, has unknown fields, or the wrong types.
     let raw = async |path: &str, body: &str| {
-        let request = server.http.post(server.url(path)).header("content-type", "application/json").body(body.to_owned());
+        let request =
+            server.http.post(server.url(path)).header("content-type", "application/json").body(body.to_owned());
         let response = request.send().await.unwrap();
         (response.status(), response.json().await.unwrap_or_default())
     };
@@ -22,7 +23,8 @@ async fn every_bad_request_gets_a_problem_that_says_what_to_do() {
         problem(&raw(path, "{\"question\": ").await, 400, "invalid-json");
         problem(&raw(path, "[]").await, 400, "invalid-json");
     }
-    let detail = problem(&server.post("/v1/answers", json!({ "question": "x", "colour": 1 })).await, 400, "invalid-json");
+    let detail =
+        problem(&server.post("/v1/answers", json!({ "question": "x", "colour": 1 })).await, 400, "invalid-json");
     assert!(detail.contains("colour"), "{detail}");
     let detail = problem(&server.post("/v1/search", json!({ "query": 7 })).await, 400, "invalid-json");
     assert!(detail.contains("string"), "{detail}");
@@ -46,7 +48,8 @@ async fn every_bad_request_gets_a_problem_that_says_what_to_do() {
     problem(&server.delete("/v1/search").await, 405, "method-not-allowed");
     problem(&server.get("/v1/documents?limit=many").await, 422, "invalid-request");
     problem(&server.get("/v1/documents?colour=1").await, 422, "invalid-request");
-    let picky = server.http.post(server.url("/v1/answers")).header("accept", "image/png").json(&json!({ "question": "x" }));
+    let picky =
+        server.http.post(server.url("/v1/answers")).header("accept", "image/png").json(&json!({ "question": "x" }));
     assert_eq!(picky.send().await.unwrap().status(), StatusCode::NOT_ACCEPTABLE);
 
     // Nothing was lost, and it still works.

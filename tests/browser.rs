@@ -18,7 +18,9 @@ async fn the_chat_page_asks_streams_shows_sources_and_stops() {
     }
     let home = Home::new();
     let server = home.serve(&Setup { folder: Some(sample()), ..Setup::default() }).await;
-    server.until("documents", async || server.get("/admin/status").await.1["freshness"]["seq"].as_u64() >= Some(13)).await;
+    server
+        .until("documents", async || server.get("/admin/status").await.1["freshness"]["seq"].as_u64() >= Some(13))
+        .await;
     let shots = home.folder.path().join("shots");
     let node = Command::new("node").arg(folder.join("chat.mjs")).arg(&server.base).arg(&shots).output();
     let output = node.expect("node runs (Debian package nodejs)");

@@ -32,7 +32,9 @@ async fn a_replaced_document_is_swapped_whole_and_its_old_text_is_never_found_ag
     let home = Home::new();
     let server = home.serve(&Setup::default()).await;
     for round in 0..12 {
-        let text = format!("# Report\n\nThe colour of round{round} is marker{round}.\n\n## Details\n\nmarker{round} again, at length.");
+        let text = format!(
+            "# Report\n\nThe colour of round{round} is marker{round}.\n\n## Details\n\nmarker{round} again, at length."
+        );
         server.put_visible("report", &text).await;
         let (_, body) = server.post("/v1/search", json!({ "query": "report colour marker", "limit": 50 })).await;
         let results = body["results"].as_array().unwrap();
@@ -113,7 +115,9 @@ async fn a_failed_revision_says_why_and_leaves_the_old_one_serving() {
     let home = Home::new();
     let server = home.serve(&Setup::default()).await;
     server.put_visible("d", "The original walrus text.").await;
-    let (status, body) = server.put("/v1/documents/d?wait=true", "text/plain", b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0".to_vec()).await;
+    let (status, body) = server
+        .put("/v1/documents/d?wait=true", "text/plain", b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0".to_vec())
+        .await;
     assert_eq!((status, &body["status"]), (StatusCode::OK, &json!("failed")), "{body}");
     assert!(!body["reason"].as_str().unwrap().is_empty());
     assert_eq!(body["served_revision"], 1);

@@ -113,7 +113,8 @@ fn damaged_model_files_are_refused_with_their_name_and_what_to_do() {
         refused(name, "empty");
     }
     let config = fs::read_to_string(copy.path().join("config.json")).unwrap();
-    fs::write(copy.path().join("config.json"), config.replace("\"num_hidden_layers\": 6", "\"num_hidden_layers\": 7")).unwrap();
+    fs::write(copy.path().join("config.json"), config.replace("\"num_hidden_layers\": 6", "\"num_hidden_layers\": 7"))
+        .unwrap();
     refused("model.safetensors", "without a layer");
     assert!(MiniLm::load(copy.path()).is_ok());
 }

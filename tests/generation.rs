@@ -153,7 +153,8 @@ fn plain(engine: &LlamaCpp, text: &str) -> Vec<i32> {
 
 /// A text of many tokens that the model does not soon end.
 fn story(times: usize) -> String {
-    "Day after day the old lighthouse keeper climbed the stairs, lit the lamp, and wrote down what he saw. ".repeat(times)
+    "Day after day the old lighthouse keeper climbed the stairs, lit the lamp, and wrote down what he saw. "
+        .repeat(times)
 }
 
 fn eventually(what: &str, holds: impl Fn() -> bool) {
@@ -276,7 +277,8 @@ fn a_stop_text_ends_the_output_wherever_tokens_end() {
 #[test]
 fn characters_of_several_tokens_are_never_broken() {
     let (engine, _calm) = shared();
-    for line in ["🦀漢字🦀漢字🦀漢字🦀漢字🦀漢字🦀漢字", "Ωmega → Ωmega → Ωmega → Ωmega →", "日本語、日本語、日本語、日本語、"]
+    for line in
+        ["🦀漢字🦀漢字🦀漢字🦀漢字🦀漢字🦀漢字", "Ωmega → Ωmega → Ωmega → Ωmega →", "日本語、日本語、日本語、日本語、"]
     {
         for tokens in 20..24 {
             let (text, finished) = start(engine, &plain(engine, line), tokens, &[]).answer();

@@ -13,7 +13,9 @@ const DOCUMENTS: usize = 12;
 
 async fn fill(server: &Server) {
     for n in 0..DOCUMENTS {
-        server.put_visible(&format!("doc-{n:02}"), &format!("# Number {n}\n\nThe lighthouse keeper wrote entry{n}.")).await;
+        server
+            .put_visible(&format!("doc-{n:02}"), &format!("# Number {n}\n\nThe lighthouse keeper wrote entry{n}."))
+            .await;
     }
 }
 
@@ -27,6 +29,9 @@ async fn check(server: &Server) {
         assert_eq!(found, expected, "{mode}");
     }
 }
+
+/// What is done to a data folder.
+type Damage<'a> = (&'a str, &'a dyn Fn(&Path));
 
 /// Every file below a folder, largest first.
 fn files(folder: &Path) -> Vec<std::path::PathBuf> {
@@ -58,7 +63,7 @@ async fn lost_or_damaged_indexes_are_made_again_from_the_catalog() {
     let server = home.serve(&Setup::default()).await;
     fill(&server).await;
     assert!(server.stop().await.success());
-    let damage: [(&str, &dyn Fn(&Path)); 6] = [
+    let damage: [Damage; 6] = [
         ("lexical index gone", &|state| fs::remove_dir_all(state.join("lexical")).unwrap()),
         ("vector index gone", &|state| fs::remove_dir_all(state.join("vectors")).unwrap()),
         ("vector files cut short", &|state| {
@@ -105,8 +110,10 @@ async fn nothing_acknowledged_is_lost_or_doubled_by_kill_9() {
         let until = round * 8 + 8;
         // Killed while documents are on their way: the moment varies with the round.
         let puts = async {
-            for n in acknowledged..until {
-                let text = format!("# Number {n}\n\nThe lighthouse keeper wrote entry{n}.\n\n{}", "More of it. ".repeat(60));
+            let first = acknowledged;
+            for n in first..until {
+                let text =
+                    format!("# Number {n}\n\nThe lighthouse keeper wrote entry{n}.\n\n{}", "More of it. ".repeat(60));
                 let (status, _) = server.put(&format!("/v1/documents/doc-{n:03}"), "text/markdown", text).await;
                 assert_eq!(status, StatusCode::ACCEPTED);
                 acknowledged = n + 1;
@@ -130,7 +137,10 @@ async fn nothing_acknowledged_is_lost_or_doubled_by_kill_9() {
     }
     for n in 0..acknowledged {
         let (_, body) = server
-            .post("/v1/search", json!({ "query": format!("entry{n}"), "mode": "lexical", "filter": { "id": format!("doc-{n:03}") } }))
+            .post(
+                "/v1/search",
+                json!({ "query": format!("entry{n}"), "mode": "lexical", "filter": { "id": format!("doc-{n:03}") } }),
+            )
             .await;
         let chunks: Vec<(u64, u64)> = body["results"]
             .as_array()

@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 async fn questions_about_the_sample_documents_rest_on_the_right_sources() {
     let home = Home::new();
     let server = home.serve(&Setup { folder: Some(sample()), ..Setup::default() }).await;
-    let files = walkdir::WalkDir::new(sample()).into_iter().filter(|e| e.as_ref().unwrap().file_type().is_file()).count();
+    let files =
+        walkdir::WalkDir::new(sample()).into_iter().filter(|e| e.as_ref().unwrap().file_type().is_file()).count();
     server
         .until("all documents visible", async || {
             let (_, status) = server.get("/admin/status").await;
@@ -45,7 +46,9 @@ async fn questions_about_the_sample_documents_rest_on_the_right_sources() {
         }
         assert!(!text_of(&events).is_empty());
     }
-    println!("{right} of {answerable} answers rest on the right passage; {declined} of {off_topic} others are declined");
+    println!(
+        "{right} of {answerable} answers rest on the right passage; {declined} of {off_topic} others are declined"
+    );
     assert!(right * 10 >= answerable * 9, "{right} of {answerable}");
     assert!(declined >= 1, "a question about something else altogether is declined");
 }

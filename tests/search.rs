@@ -43,9 +43,18 @@ async fn filters_hold_in_every_mode_before_anything_is_ranked() {
     for n in 0..60 {
         let team = ["red", "green", "blue"][n % 3];
         let metadata = json!({ "team": team, "year": 2000 + n, "tags": ["all", format!("t{}", n % 5)] });
-        put(&server, &format!("doc-{n:02}"), if n < 30 { "old" } else { "new" }, metadata, &format!("Quarterly report number {n} of the committee.")).await;
+        put(
+            &server,
+            &format!("doc-{n:02}"),
+            if n < 30 { "old" } else { "new" },
+            metadata,
+            &format!("Quarterly report number {n} of the committee."),
+        )
+        .await;
     }
-    let matching = |wanted: &dyn Fn(usize) -> bool| (0..60).filter(|n| wanted(*n)).map(|n| format!("doc-{n:02}")).collect::<Vec<_>>();
+    let matching = |wanted: &dyn Fn(usize) -> bool| {
+        (0..60).filter(|n| wanted(*n)).map(|n| format!("doc-{n:02}")).collect::<Vec<_>>()
+    };
     let cases: Vec<(Value, Vec<String>)> = vec![
         (json!({ "metadata.team": "red" }), matching(&|n| n % 3 == 0)),
         (json!({ "metadata.team": ["red", "blue"], "collection": "new" }), matching(&|n| n % 3 != 1 && n >= 30)),
@@ -83,14 +92,27 @@ async fn searches_beside_writes_never_show_a_replaced_or_deleted_passage() {
                 .unwrap()
                 .iter()
                 .filter(|p| p["document_id"] == "swap")
-                .map(|p| p["text"].as_str().unwrap().split("version").nth(1).unwrap().split_whitespace().next().unwrap().to_owned())
+                .map(|p| {
+                    p["text"]
+                        .as_str()
+                        .unwrap()
+                        .split("version")
+                        .nth(1)
+                        .unwrap()
+                        .split_whitespace()
+                        .next()
+                        .unwrap()
+                        .to_owned()
+                })
                 .collect();
             assert!(versions.len() <= 1, "two versions at once: {versions:?}");
         }
     };
     let writes = async {
         for n in 0..rounds {
-            let part = |name: &str| format!("## {name}\n\nThe pelican version v{n}x {}\n\n", "and so on at some length ".repeat(30));
+            let part = |name: &str| {
+                format!("## {name}\n\nThe pelican version v{n}x {}\n\n", "and so on at some length ".repeat(30))
+            };
             server.put_visible("swap", &format!("{}{}", part("One"), part("Two"))).await;
             server.delete("/v1/documents/swap?wait=true").await;
             assert!(server.found("pelican", "hybrid").await.is_empty());

@@ -12,10 +12,8 @@ pub fn collections() -> PathBuf {
 
 /// A folder for data that is costly to make, kept between runs.
 pub fn kept(name: &str) -> PathBuf {
-    let cache = std::env::var_os("ANSWERD_CACHE").map_or_else(
-        || PathBuf::from(std::env::var_os("HOME").expect("HOME")).join(".cache/answerd"),
-        PathBuf::from,
-    );
+    let cache = std::env::var_os("ANSWERD_CACHE")
+        .map_or_else(|| PathBuf::from(std::env::var_os("HOME").expect("HOME")).join(".cache/answerd"), PathBuf::from);
     cache.join("bench-data").join(name)
 }
 
@@ -31,7 +29,10 @@ pub fn models() -> PathBuf {
 pub fn config() -> answerd::config::Config {
     let variables = [
         ("ANSWERD__EMBEDDING__MODEL".to_owned(), models().join("all-MiniLM-L6-v2").display().to_string()),
-        ("ANSWERD__MODELS__CHAT__PATH".to_owned(), models().join("SmolLM2-135M-Instruct.Q4_1.gguf").display().to_string()),
+        (
+            "ANSWERD__MODELS__CHAT__PATH".to_owned(),
+            models().join("SmolLM2-135M-Instruct.Q4_1.gguf").display().to_string(),
+        ),
         ("ANSWERD__FOLDERS".to_owned(), "[]".to_owned()),
     ];
     answerd::config::Config::load_with(None, variables).expect("a valid configuration")

@@ -131,17 +131,18 @@ impl DocumentTools {
         let Some(content) = content else { return Ok(None) };
         let (indexes, model) = (Arc::clone(&self.indexes), Arc::clone(&self.model));
         let id = document.clone();
-        let (parsed, chunks) = self.compute.run(move || {
-            fail::fail_point!("document");
-            read(&indexes, &*model, &id, &content)
-        })
-        .await?;
+        let (parsed, chunks) = self
+            .compute
+            .run(move || {
+                fail::fail_point!("document");
+                read(&indexes, &*model, &id, &content)
+            })
+            .await?;
         self.stages.insert(seq, Stage::Parsed);
 
         let catalog = Arc::clone(&self.indexes.catalog);
         let known = blocking(move || catalog.vectors_by_hash(&document)).await?;
-        let mut vectors: Vec<Option<Vec<f32>>> =
-            chunks.iter().map(|chunk| known.get(&chunk.hash).cloned()).collect();
+        let mut vectors: Vec<Option<Vec<f32>>> = chunks.iter().map(|chunk| known.get(&chunk.hash).cloned()).collect();
         let new: Vec<usize> = (0..chunks.len()).filter(|&n| vectors[n].is_none()).collect();
         for some in new.chunks(EMBED_TEXTS) {
             let texts = some.iter().map(|&n| chunks[n].embedded.clone()).collect();
@@ -196,14 +197,11 @@ fn read(
     content: &PendingContent,
 ) -> Result<(ParsedDocument, Vec<Piece>), ProcessError> {
     let config = &indexes.config;
-    let limits =
-        ParseLimits { max_text_bytes: config.ingest.max_text_bytes, max_nesting: config.ingest.max_nesting };
+    let limits = ParseLimits { max_text_bytes: config.ingest.max_text_bytes, max_nesting: config.ingest.max_nesting };
     let input = ParseInput { name: document, media_type: content.media_type.as_deref(), bytes: &content.bytes };
     let parsed = parse(&input, &limits).map_err(|error| ProcessError::Unfit(error.to_string()))?;
-    let limits = chunk::ChunkLimits {
-        max_tokens: config.chunking.max_tokens,
-        overlap_tokens: config.chunking.overlap_tokens,
-    };
+    let limits =
+        chunk::ChunkLimits { max_tokens: config.chunking.max_tokens, overlap_tokens: config.chunking.overlap_tokens };
     let chunks = chunk::chunk(&parsed, &|text| model.count_tokens(text), limits)
         .map_err(|error| ProcessError::Unfit(error.to_string()))?;
     let title = content.title.as_deref().or(parsed.title.as_deref()).unwrap_or_default().to_owned();

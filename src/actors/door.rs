@@ -155,11 +155,8 @@ impl<R: Role> Door<R> {
 
     fn spawn(&self) {
         let inner = Arc::downgrade(&self.0);
-        let addr = Supervisor::start_in_arbiter(&self.0.arbiter, move |_| Host {
-            inner,
-            role: None,
-            pause: Duration::ZERO,
-        });
+        let addr =
+            Supervisor::start_in_arbiter(&self.0.arbiter, move |_| Host { inner, role: None, pause: Duration::ZERO });
         self.0.addr.store(Some(Arc::new(addr)));
     }
 
@@ -397,6 +394,9 @@ impl<R: Role> Host<R> {
     /// Ends this life of the actor; the supervisor begins the next one with the same mailbox.
     fn fall(&mut self, cause: Cause, reason: String, ctx: &mut Context<Self>) {
         let Some(inner) = self.inner.upgrade() else { return ctx.terminate() };
+        if inner.closing.load(Ordering::Relaxed) {
+            return ctx.terminate();
+        }
         tracing::error!(actor = inner.plan.name, ?cause, reason, "the actor is restarted");
         let policy = &inner.plan.policy;
         self.pause = policy.pause(inner.stats.restarting(cause, reason, policy.window));

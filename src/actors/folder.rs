@@ -105,7 +105,10 @@ impl Folder {
         dirty: Arc<Dirty>,
     ) -> Result<Self, String> {
         let root = config.path.canonicalize().map_err(|error| {
-            format!("cannot watch the folder {}: {error}. Make it, or take it out of [[folders]].", config.path.display())
+            format!(
+                "cannot watch the folder {}: {error}. Make it, or take it out of [[folders]].",
+                config.path.display()
+            )
         })?;
         let heard = Arc::clone(&dirty);
         let everything = root.clone();
@@ -124,8 +127,7 @@ impl Folder {
             }
         };
         let watching = |error| format!("cannot watch the folder {}: {error}", root.display());
-        let mut debouncer =
-            new_debouncer(Duration::from_millis(config.debounce_ms), None, hear).map_err(watching)?;
+        let mut debouncer = new_debouncer(Duration::from_millis(config.debounce_ms), None, hear).map_err(watching)?;
         debouncer.watch(&root, RecursiveMode::Recursive).map_err(watching)?;
         dirty.add([root.clone()]);
         let watch = Arc::new(Watch { root, config, indexes, ingestor, dirty });

@@ -54,7 +54,7 @@ impl Indexes {
     /// Nothing is lost by dropping it.
     ///
     /// # Errors
-    /// [`ServiceError::NotYetVisible`] after [search] min_seq_timeout_ms.
+    /// [`ServiceError::NotYetVisible`] after `[search] min_seq_timeout_ms`.
     pub async fn wait_for(&self, min_seq: Option<u64>) -> Result<(), ServiceError> {
         let Some(wanted) = min_seq else { return Ok(()) };
         let limit = Duration::from_millis(self.config.search.min_seq_timeout_ms);

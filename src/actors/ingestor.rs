@@ -30,7 +30,7 @@ pub enum IngestError {
     Backlog {
         /// Operations that wait.
         waiting: usize,
-        /// [ingest] max_pending.
+        /// `[ingest] max_pending`.
         limit: usize,
     },
     /// The catalog could not store it.
@@ -89,7 +89,9 @@ impl Intake {
         for round in 0u32.. {
             let reason = match self.workers.ask_patiently(Process { seq }).await {
                 Ok(()) => return,
-                Err(DoorError::Failed(ProcessError::Unfit(reason))) => return self.give_up(document, seq, reason).await,
+                Err(DoorError::Failed(ProcessError::Unfit(reason))) => {
+                    return self.give_up(document, seq, reason).await;
+                }
                 // A panic may be the document's fault: it gets a limited number of tries.
                 Err(error @ DoorError::Panicked { .. }) => {
                     failures += 1;

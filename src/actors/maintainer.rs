@@ -36,11 +36,8 @@ impl Maintainer {
     /// The factory of the maintainer.
     pub fn factory(indexes: Arc<Indexes>, compute: Arc<Compute>) -> Factory<Self> {
         Arc::new(move || {
-            let saved = Saved {
-                points: indexes.vectors.chunks().len(),
-                commit: indexes.vectors.applied(),
-                at: Instant::now(),
-            };
+            let saved =
+                Saved { points: indexes.vectors.chunks().len(), commit: indexes.vectors.applied(), at: Instant::now() };
             let maintainer = Self {
                 indexes: Arc::clone(&indexes),
                 compute: Arc::clone(&compute),

@@ -87,11 +87,8 @@ impl Retriever {
     /// The factory of the retriever.
     pub fn factory(indexes: Arc<Indexes>, embedder: Door<Embedder>, compute: Arc<Compute>) -> Factory<Self> {
         Arc::new(move || {
-            let retriever = Self {
-                indexes: Arc::clone(&indexes),
-                embedder: embedder.clone(),
-                compute: Arc::clone(&compute),
-            };
+            let retriever =
+                Self { indexes: Arc::clone(&indexes), embedder: embedder.clone(), compute: Arc::clone(&compute) };
             async move { Ok(retriever) }.boxed_local()
         })
     }
@@ -164,8 +161,7 @@ fn find(indexes: &Indexes, view: &View, search: &Search, mode: Mode, as_of: AsOf
     let mut passages = Vec::with_capacity(fused.len());
     for hit in fused {
         // Both are there as long as the view is held.
-        let (Some(version), Some(text)) = (view.documents.of(hit.chunk), indexes.catalog.chunk_text(hit.chunk)?)
-        else {
+        let (Some(version), Some(text)) = (view.documents.of(hit.chunk), indexes.catalog.chunk_text(hit.chunk)?) else {
             continue;
         };
         let stage = |n: usize| hit.ranks.get(n).copied().flatten().map(|(rank, score)| StageScore { rank, score });

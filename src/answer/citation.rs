@@ -289,10 +289,10 @@ fn content_words(text: &str) -> impl Iterator<Item = String> + '_ {
 
 /// English words that say nothing of a sentence's subject.
 const STOP_WORDS: [&str; 48] = [
-    "the", "and", "for", "are", "was", "were", "has", "have", "had", "not", "but", "with", "from", "that", "this", "these",
-    "those", "they", "them", "their", "there", "which", "what", "when", "where", "who", "whom", "how", "why", "can", "could",
-    "may", "might", "must", "shall", "should", "will", "would", "you", "your", "our", "its", "been", "being", "also", "into",
-    "than", "then",
+    "the", "and", "for", "are", "was", "were", "has", "have", "had", "not", "but", "with", "from", "that", "this",
+    "these", "those", "they", "them", "their", "there", "which", "what", "when", "where", "who", "whom", "how", "why",
+    "can", "could", "may", "might", "must", "shall", "should", "will", "would", "you", "your", "our", "its", "been",
+    "being", "also", "into", "than", "then",
 ];
 
 #[cfg(test)]
@@ -318,8 +318,13 @@ mod tests {
 
     #[test]
     fn what_names_no_source_or_one_that_does_not_say_it_is_taken_out_with_its_space() {
-        let (text, report) = whole("The meal limit is 48 euros [1]. Pages are answered in 15 minutes [1, 2] by the engineer on call [7].");
-        assert_eq!(text, "The meal limit is 48 euros [1]. Pages are answered in 15 minutes [2] by the engineer on call.");
+        let (text, report) = whole(
+            "The meal limit is 48 euros [1]. Pages are answered in 15 minutes [1, 2] by the engineer on call [7].",
+        );
+        assert_eq!(
+            text,
+            "The meal limit is 48 euros [1]. Pages are answered in 15 minutes [2] by the engineer on call."
+        );
         assert_eq!((report.kept, report.dropped_unknown, report.dropped_unsupported, report.added), (2, 1, 1, 0));
     }
 
@@ -338,7 +343,9 @@ mod tests {
 
     #[test]
     fn a_sentence_that_rests_on_a_source_is_given_its_number() {
-        let (text, report) = whole("The daily limit for meals is 48 euros. I hope this helps you.\n\n- The engineer answers a page within 15 minutes\n");
+        let (text, report) = whole(
+            "The daily limit for meals is 48 euros. I hope this helps you.\n\n- The engineer answers a page within 15 minutes\n",
+        );
         assert_eq!(
             text,
             "The daily limit for meals is 48 euros [1]. I hope this helps you.\n\n- The engineer answers a page within 15 minutes [2]\n"
@@ -349,7 +356,15 @@ mod tests {
 
     #[test]
     fn code_and_other_brackets_are_left_as_they_are() {
-        for text in ["Use `a[7]` here", "```\nb[9] = 1.\n```", "[x] done", "see [the guide](https://x.test)", "a 4.5 b", "[", "[1"] {
+        for text in [
+            "Use `a[7]` here",
+            "```\nb[9] = 1.\n```",
+            "[x] done",
+            "see [the guide](https://x.test)",
+            "a 4.5 b",
+            "[",
+            "[1",
+        ] {
             assert_eq!(whole(text).0, text);
         }
     }

@@ -124,7 +124,8 @@ pub fn render(template: ChatTemplate, system: &str, turns: &[Turn]) -> Vec<Segme
     for turn in turns {
         match turn.role {
             Role::User => {
-                let text = lead.take().map_or_else(|| turn.content.clone(), |lead| format!("{lead}\n\n{}", turn.content));
+                let text =
+                    lead.take().map_or_else(|| turn.content.clone(), |lead| format!("{lead}\n\n{}", turn.content));
                 say(markers.user, text);
             }
             Role::Assistant => say(markers.assistant, turn.content.clone()),
@@ -193,7 +194,8 @@ pub fn retrieval_query(question: &str, earlier: &[Turn]) -> String {
 
 /// Words that stand for something said before.
 const POINTING: [&str; 16] = [
-    "it", "its", "they", "them", "their", "this", "that", "these", "those", "he", "she", "him", "her", "there", "one", "ones",
+    "it", "its", "they", "them", "their", "this", "that", "these", "those", "he", "she", "him", "her", "there", "one",
+    "ones",
 ];
 /// How a question begins that goes on from the last one.
 const CONTINUING: [&str; 7] = ["and ", "what about", "how about", "but ", "or ", "also ", "so "];
@@ -237,8 +239,14 @@ mod tests {
 
     #[test]
     fn the_newest_turns_are_kept_and_begin_with_the_user() {
-        let turns = [turn(Role::User, "aaaa"), turn(Role::Assistant, "bbbb"), turn(Role::User, "cc"), turn(Role::Assistant, "dd")];
-        let kept = |tokens| newest_within(&turns, tokens, &str::len).iter().map(|t| t.content.clone()).collect::<Vec<_>>();
+        let turns = [
+            turn(Role::User, "aaaa"),
+            turn(Role::Assistant, "bbbb"),
+            turn(Role::User, "cc"),
+            turn(Role::Assistant, "dd"),
+        ];
+        let kept =
+            |tokens| newest_within(&turns, tokens, &str::len).iter().map(|t| t.content.clone()).collect::<Vec<_>>();
         assert_eq!(kept(1000), ["aaaa", "bbbb", "cc", "dd"]);
         assert_eq!(kept(30), ["cc", "dd"]);
         assert_eq!(kept(10), Vec::<String>::new());
@@ -247,7 +255,9 @@ mod tests {
     #[test]
     fn a_question_that_points_back_is_searched_with_the_one_before() {
         let earlier = [turn(Role::User, "What is the limit for meals?"), turn(Role::Assistant, "48 euros.")];
-        for question in ["And for hotels?", "How is it paid?", "Why?", "What about trains to other countries in Europe?"] {
+        for question in
+            ["And for hotels?", "How is it paid?", "Why?", "What about trains to other countries in Europe?"]
+        {
             assert!(retrieval_query(question, &earlier).contains("limit for meals"), "{question}");
         }
         let new = "How many days of parental leave do new fathers get?";

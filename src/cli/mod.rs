@@ -126,7 +126,11 @@ async fn execute(cli: Cli) -> Result<(), String> {
             let target = Target::choose(config, server.server, false).await?;
             let response = target.search(&query, mode, limit).await?;
             target.close().await;
-            if json { print_json(&response) } else { print_passages(&response) }
+            if json {
+                print_json(&response)
+            } else {
+                print_passages(&response)
+            }
             Ok(())
         }
         Command::Ingest { path, collection, server } => {
@@ -136,7 +140,11 @@ async fn execute(cli: Cli) -> Result<(), String> {
         Command::Eval { folder, data, json } => {
             start_log(&config, "warn");
             let report = crate::eval::run(config, &folder, data).await?;
-            if json { print_json(&serde_json::json!(report)) } else { print!("{report}") }
+            if json {
+                print_json(&serde_json::json!(report))
+            } else {
+                print!("{report}")
+            }
             Ok(())
         }
     }
@@ -211,9 +219,9 @@ async fn ask(target: Target, question: String, json: bool) -> Result<(), String>
     if !json {
         println!();
         for source in &sources {
-            let section = source["section"].as_array().map(|parts| {
-                parts.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" > ")
-            });
+            let section = source["section"]
+                .as_array()
+                .map(|parts| parts.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" > "));
             println!(
                 "[{}] {} ({}){}",
                 source["n"],

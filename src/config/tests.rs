@@ -232,14 +232,14 @@ fn settings_that_do_not_go_together_are_refused() {
     refused("[search]\nlexical_weight = 0\nvector_weight = 0.0", "search.vector_weight");
     refused("[index]\nef_construction = 15", "index.ef_construction");
     refused("[models.chat]\nbatch_tokens = 16\nslots = 17", "models.chat.batch_tokens");
-    refused("[models.chat]\ncontext = 1767", "models.chat.context");
+    refused("[models.chat]\ncontext = 1447", "models.chat.context");
     refused("[answer]\nmax_output_tokens = 9223372036854775807", "answer.max_output_tokens");
     refused("[actors]\nrestart_backoff_ms = 20000", "actors.restart_backoff_ms");
     refused(
         "folders = [{ path = 'a', collection = 'a' }, { path = 'b', collection = 'b', prefix = 'b/' }]",
         "folders[1].prefix",
     );
-    assert!(file("[models.chat]\ncontext = 1768").is_ok());
+    assert!(file("[models.chat]\ncontext = 1448").is_ok());
 }
 
 #[test]

@@ -51,9 +51,7 @@ pub enum ChunkError {
     #[error("a chunk must be allowed at least {MIN_TOKENS} tokens, and the limit is {0}")]
     LimitTooSmall(usize),
     /// The overlap is more than half of a chunk.
-    #[error(
-        "the overlap of {overlap} tokens must not be more than half of a chunk of {max} tokens"
-    )]
+    #[error("the overlap of {overlap} tokens must not be more than half of a chunk of {max} tokens")]
     OverlapTooLarge {
         /// Overlap asked for.
         overlap: usize,
@@ -81,10 +79,7 @@ pub fn chunk(
     count_tokens: &dyn Fn(&str) -> usize,
     limits: ChunkLimits,
 ) -> Result<Vec<Chunk>, ChunkError> {
-    let ChunkLimits {
-        max_tokens: max,
-        overlap_tokens: overlap,
-    } = limits;
+    let ChunkLimits { max_tokens: max, overlap_tokens: overlap } = limits;
     if max < MIN_TOKENS {
         return Err(ChunkError::LimitTooSmall(max));
     }
@@ -93,28 +88,15 @@ pub fn chunk(
     }
     let text = doc.text.as_str();
     let sizer = Sizer::new(count_tokens, max);
-    let mut chunks = Chunks {
-        text,
-        sizer: &sizer,
-        limits,
-        out: Vec::new(),
-    };
+    let mut chunks = Chunks { text, sizer: &sizer, limits, out: Vec::new() };
     if doc.format == Format::Text {
         chunks.section(&[], 0..text.len(), 0, &Splitting::Paragraphs);
         return Ok(chunks.out);
     }
-    let body = if doc.format == Format::Markdown {
-        markdown::front_matter_end(text)
-    } else {
-        0
-    };
+    let body = if doc.format == Format::Markdown { markdown::front_matter_end(text) } else { 0 };
     let outline = markdown::outline(text, body);
     for section in join_small(sections(text, body, &outline.headings), text, &sizer) {
-        let path: Vec<String> = section
-            .path
-            .iter()
-            .map(|&at| outline.headings[at].title.clone())
-            .collect();
+        let path: Vec<String> = section.path.iter().map(|&at| outline.headings[at].title.clone()).collect();
         let splitting = Splitting::Blocks(&outline.block_starts);
         chunks.section(&path, section.span, section.head_end, &splitting);
     }
@@ -138,13 +120,7 @@ struct Chunks<'a, 't> {
 
 impl Chunks<'_, '_> {
     /// Cuts one section, whose headings end at `head_end`.
-    fn section(
-        &mut self,
-        path: &[String],
-        span: Range<usize>,
-        head_end: usize,
-        splitting: &Splitting,
-    ) {
+    fn section(&mut self, path: &[String], span: Range<usize>, head_end: usize, splitting: &Splitting) {
         let span = trim(self.text, span);
         let max = self.limits.max_tokens;
         if let Some(tokens) = self.sizer.fits(&self.text[span.clone()]) {
@@ -158,10 +134,7 @@ impl Chunks<'_, '_> {
             // The splitter would make the heading a chunk of its own: it goes with the first
             // chunk of its text, which is cut shorter by that.
             let end = self.segment_end(head.end, span.end, splitting);
-            if let Some(first) = self
-                .split(head.end..end, max - head_size, 0, splitting)
-                .first()
-            {
+            if let Some(first) = self.split(head.end..end, max - head_size, 0, splitting).first() {
                 start = first.end;
                 self.push(path, head.start..first.end);
             }
@@ -178,11 +151,7 @@ impl Chunks<'_, '_> {
     /// The best place to cut within a segment's length: before a block, else at a blank line, a
     /// line break, the end of a sentence, a space, in this order, and only in the second half.
     fn segment_end(&self, start: usize, end: usize, splitting: &Splitting) -> usize {
-        let length = SEGMENT_BYTES.max(
-            self.limits
-                .max_tokens
-                .saturating_mul(SEGMENT_BYTES_PER_TOKEN),
-        );
+        let length = SEGMENT_BYTES.max(self.limits.max_tokens.saturating_mul(SEGMENT_BYTES_PER_TOKEN));
         if end - start <= length {
             return end;
         }
@@ -202,35 +171,19 @@ impl Chunks<'_, '_> {
     }
 
     /// The spans of the chunks of one segment.
-    fn split(
-        &self,
-        segment: Range<usize>,
-        max: usize,
-        overlap: usize,
-        splitting: &Splitting,
-    ) -> Vec<Range<usize>> {
+    fn split(&self, segment: Range<usize>, max: usize, overlap: usize, splitting: &Splitting) -> Vec<Range<usize>> {
         let slice = &self.text[segment.clone()];
         let measured = self.sizer.measure(slice);
-        let Ok(config) = ChunkConfig::new(max)
-            .with_sizer(&measured)
-            .with_overlap(overlap)
-        else {
+        let Ok(config) = ChunkConfig::new(max).with_sizer(&measured).with_overlap(overlap) else {
             // Not reached, as the overlap is at most half of the limit; it would be halved.
             return vec![segment];
         };
-        let span =
-            |(at, chunk): (usize, &str)| segment.start + at..segment.start + at + chunk.len();
+        let span = |(at, chunk): (usize, &str)| segment.start + at..segment.start + at + chunk.len();
         match splitting {
             Splitting::Blocks(_) if markdown::nesting(slice) <= MAX_NESTING => {
-                MarkdownSplitter::new(config)
-                    .chunk_indices(slice)
-                    .map(span)
-                    .collect()
+                MarkdownSplitter::new(config).chunk_indices(slice).map(span).collect()
             }
-            _ => TextSplitter::new(config)
-                .chunk_indices(slice)
-                .map(span)
-                .collect(),
+            _ => TextSplitter::new(config).chunk_indices(slice).map(span).collect(),
         }
     }
 
@@ -257,9 +210,7 @@ impl Chunks<'_, '_> {
         let quarter = self.text.ceil_char_boundary(span.start + span.len() / 4);
         let half = self.text.ceil_char_boundary(span.start + span.len() / 2);
         let window = &self.text[quarter..half];
-        let end = window
-            .rfind('\n')
-            .or_else(|| window.rfind(char::is_whitespace));
+        let end = window.rfind('\n').or_else(|| window.rfind(char::is_whitespace));
         end.map_or(half, |at| quarter + at)
     }
 
@@ -276,11 +227,7 @@ impl Chunks<'_, '_> {
             }
             self.out.pop();
         }
-        self.out.push(Chunk {
-            section: path.to_vec(),
-            tokens,
-            span,
-        });
+        self.out.push(Chunk { section: path.to_vec(), tokens, span });
     }
 }
 
@@ -301,23 +248,13 @@ mod tests {
     }
 
     fn doc(format: Format, text: &str) -> ParsedDocument {
-        ParsedDocument {
-            title: None,
-            text: text.to_owned(),
-            format,
-        }
+        ParsedDocument { title: None, text: text.to_owned(), format }
     }
 
     fn run(text: &str, max_tokens: usize, overlap_tokens: usize) -> Vec<(String, String)> {
-        let limits = ChunkLimits {
-            max_tokens,
-            overlap_tokens,
-        };
+        let limits = ChunkLimits { max_tokens, overlap_tokens };
         let chunks = chunk(&doc(Format::Markdown, text), &words, limits).unwrap();
-        chunks
-            .into_iter()
-            .map(|c| (c.section.join(" > "), text[c.span].to_owned()))
-            .collect()
+        chunks.into_iter().map(|c| (c.section.join(" > "), text[c.span].to_owned())).collect()
     }
 
     fn prose(words: usize) -> String {
@@ -353,66 +290,37 @@ mod tests {
 
     #[test]
     fn a_chunk_knows_the_headings_above_it() {
-        let text = format!(
-            "# A\n\n{p}\n\n## B\n\n{p}\n\n### C\n\n{p}\n\n## D\n\n{p}",
-            p = prose(15)
-        );
+        let text = format!("# A\n\n{p}\n\n## B\n\n{p}\n\n### C\n\n{p}\n\n## D\n\n{p}", p = prose(15));
         let sections: Vec<String> = run(&text, 20, 0).into_iter().map(|c| c.0).collect();
         assert_eq!(sections, ["A", "A > B", "A > B > C", "A > D"]);
     }
 
     #[test]
     fn small_sections_join_under_their_parent_only() {
-        let text = format!(
-            "# A\n\n{}\n\n## B\n\none\n\n## C\n\ntwo\n\n# Z\n\n{}",
-            prose(18),
-            prose(18)
-        );
+        let text = format!("# A\n\n{}\n\n## B\n\none\n\n## C\n\ntwo\n\n# Z\n\n{}", prose(18), prose(18));
         let chunks = run(&text, 20, 0);
-        assert_eq!(
-            chunks[1],
-            ("A".to_owned(), "## B\n\none\n\n## C\n\ntwo".to_owned())
-        );
-        assert_eq!(
-            chunks.iter().map(|c| c.0.as_str()).collect::<Vec<_>>(),
-            ["A", "A", "Z"]
-        );
+        assert_eq!(chunks[1], ("A".to_owned(), "## B\n\none\n\n## C\n\ntwo".to_owned()));
+        assert_eq!(chunks.iter().map(|c| c.0.as_str()).collect::<Vec<_>>(), ["A", "A", "Z"]);
     }
 
     #[test]
     fn a_heading_without_text_goes_with_what_follows() {
         let text = format!("# A\n\n## B\n\n{}", prose(50));
         let chunks = run(&text, 20, 0);
-        assert!(
-            chunks[0].1.starts_with("# A\n\n## B\n\nw0"),
-            "{}",
-            chunks[0].1
-        );
+        assert!(chunks[0].1.starts_with("# A\n\n## B\n\nw0"), "{}", chunks[0].1);
         assert!(chunks.iter().all(|c| c.0 == "A > B"));
     }
 
     #[test]
     fn headings_in_code_make_no_section() {
         let chunks = run("# A\n\n```sh\n# not a heading\n```\n", 20, 0);
-        assert_eq!(
-            chunks,
-            [(
-                "A".to_owned(),
-                "# A\n\n```sh\n# not a heading\n```".to_owned()
-            )]
-        );
+        assert_eq!(chunks, [("A".to_owned(), "# A\n\n```sh\n# not a heading\n```".to_owned())]);
     }
 
     #[test]
     fn the_front_matter_is_in_no_chunk() {
-        assert_eq!(
-            run("---\ntitle: x\n---\nbody", 20, 0),
-            [(String::new(), "body".to_owned())]
-        );
-        let limits = ChunkLimits {
-            max_tokens: 20,
-            overlap_tokens: 0,
-        };
+        assert_eq!(run("---\ntitle: x\n---\nbody", 20, 0), [(String::new(), "body".to_owned())]);
+        let limits = ChunkLimits { max_tokens: 20, overlap_tokens: 0 };
         let text = doc(Format::Text, "---\ntitle: x\n---\nbody");
         assert_eq!(chunk(&text, &words, limits).unwrap()[0].span, 0..21);
     }
@@ -422,33 +330,18 @@ mod tests {
         let rows: String = (0..40).map(|i| format!("| a{i} | b{i} |\n")).collect();
         let table = format!("| x | y |\n| --- | --- |\n{rows}");
         for (_, part) in run(&table, 20, 0) {
-            assert!(
-                part.lines()
-                    .all(|line| line.starts_with('|') && line.ends_with('|')),
-                "{part}"
-            );
+            assert!(part.lines().all(|line| line.starts_with('|') && line.ends_with('|')), "{part}");
         }
         let lines: String = (0..40).map(|i| format!("let a{i} = b{i} ;\n")).collect();
         for (_, part) in run(&format!("```\n{lines}```\n"), 20, 0) {
-            assert!(
-                part.lines()
-                    .all(|line| line == "```" || line.ends_with(';')),
-                "{part}"
-            );
+            assert!(part.lines().all(|line| line == "```" || line.ends_with(';')), "{part}");
         }
     }
 
     #[test]
     fn overlap_repeats_the_end_within_a_section_only() {
-        let text = format!(
-            "# A\n\n{}\n\n# B\n\n{}",
-            prose(60),
-            prose(60).to_uppercase()
-        );
-        let limits = ChunkLimits {
-            max_tokens: 20,
-            overlap_tokens: 5,
-        };
+        let text = format!("# A\n\n{}\n\n# B\n\n{}", prose(60), prose(60).to_uppercase());
+        let limits = ChunkLimits { max_tokens: 20, overlap_tokens: 5 };
         let chunks = chunk(&doc(Format::Markdown, &text), &words, limits).unwrap();
         let mut overlapping = 0;
         for pair in chunks.windows(2) {
@@ -466,10 +359,7 @@ mod tests {
     fn a_count_that_is_more_than_the_sum_of_its_words_still_holds_the_limit() {
         let count = |text: &str| words(text) * 3 / 2;
         let text = prose(500);
-        let limits = ChunkLimits {
-            max_tokens: 20,
-            overlap_tokens: 4,
-        };
+        let limits = ChunkLimits { max_tokens: 20, overlap_tokens: 4 };
         let chunks = chunk(&doc(Format::Text, &text), &count, limits).unwrap();
         check(&text, 0, &chunks, &count, 20);
     }
@@ -477,24 +367,9 @@ mod tests {
     #[test]
     fn limits_nothing_can_fit_are_refused() {
         let text = doc(Format::Text, "x");
-        let run = |max_tokens, overlap_tokens| {
-            chunk(
-                &text,
-                &words,
-                ChunkLimits {
-                    max_tokens,
-                    overlap_tokens,
-                },
-            )
-        };
+        let run = |max_tokens, overlap_tokens| chunk(&text, &words, ChunkLimits { max_tokens, overlap_tokens });
         assert_eq!(run(7, 0), Err(ChunkError::LimitTooSmall(7)));
-        assert_eq!(
-            run(20, 11),
-            Err(ChunkError::OverlapTooLarge {
-                overlap: 11,
-                max: 20
-            })
-        );
+        assert_eq!(run(20, 11), Err(ChunkError::OverlapTooLarge { overlap: 11, max: 20 }));
         assert_eq!(run(20, 10).unwrap().len(), 1);
     }
 
@@ -525,10 +400,7 @@ mod tests {
                     counted.set(counted.get() + part.len());
                     part.len().div_ceil(4)
                 };
-                let limits = ChunkLimits {
-                    max_tokens: 200,
-                    overlap_tokens: 20,
-                };
+                let limits = ChunkLimits { max_tokens: 200, overlap_tokens: 20 };
                 let chunks = chunk(&doc(format, &text), &count, limits).unwrap();
                 check(&text, 0, &chunks, &count, 200);
                 assert!(

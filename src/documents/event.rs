@@ -134,10 +134,7 @@ pub type Metadata = BTreeMap<String, Value>;
 /// A sentence that names the key and the rule.
 pub fn validate_metadata(metadata: &Metadata) -> Result<(), String> {
     if metadata.len() > MAX_METADATA_KEYS {
-        return Err(format!(
-            "metadata has at most {MAX_METADATA_KEYS} keys, and this has {}",
-            metadata.len()
-        ));
+        return Err(format!("metadata has at most {MAX_METADATA_KEYS} keys, and this has {}", metadata.len()));
     }
     for (key, value) in metadata {
         let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
@@ -158,9 +155,7 @@ pub fn validate_metadata(metadata: &Metadata) -> Result<(), String> {
     }
     let bytes = serde_json::to_vec(metadata).map_or(usize::MAX, |json| json.len());
     if bytes > MAX_METADATA_BYTES {
-        return Err(format!(
-            "metadata has at most {MAX_METADATA_BYTES} bytes as JSON, and this has {bytes}"
-        ));
+        return Err(format!("metadata has at most {MAX_METADATA_BYTES} bytes as JSON, and this has {bytes}"));
     }
     Ok(())
 }
@@ -320,8 +315,7 @@ mod tests {
 
     #[test]
     fn metadata_outside_its_limits_is_refused_with_the_key() {
-        let one =
-            |key: &str, value: Value| validate_metadata(&Metadata::from([(key.to_owned(), value)]));
+        let one = |key: &str, value: Value| validate_metadata(&Metadata::from([(key.to_owned(), value)]));
         assert_eq!(one("lang", json!("de")), Ok(()));
         assert_eq!(one("a.b-c_9", json!([1, "x", null, true])), Ok(()));
         assert!(one("", json!(1)).is_err());
@@ -329,11 +323,7 @@ mod tests {
         assert!(one(&"k".repeat(65), json!(1)).is_err());
         assert!(one("deep", json!([[1]])).unwrap_err().contains("deep"));
         assert!(one("map", json!({"a": 1})).is_err());
-        assert!(
-            one("big", json!("x".repeat(17_000)))
-                .unwrap_err()
-                .contains("bytes")
-        );
+        assert!(one("big", json!("x".repeat(17_000))).unwrap_err().contains("bytes"));
         let many = (0..65).map(|i| (format!("k{i}"), json!(i))).collect();
         assert!(validate_metadata(&many).unwrap_err().contains("65"));
     }
@@ -351,41 +341,16 @@ mod tests {
     #[test]
     fn everything_served_changes_the_hash_and_nothing_else() {
         let base = content_hash(&upsert());
-        let same = Upsert {
-            revision: None,
-            id: DocumentId::parse("other").unwrap(),
-            ..upsert()
-        };
+        let same = Upsert { revision: None, id: DocumentId::parse("other").unwrap(), ..upsert() };
         assert_eq!(content_hash(&same), base);
         let changed = [
-            Upsert {
-                content: b"text2".to_vec(),
-                ..upsert()
-            },
-            Upsert {
-                media_type: Some(String::new()),
-                ..upsert()
-            },
-            Upsert {
-                title: Some("t".into()),
-                ..upsert()
-            },
-            Upsert {
-                url: Some("t".into()),
-                ..upsert()
-            },
-            Upsert {
-                collection: "t".into(),
-                ..upsert()
-            },
-            Upsert {
-                metadata: Metadata::from([("k".into(), json!(1))]),
-                ..upsert()
-            },
-            Upsert {
-                metadata: Metadata::from([("k".into(), json!("1"))]),
-                ..upsert()
-            },
+            Upsert { content: b"text2".to_vec(), ..upsert() },
+            Upsert { media_type: Some(String::new()), ..upsert() },
+            Upsert { title: Some("t".into()), ..upsert() },
+            Upsert { url: Some("t".into()), ..upsert() },
+            Upsert { collection: "t".into(), ..upsert() },
+            Upsert { metadata: Metadata::from([("k".into(), json!(1))]), ..upsert() },
+            Upsert { metadata: Metadata::from([("k".into(), json!("1"))]), ..upsert() },
         ];
         let mut hashes: Vec<_> = changed.iter().map(content_hash).collect();
         hashes.push(base);

@@ -144,7 +144,8 @@ fn parse(value: &Value, depth: usize, tests: &mut usize) -> Result<Filter, Strin
             }
             "not" => filters.push(Filter::Not(Box::new(parse(value, depth + 1, tests)?))),
             field => {
-                let known = FIELDS.contains(&field) || field.strip_prefix("metadata.").is_some_and(|key| !key.is_empty());
+                let known =
+                    FIELDS.contains(&field) || field.strip_prefix("metadata.").is_some_and(|key| !key.is_empty());
                 if !known {
                     return Err(format!(
                         "there is no field `{field}`; there are {}, metadata.<key>, and all, any, not to combine",
@@ -194,9 +195,7 @@ fn parse_tests(field: &str, value: &Value) -> Result<Vec<Test>, String> {
             "lt" => Test::Lt(scalar()?),
             "lte" => Test::Lte(scalar()?),
             "exists" => Test::Exists(value.as_bool().ok_or(format!("`exists` of `{field}` takes true or false"))?),
-            "prefix" => {
-                Test::Prefix(value.as_str().ok_or(format!("`prefix` of `{field}` takes a text"))?.to_owned())
-            }
+            "prefix" => Test::Prefix(value.as_str().ok_or(format!("`prefix` of `{field}` takes a text"))?.to_owned()),
             _ => {
                 return Err(format!(
                     "`{field}` has no operator `{operator}`; there are eq, ne, in, not_in, gt, gte, lt, lte, exists, prefix"

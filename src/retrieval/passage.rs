@@ -161,7 +161,9 @@ mod tests {
     #[test]
     fn a_snippet_shows_the_place_that_the_query_is_about_as_plain_text() {
         let filler = "Nothing of interest is said here at all. ".repeat(20);
-        let text = format!("# Limits\n\n{filler}\n\n| Meal | Limit |\n| --- | --- |\n| **Dinner** | [48 euros](https://x.test) |\n\n{filler}");
+        let text = format!(
+            "# Limits\n\n{filler}\n\n| Meal | Limit |\n| --- | --- |\n| **Dinner** | [48 euros](https://x.test) |\n\n{filler}"
+        );
         let snippet = snippet(&text, "limit for dinner", 120);
         assert!(snippet.contains("Dinner · 48 euros"), "{snippet}");
         assert!(snippet.starts_with("… ") && snippet.ends_with(" …"), "{snippet}");

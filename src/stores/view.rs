@@ -25,9 +25,7 @@ impl DocumentTable {
     /// Adds versions, before the view that makes them live is published. One without chunks is never found.
     pub fn add(&self, versions: impl IntoIterator<Item = Version>) {
         let mut table = self.0.write();
-        table.extend(
-            versions.into_iter().filter(|v| !v.chunks.is_empty()).map(|v| (v.chunks.start, Arc::new(v))),
-        );
+        table.extend(versions.into_iter().filter(|v| !v.chunks.is_empty()).map(|v| (v.chunks.start, Arc::new(v))));
     }
 
     /// Removes versions that no view can show any more.

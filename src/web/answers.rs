@@ -17,12 +17,15 @@ use crate::asking::Question;
 
 /// The routes of this file.
 pub fn routes(config: &mut web::ServiceConfig) {
-    config.service(
-        web::resource("/v1/answers").route(web::post().to(ask)).default_service(web::to(method_not_allowed)),
-    );
+    config
+        .service(web::resource("/v1/answers").route(web::post().to(ask)).default_service(web::to(method_not_allowed)));
 }
 
-async fn ask(request: HttpRequest, app: web::Data<App>, question: web::Json<Question>) -> Result<HttpResponse, Problem> {
+async fn ask(
+    request: HttpRequest,
+    app: web::Data<App>,
+    question: web::Json<Question>,
+) -> Result<HttpResponse, Problem> {
     let stream = wants_stream(&request)?;
     let log = app.asker()?.ask(question.into_inner()).await?;
     if stream {
@@ -45,7 +48,8 @@ fn wants_stream(request: &HttpRequest) -> Result<bool, Problem> {
     let Some(accept) = request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok()) else {
         return Ok(false);
     };
-    let accepts = |wanted: &str| accept.split(',').any(|part| part.split(';').next().is_some_and(|t| t.trim() == wanted));
+    let accepts =
+        |wanted: &str| accept.split(',').any(|part| part.split(';').next().is_some_and(|t| t.trim() == wanted));
     if accepts("text/event-stream") {
         return Ok(true);
     }

@@ -101,7 +101,9 @@ async fn put(
             revision: query.revision,
             // What clients send when nobody told them: it says nothing of the document.
             media_type: declared
-                .filter(|t| !t.starts_with("application/x-www-form-urlencoded") && !t.starts_with("application/octet-stream"))
+                .filter(|t| {
+                    !t.starts_with("application/x-www-form-urlencoded") && !t.starts_with("application/octet-stream")
+                })
                 .map(str::to_owned),
             title: query.title,
             url: query.url,
@@ -178,8 +180,7 @@ async fn list(app: web::Data<App>, query: web::Query<ListQuery>) -> Result<HttpR
         let detail = format!("`limit` is {limit}, it must be from 1 to {PAGE_MAX}");
         return Err(Problem::new(Kind::InvalidRequest, detail));
     }
-    let query =
-        DocumentQuery { after: query.after, limit, collection: query.collection, prefix: query.prefix };
+    let query = DocumentQuery { after: query.after, limit, collection: query.collection, prefix: query.prefix };
     let catalog = std::sync::Arc::clone(&app.indexes.catalog);
     let page = blocking(move || catalog.documents(&query)).await.map_err(ServiceError::from)?;
     let documents: Vec<Value> = page.documents.iter().map(|record| describe(&app, record)).collect();

@@ -217,7 +217,6 @@ pub fn unify<B: actix_web::body::MessageBody + 'static>(
     response.into_response(problem.error_response()).map_into_boxed_body()
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -36,8 +36,7 @@ async fn search(app: web::Data<App>, request: web::Json<SearchRequest>) -> Resul
         return invalid("`query` is empty".into());
     }
     if request.query.len() > config.max_query_bytes {
-        let detail =
-            format!("`query` has {} bytes, the limit is {}", request.query.len(), config.max_query_bytes);
+        let detail = format!("`query` has {} bytes, the limit is {}", request.query.len(), config.max_query_bytes);
         return Err(Problem::new(Kind::InvalidRequest, detail).with("limit", config.max_query_bytes));
     }
     if !(1..=config.limit_max).contains(&limit) {
@@ -45,8 +44,7 @@ async fn search(app: web::Data<App>, request: web::Json<SearchRequest>) -> Resul
     }
     app.indexes.wait_for(request.min_seq).await?;
     let began = std::time::Instant::now();
-    let search =
-        Search { query: request.query, mode: request.mode, filter: request.filter, limit, vector: None };
+    let search = Search { query: request.query, mode: request.mode, filter: request.filter, limit, vector: None };
     let found = app.retriever.ask(search).await.map_err(crate::error::ServiceError::from)?;
     Ok(HttpResponse::Ok().json(json!({
         "results": found.passages,

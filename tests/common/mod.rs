@@ -94,7 +94,11 @@ impl Home {
                 shell
             }
         };
-        command.arg("--config").arg(config).env("RUST_LOG", "info,tantivy=warn,hnsw_rs=warn,llama-cpp-2=warn").env("FAILPOINTS", &setup.failpoints);
+        command
+            .arg("--config")
+            .arg(config)
+            .env("RUST_LOG", "info,tantivy=warn,hnsw_rs=warn,llama-cpp-2=warn")
+            .env("FAILPOINTS", &setup.failpoints);
         for line in setup.settings.lines().map(str::trim).filter(|line| !line.is_empty()) {
             let (key, value) = line.split_once('=').expect("key = value");
             let key = format!("ANSWERD__{}", key.trim().replace('.', "__").to_uppercase());
@@ -135,7 +139,11 @@ impl Home {
             if let Some(status) = child.try_wait().expect("wait") {
                 panic!("answerd ended with {status}:\n{}", std::fs::read_to_string(&log).unwrap_or_default());
             }
-            assert!(began.elapsed() < PATIENCE, "answerd does not start:\n{}", std::fs::read_to_string(&log).unwrap_or_default());
+            assert!(
+                began.elapsed() < PATIENCE,
+                "answerd does not start:\n{}",
+                std::fs::read_to_string(&log).unwrap_or_default()
+            );
             tokio::time::sleep(Duration::from_millis(20)).await;
         };
         Server { child, base: format!("http://{}", address.trim()), http: reqwest::Client::new(), log }
@@ -231,8 +239,7 @@ impl Server {
 
     /// Puts a Markdown document and waits until it is visible.
     pub async fn put_visible(&self, id: &str, text: &str) -> Value {
-        let (status, body) =
-            self.put(&format!("/v1/documents/{id}?wait=true"), "text/markdown", text.to_owned()).await;
+        let (status, body) = self.put(&format!("/v1/documents/{id}?wait=true"), "text/markdown", text.to_owned()).await;
         assert_eq!((status, &body["status"]), (StatusCode::OK, &json!("visible")), "{body}");
         body
     }

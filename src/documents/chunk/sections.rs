@@ -30,36 +30,19 @@ impl Section {
 /// without a path.
 pub fn sections(text: &str, body: usize, headings: &[Heading]) -> Vec<Section> {
     let mut sections = Vec::with_capacity(headings.len() + 1);
-    let first = headings
-        .first()
-        .map_or(text.len(), |heading| heading.span.start);
+    let first = headings.first().map_or(text.len(), |heading| heading.span.start);
     if !text[body..first].trim().is_empty() {
-        sections.push(Section {
-            path: Vec::new(),
-            span: body..first,
-            head_end: body,
-            size: 0,
-        });
+        sections.push(Section { path: Vec::new(), span: body..first, head_end: body, size: 0 });
     }
     let mut path: Vec<usize> = Vec::new();
     for (at, heading) in headings.iter().enumerate() {
-        while path
-            .last()
-            .is_some_and(|&above| headings[above].level >= heading.level)
-        {
+        while path.last().is_some_and(|&above| headings[above].level >= heading.level) {
             path.pop();
         }
         path.push(at);
-        let end = headings
-            .get(at + 1)
-            .map_or(text.len(), |next| next.span.start);
+        let end = headings.get(at + 1).map_or(text.len(), |next| next.span.start);
         let head_end = heading.span.end.min(end);
-        sections.push(Section {
-            path: path.clone(),
-            span: heading.span.start..end,
-            head_end,
-            size: 0,
-        });
+        sections.push(Section { path: path.clone(), span: heading.span.start..end, head_end, size: 0 });
     }
     sections
 }
@@ -74,12 +57,7 @@ pub fn join_small(sections: Vec<Section>, text: &str, sizer: &Sizer) -> Vec<Sect
             joined.push(section);
             continue;
         };
-        let common = last
-            .path
-            .iter()
-            .zip(&section.path)
-            .take_while(|(a, b)| a == b)
-            .count();
+        let common = last.path.iter().zip(&section.path).take_while(|(a, b)| a == b).count();
         // Below the last one, or beside it.
         let related = common + 1 >= section.path.len() && common + 1 >= last.path.len();
         let small = last.size.min(section.size) * 4 < sizer.max();

@@ -25,11 +25,7 @@ pub struct Sizer<'a> {
 impl<'a> Sizer<'a> {
     /// For chunks of at most `max` tokens.
     pub fn new(count_tokens: &'a dyn Fn(&str) -> usize, max: usize) -> Sizer<'a> {
-        Sizer {
-            count_tokens,
-            max,
-            cache: RefCell::default(),
-        }
+        Sizer { count_tokens, max, cache: RefCell::default() }
     }
 
     /// Most tokens in a chunk.
@@ -50,11 +46,7 @@ impl<'a> Sizer<'a> {
     /// the limit.
     pub fn size(&self, text: &str) -> usize {
         let least = text.len().div_ceil(MAX_BYTES_PER_TOKEN);
-        if least > self.max {
-            least
-        } else {
-            (self.count_tokens)(text).max(least)
-        }
+        if least > self.max { least } else { (self.count_tokens)(text).max(least) }
     }
 
     /// Tokens of `text`, however many.
@@ -78,11 +70,7 @@ impl<'a> Sizer<'a> {
             });
             pieces.push((start + piece.len(), tokens));
         }
-        Measured {
-            start: segment.as_ptr() as usize,
-            length: segment.len(),
-            pieces,
-        }
+        Measured { start: segment.as_ptr() as usize, length: segment.len(), pieces }
     }
 }
 
@@ -106,10 +94,7 @@ impl ChunkSizer for Measured {
         let to = (from + part.len()).min(self.length);
         // Pieces that end after `from` and begin before `to`.
         let first = self.pieces.partition_point(|&(end, _)| end <= from);
-        let last = self
-            .pieces
-            .partition_point(|&(end, _)| end < to)
-            .min(self.pieces.len().saturating_sub(1));
+        let last = self.pieces.partition_point(|&(end, _)| end < to).min(self.pieces.len().saturating_sub(1));
         let before = first.checked_sub(1).map_or(0, |at| self.pieces[at].1);
         let until = self.pieces.get(last).map_or(0, |piece| piece.1);
         until.saturating_sub(before).max(least)

@@ -1,4 +1,4 @@
-//! HTML to the Markdown of its main content, with htmd. [`super::html_subset`] goes first and bounds
+//! HTML to the Markdown of its main content, with htmd. `html_subset` goes first and bounds
 //! what the conversion can cost; this file says which part of a page is kept and how tables and
 //! code look. Follows no link and runs no script.
 
@@ -54,21 +54,11 @@ const SUBSET: &[&str] = &[
 /// The charset a page declares in its first bytes, `<meta charset=x>` or
 /// `<meta http-equiv=content-type content="text/html; charset=x">`.
 pub fn charset(head: &[u8]) -> Option<String> {
-    let head: String = head
-        .iter()
-        .map(|&b| b.to_ascii_lowercase() as char)
-        .collect();
+    let head: String = head.iter().map(|&b| b.to_ascii_lowercase() as char).collect();
     let declared = head.split("<meta").skip(1).find_map(|meta| {
         let (_, value) = meta.split('>').next()?.split_once("charset")?;
-        let value = value
-            .trim_start()
-            .strip_prefix('=')?
-            .trim_start()
-            .trim_start_matches(['"', '\'']);
-        let label: String = value
-            .chars()
-            .take_while(|c| c.is_ascii_alphanumeric() || "-_:.".contains(*c))
-            .collect();
+        let value = value.trim_start().strip_prefix('=')?.trim_start().trim_start_matches(['"', '\'']);
+        let label: String = value.chars().take_while(|c| c.is_ascii_alphanumeric() || "-_:.".contains(*c)).collect();
         (!label.is_empty()).then_some(label)
     })?;
     // A page that can be read this far as single bytes is not UTF-16, whatever it says.
@@ -93,8 +83,7 @@ pub fn begins_as_html(text: &str) -> bool {
         rest = after.trim_start();
     }
     ["<!doctype html", "<html"].iter().any(|start| {
-        rest.get(..start.len())
-            .is_some_and(|head| head.eq_ignore_ascii_case(start))
+        rest.get(..start.len()).is_some_and(|head| head.eq_ignore_ascii_case(start))
             && !rest[start.len()..].starts_with(|c: char| c.is_ascii_alphanumeric() || c == '-')
     })
 }
@@ -118,10 +107,7 @@ pub fn has_tags(text: &str) -> bool {
 pub fn parse(html: &str, limits: &ParseLimits) -> Result<ParsedDocument, ParseError> {
     let subset = reduce(html, limits.max_nesting).map_err(|TooDeep| ParseError::Malformed {
         format: "HTML",
-        reason: format!(
-            "its elements are nested more than {} deep",
-            limits.max_nesting
-        ),
+        reason: format!("its elements are nested more than {} deep", limits.max_nesting),
     })?;
     let state = Arc::new(Mutex::new(State::default()));
     let whole = convert(&converter(&state), &subset.html)?;
@@ -133,33 +119,18 @@ pub fn parse(html: &str, limits: &ParseLimits) -> Result<ParsedDocument, ParseEr
     let text = if main.trim().is_empty() { whole } else { main };
     let text = text.trim().to_owned();
     if text.is_empty() {
-        return Err(ParseError::Empty(
-            "the page has no text outside of scripts, navigation and hidden parts",
-        ));
+        return Err(ParseError::Empty("the page has no text outside of scripts, navigation and hidden parts"));
     }
     let stated = match &subset.title {
         Some(title) => markdown::tidy_title(&decode_entities(title)?),
         None => String::new(),
     };
-    let title = if stated.is_empty() {
-        markdown::title(&text)
-    } else {
-        Some(stated)
-    };
-    Ok(ParsedDocument {
-        title,
-        text,
-        format: Format::Html,
-    })
+    let title = if stated.is_empty() { markdown::title(&text) } else { Some(stated) };
+    Ok(ParsedDocument { title, text, format: Format::Html })
 }
 
 fn convert(converter: &HtmlToMarkdown, html: &str) -> Result<String, ParseError> {
-    converter
-        .convert(html)
-        .map_err(|error| ParseError::Malformed {
-            format: "HTML",
-            reason: error.to_string(),
-        })
+    converter.convert(html).map_err(|error| ParseError::Malformed { format: "HTML", reason: error.to_string() })
 }
 
 /// Plain text of a piece of HTML without elements.
@@ -172,10 +143,7 @@ fn decode_entities(text: &str) -> Result<String, ParseError> {
             })
             .build()
     });
-    convert(
-        &PLAIN,
-        &format!("<code>{}</code>", text.replace('<', "&lt;")),
-    )
+    convert(&PLAIN, &format!("<code>{}</code>", text.replace('<', "&lt;")))
 }
 
 /// What the handlers know of a page while it is converted; one page, one state, one thread.
@@ -219,36 +187,18 @@ fn converter(state: &Arc<Mutex<State>>) -> HtmlToMarkdown {
         .add_handler(vec!["code"], on(code))
         .skip_tags(vec!["nav", "aside"])
         // Added last, so asked first.
-        .add_handler(
-            SUBSET.to_vec(),
-            |handlers: &dyn Handlers, element: Element| {
-                let hidden = element
-                    .attrs
-                    .iter()
-                    .any(|attribute| &*attribute.name.local == "hidden");
-                if hidden {
-                    None
-                } else {
-                    handlers.fallback(element)
-                }
-            },
-        )
+        .add_handler(SUBSET.to_vec(), |handlers: &dyn Handlers, element: Element| {
+            let hidden = element.attrs.iter().any(|attribute| &*attribute.name.local == "hidden");
+            if hidden { None } else { handlers.fallback(element) }
+        })
         .build()
 }
 
 /// `<main>` and `<article>`: remembers the outermost ones.
-fn content(
-    state: &Mutex<State>,
-    handlers: &dyn Handlers,
-    element: Element,
-) -> Option<HandlerResult> {
+fn content(state: &Mutex<State>, handlers: &dyn Handlers, element: Element) -> Option<HandlerResult> {
     let is_main = element.tag == "main";
     let depth = |state: &mut State, change: isize| {
-        let depth = if is_main {
-            &mut state.main_depth
-        } else {
-            &mut state.article_depth
-        };
+        let depth = if is_main { &mut state.main_depth } else { &mut state.article_depth };
         *depth = depth.saturating_add_signed(change);
         *depth
     };
@@ -256,35 +206,20 @@ fn content(
     let result = handlers.fallback(element);
     let mut state = lock(state);
     if depth(&mut state, -1) == 0 {
-        let markdown = result
-            .as_ref()
-            .map(|r| r.content.trim().to_owned())
-            .filter(|content| !content.is_empty());
-        let found = if is_main {
-            &mut state.mains
-        } else {
-            &mut state.articles
-        };
+        let markdown = result.as_ref().map(|r| r.content.trim().to_owned()).filter(|content| !content.is_empty());
+        let found = if is_main { &mut state.mains } else { &mut state.articles };
         found.extend(markdown);
     }
     result
 }
 
 /// `<header>` and `<footer>` belong to the page outside of its content, and to the content inside.
-fn page_frame(
-    state: &Mutex<State>,
-    handlers: &dyn Handlers,
-    element: Element,
-) -> Option<HandlerResult> {
+fn page_frame(state: &Mutex<State>, handlers: &dyn Handlers, element: Element) -> Option<HandlerResult> {
     let inside = {
         let state = lock(state);
         state.main_depth + state.article_depth > 0
     };
-    if inside {
-        handlers.fallback(element)
-    } else {
-        None
-    }
+    if inside { handlers.fallback(element) } else { None }
 }
 
 /// Code with its own line breaks: always a fenced block, so that nothing in it is read as Markdown.
@@ -302,9 +237,7 @@ fn pre(state: &Mutex<State>, handlers: &dyn Handlers, element: Element) -> Optio
         if !outermost {
             return Some(result);
         }
-        own_language
-            .or(state.pre_language.take())
-            .unwrap_or_default()
+        own_language.or(state.pre_language.take()).unwrap_or_default()
     };
     let code = result.content.trim_matches('\n');
     if code.trim().is_empty() {
@@ -329,10 +262,7 @@ fn code(state: &Mutex<State>, handlers: &dyn Handlers, element: Element) -> Opti
 
 /// The language of code: the subset leaves no other class than `language-x`.
 fn class_language(element: &Element) -> Option<String> {
-    let class = element
-        .attrs
-        .iter()
-        .find(|attribute| &*attribute.name.local == "class")?;
+    let class = element.attrs.iter().find(|attribute| &*attribute.name.local == "class")?;
     class.value.strip_prefix("language-").map(str::to_owned)
 }
 
@@ -345,11 +275,7 @@ fn table(state: &Mutex<State>, handlers: &dyn Handlers, element: Element) -> Opt
     (!markdown.is_empty()).then(|| format!("\n\n{markdown}\n\n").into())
 }
 
-fn table_part(
-    state: &Mutex<State>,
-    handlers: &dyn Handlers,
-    element: Element,
-) -> Option<HandlerResult> {
+fn table_part(state: &Mutex<State>, handlers: &dyn Handlers, element: Element) -> Option<HandlerResult> {
     if lock(state).tables.is_empty() {
         return handlers.fallback(element);
     }
@@ -388,18 +314,9 @@ mod tests {
 
     #[test]
     fn main_goes_before_a_sole_article_and_that_before_the_body() {
-        assert_eq!(
-            text("<body>x<article>a</article><main>m</main></body>"),
-            "m"
-        );
-        assert_eq!(
-            text("<body>x<article>a<article>b</article></article></body>"),
-            "a\n\nb"
-        );
-        assert_eq!(
-            text("<body>x<article>a</article><article>b</article></body>"),
-            "x\n\na\n\nb"
-        );
+        assert_eq!(text("<body>x<article>a</article><main>m</main></body>"), "m");
+        assert_eq!(text("<body>x<article>a<article>b</article></article></body>"), "a\n\nb");
+        assert_eq!(text("<body>x<article>a</article><article>b</article></body>"), "x\n\na\n\nb");
         assert_eq!(text("<body>x<main> </main></body>"), "x");
     }
 
@@ -410,9 +327,7 @@ mod tests {
             <svg><text>s</text></svg><script>j</script><template>t</template><noscript>n</noscript><footer>f</footer>";
         assert_eq!(text(html), "text\n\nName");
         assert_eq!(
-            text(
-                "<header>logo</header><article><header><h1>T</h1></header>x<footer>by me</footer></article>"
-            ),
+            text("<header>logo</header><article><header><h1>T</h1></header>x<footer>by me</footer></article>"),
             "# T\n\nx\n\nby me"
         );
     }
@@ -421,88 +336,53 @@ mod tests {
     fn headings_lists_quotes_and_links_become_markdown() {
         let html = "<h2>A <em>b</em></h2><p>See <a href=/x>the page</a>, <img alt='a chart' src=c>.</p>\
             <ul><li>one<li>two<ul><li>deep</ul></ul><ol start=3><li>three</ol><blockquote>q</blockquote>";
-        assert_eq!(
-            text(html),
-            "## A b\n\nSee the page, a chart.\n\n- one\n- two\n  - deep\n\n3. three\n\n> q"
-        );
+        assert_eq!(text(html), "## A b\n\nSee the page, a chart.\n\n- one\n- two\n  - deep\n\n3. three\n\n> q");
     }
 
     #[test]
     fn tables_keep_their_rows() {
         let html = "<table><caption>Fees</caption><thead><tr><th>A</th><th>B|C</th></tr></thead>\
             <tr><td><p>1</p><p>2</p></td><td>long</td></tr><tr hidden><td>h</td><td>h</td></tr></table>";
-        assert_eq!(
-            text(html),
-            "Fees\n\n| A | B\\|C |\n| --- | --- |\n| 1 2 | long |"
-        );
-        assert_eq!(
-            text("<table><tr><td>a<td>b<tr><td>c<td>d</table>"),
-            "| a | b |\n| --- | --- |\n| c | d |"
-        );
+        assert_eq!(text(html), "Fees\n\n| A | B\\|C |\n| --- | --- |\n| 1 2 | long |");
+        assert_eq!(text("<table><tr><td>a<td>b<tr><td>c<td>d</table>"), "| a | b |\n| --- | --- |\n| c | d |");
     }
 
     #[test]
     fn a_table_for_layout_is_taken_apart() {
-        let html = "<table><tr><td><h1>T</h1><p>x</p></td><td><table><tr><th>A<th>B<tr><td>1<td>2</table></td></tr></table>";
-        assert_eq!(
-            text(html),
-            "# T\n\nx\n\n| A | B |\n| --- | --- |\n| 1 | 2 |"
-        );
+        let html =
+            "<table><tr><td><h1>T</h1><p>x</p></td><td><table><tr><th>A<th>B<tr><td>1<td>2</table></td></tr></table>";
+        assert_eq!(text(html), "# T\n\nx\n\n| A | B |\n| --- | --- |\n| 1 | 2 |");
     }
 
     #[test]
     fn code_is_fenced_with_its_language_and_verbatim() {
         let html = "<pre><code class='language-rust hl'>fn a() {\n    <span>b</span>(\"_*\");\n}</code></pre>";
         assert_eq!(text(html), "```rust\nfn a() {\n    b(\"_*\");\n}\n```");
-        assert_eq!(
-            text("<pre>~/bin\n# not a heading<br>```</pre>"),
-            "````\n~/bin\n# not a heading\n```\n````"
-        );
+        assert_eq!(text("<pre>~/bin\n# not a heading<br>```</pre>"), "````\n~/bin\n# not a heading\n```\n````");
         assert_eq!(text("<p>Run <code>make_it</code></p>"), "Run `make_it`");
     }
 
     #[test]
     fn the_title_is_plain_text() {
-        assert_eq!(
-            page("<title> A_b &amp;\n *c* </title><p>x")
-                .title
-                .as_deref(),
-            Some("A_b & *c*")
-        );
-        assert_eq!(
-            page("<p>x<h1>The <b>first</b></h1>").title.as_deref(),
-            Some("The first")
-        );
+        assert_eq!(page("<title> A_b &amp;\n *c* </title><p>x").title.as_deref(), Some("A_b & *c*"));
+        assert_eq!(page("<p>x<h1>The <b>first</b></h1>").title.as_deref(), Some("The first"));
         assert_eq!(page("<title></title><p>x").title, None);
     }
 
     #[test]
     fn a_page_without_text_is_empty_and_one_nested_too_deep_malformed() {
         let limits = ParseLimits::default();
-        assert!(matches!(
-            parse("<html><script>app()</script><nav>x</nav>", &limits),
-            Err(ParseError::Empty(_))
-        ));
+        assert!(matches!(parse("<html><script>app()</script><nav>x</nav>", &limits), Err(ParseError::Empty(_))));
         let error = parse(&"<div>".repeat(100_000), &limits).unwrap_err();
-        assert!(
-            error.to_string().contains("nested more than 256 deep"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("nested more than 256 deep"), "{error}");
     }
 
     #[test]
     fn the_deepest_allowed_page_of_each_element_fits_a_small_stack() {
-        for (open, times) in [
-            ("<div>", 256),
-            ("<table><tr><td>", 64),
-            ("<ul><li>", 128),
-            ("<blockquote><p>", 256),
-            ("<article>", 256),
-        ] {
-            assert!(
-                text(&format!("{}x", open.repeat(times))).ends_with('x'),
-                "{open}"
-            );
+        for (open, times) in
+            [("<div>", 256), ("<table><tr><td>", 64), ("<ul><li>", 128), ("<blockquote><p>", 256), ("<article>", 256)]
+        {
+            assert!(text(&format!("{}x", open.repeat(times))).ends_with('x'), "{open}");
         }
     }
 
@@ -515,14 +395,8 @@ mod tests {
 
     #[test]
     fn the_charset_of_a_page_is_found() {
-        assert_eq!(
-            charset(b"<head><META CHARSET = \"Shift_JIS\">").as_deref(),
-            Some("shift_jis")
-        );
-        assert_eq!(
-            charset(b"<meta http-equiv=Content-Type content='text/html; charset=gbk'>").as_deref(),
-            Some("gbk")
-        );
+        assert_eq!(charset(b"<head><META CHARSET = \"Shift_JIS\">").as_deref(), Some("shift_jis"));
+        assert_eq!(charset(b"<meta http-equiv=Content-Type content='text/html; charset=gbk'>").as_deref(), Some("gbk"));
         assert_eq!(charset(b"<p>charset=gbk"), None);
         assert_eq!(charset(b"<meta charset=utf-16>"), None);
     }

@@ -51,8 +51,7 @@ enum Kind {
 
 fn kind(name: &str) -> Kind {
     match name {
-        "script" | "style" | "noscript" | "iframe" | "noembed" | "noframes" | "textarea"
-        | "xmp" => Kind::Raw,
+        "script" | "style" | "noscript" | "iframe" | "noembed" | "noframes" | "textarea" | "xmp" => Kind::Raw,
         "title" => Kind::Title,
         "h1" => Kind::Block("h1"),
         "h2" => Kind::Block("h2"),
@@ -72,10 +71,8 @@ fn kind(name: &str) -> Kind {
         "footer" => Kind::Block("footer"),
         "nav" => Kind::Block("nav"),
         "aside" => Kind::Block("aside"),
-        "div" | "section" | "address" | "center" | "details" | "dialog" | "fieldset"
-        | "figcaption" | "figure" | "form" | "hgroup" | "legend" | "search" | "summary" => {
-            Kind::Block("div")
-        }
+        "div" | "section" | "address" | "center" | "details" | "dialog" | "fieldset" | "figcaption" | "figure"
+        | "form" | "hgroup" | "legend" | "search" | "summary" => Kind::Block("div"),
         "p" => Kind::Flow("p"),
         "li" => Kind::Flow("li"),
         "dt" => Kind::Flow("dt"),
@@ -87,10 +84,10 @@ fn kind(name: &str) -> Kind {
         "tr" => Kind::TablePart("tr"),
         "th" => Kind::TablePart("th"),
         "td" => Kind::TablePart("td"),
-        "template" | "svg" | "math" | "canvas" | "object" | "audio" | "video" | "map"
-        | "button" | "select" | "datalist" | "output" | "meter" | "progress" => Kind::Hide,
-        "area" | "base" | "br" | "col" | "embed" | "hr" | "img" | "image" | "input" | "link"
-        | "meta" | "param" | "source" | "track" | "wbr" | "frame" => Kind::Void,
+        "template" | "svg" | "math" | "canvas" | "object" | "audio" | "video" | "map" | "button" | "select"
+        | "datalist" | "output" | "meter" | "progress" => Kind::Hide,
+        "area" | "base" | "br" | "col" | "embed" | "hr" | "img" | "image" | "input" | "link" | "meta" | "param"
+        | "source" | "track" | "wbr" | "frame" => Kind::Void,
         "code" => Kind::Code,
         _ => Kind::Drop,
     }
@@ -130,10 +127,7 @@ struct Scan {
 /// them and a list for two, as they imply elements of their own.
 pub fn reduce(html: &str, max_nesting: usize) -> Result<Subset, TooDeep> {
     let mut scan = Scan {
-        subset: Subset {
-            title: None,
-            html: String::with_capacity(html.len() / 2),
-        },
+        subset: Subset { title: None, html: String::with_capacity(html.len() / 2) },
         open: Vec::new(),
         levels: 0,
         max_levels: max_nesting,
@@ -151,8 +145,7 @@ pub fn reduce(html: &str, max_nesting: usize) -> Result<Subset, TooDeep> {
         at += found;
         let rest = &html[at..];
         let after = rest.as_bytes().get(1).copied().unwrap_or(b' ');
-        if after.is_ascii_alphabetic()
-            || (after == b'/' && rest.as_bytes().get(2).is_some_and(u8::is_ascii_alphabetic))
+        if after.is_ascii_alphabetic() || (after == b'/' && rest.as_bytes().get(2).is_some_and(u8::is_ascii_alphabetic))
         {
             let Some(tag) = Tag::parse(rest) else { break };
             at += tag.length;
@@ -209,11 +202,7 @@ impl Scan {
     /// Content directly in a table gets a cell: a parser would move it before the table one by
     /// one, at a cost that grows with what is there already.
     fn ensure_cell(&mut self) {
-        if let Some(table) = self
-            .open
-            .last_mut()
-            .filter(|open| open.table && !open.in_cell)
-        {
+        if let Some(table) = self.open.last_mut().filter(|open| open.table && !open.in_cell) {
             table.in_cell = true;
             self.subset.html.push_str("<tr><td>");
         }
@@ -236,13 +225,7 @@ impl Scan {
                 }
                 let (attribute, close, levels) = match name {
                     "ol" => (tag.start.map(|n| format!(" start={n}")), "</ol>", 2),
-                    "pre" => (
-                        tag.language
-                            .as_ref()
-                            .map(|l| format!(" class=language-{l}")),
-                        "</span></pre>",
-                        2,
-                    ),
+                    "pre" => (tag.language.as_ref().map(|l| format!(" class=language-{l}")), "</span></pre>", 2),
                     "table" => (None, "</table>", 4),
                     "ul" => (None, "</ul>", 2),
                     "dl" => (None, "</dl>", 2),
@@ -274,10 +257,7 @@ impl Scan {
                 if self.open.iter().any(|open| open.close == "</code>") {
                     return self.push(&tag.name, "", true, false, 1);
                 }
-                let class = tag
-                    .language
-                    .as_ref()
-                    .map(|l| format!(" class=language-{l}"));
+                let class = tag.language.as_ref().map(|l| format!(" class=language-{l}"));
                 self.subset.html.push_str("<!---->");
                 self.write_start("code", false, class.as_deref().unwrap_or_default());
                 self.push(&tag.name, "</code>", true, false, 1)?;
@@ -287,12 +267,7 @@ impl Scan {
                 self.subset.html.push_str(HIDDEN_START);
                 self.push(&tag.name, HIDDEN_END, true, false, 1)?;
             }
-            Kind::Drop
-                if self
-                    .open
-                    .iter()
-                    .any(|open| open.close == HIDDEN_END && open.name == tag.name) =>
-            {
+            Kind::Drop if self.open.iter().any(|open| open.close == HIDDEN_END && open.name == tag.name) => {
                 // So that its end tag is not taken for that of the hidden one.
                 self.push(&tag.name, "", true, false, 1)?;
             }
@@ -306,9 +281,7 @@ impl Scan {
             "br" if self.pres > 0 => self.subset.html.push('\n'),
             "br" | "hr" => {
                 self.ensure_cell();
-                self.subset
-                    .html
-                    .push_str(if tag.name == "br" { "<br>" } else { "<hr>" });
+                self.subset.html.push_str(if tag.name == "br" { "<br>" } else { "<hr>" });
             }
             "img" | "image" if !tag.hidden => {
                 if let Some(alt) = &tag.alt {
@@ -342,11 +315,7 @@ impl Scan {
         }
         if let Kind::Flow(name) = kind {
             // A stray </p> would make an empty one in the wrong place of a table.
-            if !self
-                .open
-                .last()
-                .is_some_and(|open| open.table && !open.in_cell)
-            {
+            if !self.open.last().is_some_and(|open| open.table && !open.in_cell) {
                 self.subset.html.push_str(end_tag(name));
             }
             return;
@@ -387,15 +356,7 @@ impl Scan {
             return Err(TooDeep);
         }
         let table = close == "</table>";
-        self.open.push(Open {
-            name: name.to_owned(),
-            close,
-            inline,
-            table,
-            in_cell: false,
-            indents,
-            levels,
-        });
+        self.open.push(Open { name: name.to_owned(), close, inline, table, in_cell: false, indents, levels });
         Ok(())
     }
 
@@ -452,25 +413,16 @@ mod tests {
 
     #[test]
     fn the_output_is_balanced_whatever_was_left_open() {
-        assert_eq!(
-            subset("<div><section>a</DIV>b</div>"),
-            "<div><div>a</div></div>b"
-        );
+        assert_eq!(subset("<div><section>a</DIV>b</div>"), "<div><div>a</div></div>b");
         assert_eq!(subset("<div><code>a"), "<div><!----><code>a</code></div>");
-        assert_eq!(
-            subset("<div><table><td></div>x"),
-            "<div><table><td>x</table></div>"
-        );
+        assert_eq!(subset("<div><table><td></div>x"), "<div><table><td>x</table></div>");
     }
 
     #[test]
     fn scripts_comments_and_formatting_leave_no_trace() {
         assert_eq!(subset("a<script>if (a</b) '</p>'</script>b<style>x"), "ab");
         assert_eq!(subset("a<!-- <p> -->b<!-->c<?pi?><!doctype html>d"), "abcd");
-        assert_eq!(
-            subset("<a href='x>y'>l</a><b>b</b><my-tag>c</my-tag> 1 < 2"),
-            "lbc 1 &lt; 2"
-        );
+        assert_eq!(subset("<a href='x>y'>l</a><b>b</b><my-tag>c</my-tag> 1 < 2"), "lbc 1 &lt; 2");
         assert_eq!(subset("x <p"), "x ");
         assert_eq!(subset("x <"), "x &lt;");
     }
@@ -478,48 +430,27 @@ mod tests {
     #[test]
     fn only_what_matters_remains_of_attributes() {
         assert_eq!(subset("<p id=a class='b' HIDDEN>x</p>"), "<p hidden>x</p>");
-        assert_eq!(
-            subset("<div aria-hidden=\"true\">x</div>"),
-            "<div hidden>x</div>"
-        );
-        assert_eq!(
-            subset("<div style='Display: none'>x</div>"),
-            "<div hidden>x</div>"
-        );
-        assert_eq!(
-            subset("<code class='a language-c++'>x</code>"),
-            "<!----><code class=language-c++>x</code>"
-        );
+        assert_eq!(subset("<div aria-hidden=\"true\">x</div>"), "<div hidden>x</div>");
+        assert_eq!(subset("<div style='Display: none'>x</div>"), "<div hidden>x</div>");
+        assert_eq!(subset("<code class='a language-c++'>x</code>"), "<!----><code class=language-c++>x</code>");
         assert_eq!(subset("<img alt='a <b>' src=x>"), "a &lt;b>");
     }
 
     #[test]
     fn a_hidden_inline_element_ends_where_it_ends() {
-        assert_eq!(
-            subset("<span hidden>a<span>b</span>c</span>d"),
-            "<!----><span hidden>abc</span>d"
-        );
-        assert_eq!(
-            subset("<svg><g><title>t</title></g></svg>d<svg/>e"),
-            "<!----><span hidden></span>de"
-        );
+        assert_eq!(subset("<span hidden>a<span>b</span>c</span>d"), "<!----><span hidden>abc</span>d");
+        assert_eq!(subset("<svg><g><title>t</title></g></svg>d<svg/>e"), "<!----><span hidden></span>de");
     }
 
     #[test]
     fn the_title_is_the_first_one_outside_of_pictures() {
         let page = "<svg><title>no</title></svg><title>A &amp; B</title><title>late</title>";
-        assert_eq!(
-            reduce(page, 256).unwrap().title.as_deref(),
-            Some("A &amp; B")
-        );
+        assert_eq!(reduce(page, 256).unwrap().title.as_deref(), Some("A &amp; B"));
     }
 
     #[test]
     fn text_straight_in_a_table_gets_a_cell() {
-        assert_eq!(
-            subset("<table>a<tr><td>b</table>"),
-            "<table><tr><td>a<tr><td>b</table>"
-        );
+        assert_eq!(subset("<table>a<tr><td>b</table>"), "<table><tr><td>a<tr><td>b</table>");
     }
 
     #[test]
@@ -527,10 +458,7 @@ mod tests {
         let nested = |n: usize, open: &str| open.repeat(n);
         assert!(reduce(&nested(256, "<div>"), 256).is_ok());
         assert_eq!(reduce(&nested(257, "<div>"), 256), Err(TooDeep));
-        assert_eq!(
-            reduce(&nested(100_000, "<div><table></div>"), 256),
-            Err(TooDeep)
-        );
+        assert_eq!(reduce(&nested(100_000, "<div><table></div>"), 256), Err(TooDeep));
         assert!(reduce(&nested(100_000, "<p><li><b><div>x</div>"), 256).is_ok());
         assert!(reduce(&nested(100_000, "<font size=1><p>"), 256).is_ok());
     }

@@ -20,23 +20,12 @@ impl Table {
         let columns = rows.clone().map(Vec::len).max().unwrap_or(0);
         // One column, or blocks in the cells of a table without a header: a page laid out as table.
         let layout = columns == 1
-            || !self.has_header
-                && rows
-                    .clone()
-                    .flatten()
-                    .any(|cell| cell.trim_matches('\n').contains("\n\n"));
-        let mut blocks: Vec<String> = self
-            .captions
-            .iter()
-            .map(|c| c.trim().to_owned())
-            .filter(|c| !c.is_empty())
-            .collect();
+            || !self.has_header && rows.clone().flatten().any(|cell| cell.trim_matches('\n').contains("\n\n"));
+        let mut blocks: Vec<String> =
+            self.captions.iter().map(|c| c.trim().to_owned()).filter(|c| !c.is_empty()).collect();
         if layout {
-            blocks.extend(
-                rows.flatten()
-                    .map(|cell| cell.trim_matches('\n').to_owned())
-                    .filter(|c| !c.trim().is_empty()),
-            );
+            blocks
+                .extend(rows.flatten().map(|cell| cell.trim_matches('\n').to_owned()).filter(|c| !c.trim().is_empty()));
         } else if let Some(header) = rows.next() {
             let mut lines = vec![line(header), format!("|{}", " --- |".repeat(header.len()))];
             lines.extend(rows.map(|row| line(row)));

@@ -26,16 +26,10 @@ impl Tag {
         let bytes = html.as_bytes();
         let mut at = if bytes[1] == b'/' { 2 } else { 1 };
         let find = |from: usize, stop: &dyn Fn(u8) -> bool| {
-            bytes[from..]
-                .iter()
-                .position(|&b| stop(b))
-                .map(|found| from + found)
+            bytes[from..].iter().position(|&b| stop(b)).map(|found| from + found)
         };
         let end = find(at, &|b| b.is_ascii_whitespace() || b == b'/' || b == b'>')?;
-        let mut tag = Tag {
-            name: html[at..end].to_ascii_lowercase(),
-            ..Tag::default()
-        };
+        let mut tag = Tag { name: html[at..end].to_ascii_lowercase(), ..Tag::default() };
         at = end;
         loop {
             at = find(at, &|b| !b.is_ascii_whitespace() && b != b'/')?;
@@ -45,9 +39,7 @@ impl Tag {
                 return Some(tag);
             }
             // The first byte belongs to the name whatever it is, even "=".
-            let end = find(at + 1, &|b| {
-                b.is_ascii_whitespace() || matches!(b, b'/' | b'>' | b'=')
-            })?;
+            let end = find(at + 1, &|b| b.is_ascii_whitespace() || matches!(b, b'/' | b'>' | b'='))?;
             let name_range = at..end;
             at = find(end, &|b| !b.is_ascii_whitespace())?;
             let mut value = "";
@@ -74,11 +66,7 @@ impl Tag {
         } else if name.eq_ignore_ascii_case("aria-hidden") {
             self.hidden |= value.trim().eq_ignore_ascii_case("true");
         } else if name.eq_ignore_ascii_case("style") {
-            let compact: String = value
-                .chars()
-                .filter(|c| !c.is_whitespace())
-                .take(1000)
-                .collect();
+            let compact: String = value.chars().filter(|c| !c.is_whitespace()).take(1000).collect();
             self.hidden |= compact.to_ascii_lowercase().contains("display:none");
         } else if name.eq_ignore_ascii_case("alt") {
             self.alt.get_or_insert_with(|| value.to_owned());
@@ -87,14 +75,9 @@ impl Tag {
             self.start = value.trim().parse().ok().filter(|n| (2..=9999).contains(n));
         } else if name.eq_ignore_ascii_case("class") {
             let language = |class: &str| {
-                let name = class
-                    .strip_prefix("language-")
-                    .or_else(|| class.strip_prefix("lang-"))?;
-                let plain = |b: u8| {
-                    b.is_ascii_alphanumeric() || matches!(b, b'+' | b'#' | b'.' | b'_' | b'-')
-                };
-                (!name.is_empty() && name.len() <= 32 && name.bytes().all(plain))
-                    .then(|| name.to_owned())
+                let name = class.strip_prefix("language-").or_else(|| class.strip_prefix("lang-"))?;
+                let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'#' | b'.' | b'_' | b'-');
+                (!name.is_empty() && name.len() <= 32 && name.bytes().all(plain)).then(|| name.to_owned())
             };
             self.language = value.split_ascii_whitespace().take(50).find_map(language);
         }
@@ -108,14 +91,8 @@ pub fn raw_content<'a>(html: &'a str, name: &str) -> (&'a str, usize) {
     while let Some(found) = html[at..].find("</") {
         at += found;
         let after = &html.as_bytes()[at + 2..];
-        let named =
-            after.len() > name.len() && after[..name.len()].eq_ignore_ascii_case(name.as_bytes());
-        if named
-            && matches!(
-                after[name.len()],
-                b'>' | b'/' | b' ' | b'\t' | b'\n' | b'\x0c'
-            )
-        {
+        let named = after.len() > name.len() && after[..name.len()].eq_ignore_ascii_case(name.as_bytes());
+        if named && matches!(after[name.len()], b'>' | b'/' | b' ' | b'\t' | b'\n' | b'\x0c') {
             let end = html[at..].find('>').map_or(html.len(), |end| at + end + 1);
             return (&html[..at], end);
         }

@@ -33,11 +33,7 @@ pub struct Outline {
 pub fn title(text: &str) -> Option<String> {
     let body = front_matter_end(text);
     front_matter_title(&text[..body]).or_else(|| {
-        outline(text, body)
-            .headings
-            .into_iter()
-            .find(|h| h.level == 1 && !h.title.is_empty())
-            .map(|h| h.title)
+        outline(text, body).headings.into_iter().find(|h| h.level == 1 && !h.title.is_empty()).map(|h| h.title)
     })
 }
 
@@ -68,18 +64,12 @@ pub fn front_matter_end(text: &str) -> usize {
 /// `key: value` at the left edge.
 fn key_value(line: &str) -> Option<(&str, &str)> {
     let (key, value) = line.split_once(':')?;
-    let named = !key.is_empty()
-        && key
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+    let named = !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
     (named && (value.is_empty() || value.starts_with([' ', '\t']))).then_some((key, value.trim()))
 }
 
 fn front_matter_title(front_matter: &str) -> Option<String> {
-    let (_, value) = front_matter
-        .lines()
-        .filter_map(key_value)
-        .find(|(key, _)| key.eq_ignore_ascii_case("title"))?;
+    let (_, value) = front_matter.lines().filter_map(key_value).find(|(key, _)| key.eq_ignore_ascii_case("title"))?;
     let value = if let Some(quoted) = value.strip_prefix('"').and_then(|v| v.strip_suffix('"')) {
         quoted.replace("\\\"", "\"").replace("\\\\", "\\")
     } else if let Some(quoted) = value.strip_prefix('\'').and_then(|v| v.strip_suffix('\'')) {
@@ -94,7 +84,7 @@ fn front_matter_title(front_matter: &str) -> Option<String> {
     (!value.is_empty()).then_some(value)
 }
 
-/// Collapses white space and cuts at [`MAX_TITLE_CHARS`].
+/// Collapses white space and cuts at `MAX_TITLE_CHARS`.
 pub fn tidy_title(title: &str) -> String {
     let mut tidy = String::new();
     for word in title.split_whitespace() {
@@ -118,8 +108,7 @@ pub fn outline(text: &str, from: usize) -> Outline {
     let mut outline = Outline::default();
     let mut depth = 0usize;
     let mut heading: Option<(u8, String, Range<usize>)> = None;
-    for (event, range) in Parser::new_ext(&text[from..], Options::ENABLE_TABLES).into_offset_iter()
-    {
+    for (event, range) in Parser::new_ext(&text[from..], Options::ENABLE_TABLES).into_offset_iter() {
         let span = range.start + from..range.end + from;
         if depth == 0 && !matches!(event, Event::End(_)) {
             outline.block_starts.push(span.start);
@@ -139,11 +128,7 @@ pub fn outline(text: &str, from: usize) -> Outline {
                     && depth == 0
                     && let Some((level, title, span)) = heading.take()
                 {
-                    outline.headings.push(Heading {
-                        level,
-                        title: tidy_title(&title),
-                        span,
-                    });
+                    outline.headings.push(Heading { level, title: tidy_title(&title), span });
                 }
             }
             Event::Text(part) | Event::Code(part) => {
@@ -182,23 +167,11 @@ mod tests {
 
     #[test]
     fn the_title_is_the_one_of_the_front_matter_else_the_first_level_1_heading() {
-        assert_eq!(
-            title("---\ntitle: Travel  policy # v2\n---\n# Other"),
-            Some("Travel policy".into())
-        );
-        assert_eq!(
-            title("---\ntitle: \"A \\\"b\\\"\"\n---\n"),
-            Some("A \"b\"".into())
-        );
+        assert_eq!(title("---\ntitle: Travel  policy # v2\n---\n# Other"), Some("Travel policy".into()));
+        assert_eq!(title("---\ntitle: \"A \\\"b\\\"\"\n---\n"), Some("A \"b\"".into()));
         assert_eq!(title("---\nTitle: 'It''s'\n...\n"), Some("It's".into()));
-        assert_eq!(
-            title("---\ntitle: >\n  folded\n---\n# Heading"),
-            Some("Heading".into())
-        );
-        assert_eq!(
-            title("## Two\n\n# One `x` *y*\n\n# Later"),
-            Some("One x y".into())
-        );
+        assert_eq!(title("---\ntitle: >\n  folded\n---\n# Heading"), Some("Heading".into()));
+        assert_eq!(title("## Two\n\n# One `x` *y*\n\n# Later"), Some("One x y".into()));
         assert_eq!(title("Set\n===\n"), Some("Set".into()));
         assert_eq!(title("no heading"), None);
     }
@@ -221,11 +194,7 @@ mod tests {
     #[test]
     fn headings_in_code_quotes_and_lists_do_not_count() {
         let text = "# A\n\n```\n# no\n```\n\n> # no\n\n- # no\n\n    # no\n\n## B\n";
-        let found: Vec<_> = outline(text, 0)
-            .headings
-            .into_iter()
-            .map(|h| (h.level, h.title))
-            .collect();
+        let found: Vec<_> = outline(text, 0).headings.into_iter().map(|h| (h.level, h.title)).collect();
         assert_eq!(found, [(1, "A".to_owned()), (2, "B".to_owned())]);
     }
 
@@ -239,12 +208,6 @@ mod tests {
 
     #[test]
     fn a_title_is_cut_to_a_bounded_length() {
-        assert_eq!(
-            title(&format!("# {}", "é".repeat(5000)))
-                .unwrap()
-                .chars()
-                .count(),
-            MAX_TITLE_CHARS
-        );
+        assert_eq!(title(&format!("# {}", "é".repeat(5000))).unwrap().chars().count(), MAX_TITLE_CHARS);
     }
 }

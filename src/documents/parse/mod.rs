@@ -3,7 +3,7 @@
 //!
 //! - [`text`]: character encodings, and whether it is text at all
 //! - [`markdown`]: front matter, title, headings
-//! - [`html`]: main content as Markdown, after [`html_subset`] has bounded what it costs
+//! - [`html`]: main content as Markdown, after `html_subset` has bounded what it costs
 //!
 //! The format is decided by the content; media type and file extension are hints. Nothing here
 //! reads a file or the network, and no input makes it panic or run without bound.
@@ -45,10 +45,7 @@ pub struct ParseLimits {
 impl Default for ParseLimits {
     /// 16 MiB of text, 256 levels.
     fn default() -> Self {
-        ParseLimits {
-            max_text_bytes: 16 * 1024 * 1024,
-            max_nesting: 256,
-        }
+        ParseLimits { max_text_bytes: 16 * 1024 * 1024, max_nesting: 256 }
     }
 }
 
@@ -73,9 +70,7 @@ pub enum ParseError {
         found: &'static str,
     },
     /// Longer than [`ParseLimits::max_text_bytes`].
-    #[error(
-        "the document has {bytes} bytes of text, and the limit is {limit}; split it into several documents"
-    )]
+    #[error("the document has {bytes} bytes of text, and the limit is {limit}; split it into several documents")]
     TooLarge {
         /// Length of the text.
         bytes: usize,
@@ -94,9 +89,7 @@ pub enum ParseError {
 
 /// Whether a file of this name is worth reading at all: used by whoever walks a folder.
 pub fn supported_extension(path: &Path) -> bool {
-    path.extension()
-        .and_then(|e| e.to_str())
-        .is_some_and(|e| format_of_extension(e).is_some())
+    path.extension().and_then(|e| e.to_str()).is_some_and(|e| format_of_extension(e).is_some())
 }
 
 fn format_of_extension(extension: &str) -> Option<Format> {
@@ -120,13 +113,10 @@ pub fn parse(input: &ParseInput, limits: &ParseLimits) -> Result<ParsedDocument,
     };
     if let Some(found) = magic(input.bytes) {
         return Err(match &declared {
-            Some(declared) if hint.is_some() => ParseError::Binary {
-                expected: format!("declared as {}", declared.essence),
-                found,
-            },
-            _ => ParseError::Unsupported {
-                found: found.to_owned(),
-            },
+            Some(declared) if hint.is_some() => {
+                ParseError::Binary { expected: format!("declared as {}", declared.essence), found }
+            }
+            _ => ParseError::Unsupported { found: found.to_owned() },
         });
     }
     // A page's own charset is asked for in any text: it counts only where the bytes are not UTF-8.
@@ -147,22 +137,11 @@ pub fn parse(input: &ParseInput, limits: &ParseLimits) -> Result<ParsedDocument,
     }
     let parsed = match decide(&text, hint, input.name) {
         Format::Html => html::parse(&text, limits)?,
-        Format::Markdown => ParsedDocument {
-            title: markdown::title(&text),
-            text,
-            format: Format::Markdown,
-        },
-        Format::Text => ParsedDocument {
-            title: None,
-            text,
-            format: Format::Text,
-        },
+        Format::Markdown => ParsedDocument { title: markdown::title(&text), text, format: Format::Markdown },
+        Format::Text => ParsedDocument { title: None, text, format: Format::Text },
     };
     if parsed.text.len() > limits.max_text_bytes {
-        return Err(ParseError::TooLarge {
-            bytes: parsed.text.len(),
-            limit: limits.max_text_bytes,
-        });
+        return Err(ParseError::TooLarge { bytes: parsed.text.len(), limit: limits.max_text_bytes });
     }
     Ok(parsed)
 }
@@ -172,10 +151,7 @@ fn decide(text: &str, hint: Option<Format>, name: &str) -> Format {
     if html::begins_as_html(text) {
         return Format::Html;
     }
-    let extension = Path::new(name)
-        .extension()
-        .and_then(|e| e.to_str())
-        .and_then(format_of_extension);
+    let extension = Path::new(name).extension().and_then(|e| e.to_str()).and_then(format_of_extension);
     // "text/plain" is what servers say of any text they do not know, so a file name tells more.
     let hinted = match hint {
         None | Some(Format::Text) => extension.or(hint).unwrap_or(Format::Text),
@@ -201,8 +177,7 @@ impl MediaType {
         let charset = parts.find_map(|parameter| {
             let (name, value) = parameter.split_once('=')?;
             let value = value.trim().trim_matches(['"', '\'']);
-            (name.trim().eq_ignore_ascii_case("charset") && !value.is_empty())
-                .then(|| value.to_owned())
+            (name.trim().eq_ignore_ascii_case("charset") && !value.is_empty()).then(|| value.to_owned())
         });
         MediaType { essence, charset }
     }
@@ -213,16 +188,12 @@ impl MediaType {
             "text/markdown" | "text/x-markdown" | "application/markdown" => Some(Format::Markdown),
             "text/html" | "application/xhtml+xml" => Some(Format::Html),
             // What clients send when they do not know, curl's default for a body among them.
-            ""
-            | "*/*"
-            | "application/octet-stream"
-            | "binary/octet-stream"
-            | "application/x-www-form-urlencoded" => None,
+            "" | "*/*" | "application/octet-stream" | "binary/octet-stream" | "application/x-www-form-urlencoded" => {
+                None
+            }
             essence if essence.starts_with("text/") && essence != "text/rtf" => Some(Format::Text),
             essence => {
-                return Err(ParseError::Unsupported {
-                    found: essence.chars().take(100).collect(),
-                });
+                return Err(ParseError::Unsupported { found: essence.chars().take(100).collect() });
             }
         })
     }
@@ -231,10 +202,7 @@ impl MediaType {
 /// Formats that are told by their first bytes and are not text.
 fn magic(bytes: &[u8]) -> Option<&'static str> {
     const PREFIXES: &[(&[u8], &str)] = &[
-        (
-            b"PK\x03\x04",
-            "a ZIP archive (also DOCX, XLSX, PPTX, ODT, EPUB)",
-        ),
+        (b"PK\x03\x04", "a ZIP archive (also DOCX, XLSX, PPTX, ODT, EPUB)"),
         (b"PK\x05\x06", "an empty ZIP archive"),
         (b"\x89PNG\r\n\x1a\n", "a PNG image"),
         (b"\xff\xd8\xff", "a JPEG image"),
@@ -252,10 +220,7 @@ fn magic(bytes: &[u8]) -> Option<&'static str> {
         (b"\xcf\xfa\xed\xfe", "a Mach-O program"),
         (b"\xca\xfe\xba\xbe", "a Java class or Mach-O program"),
         (b"\0asm", "a WebAssembly module"),
-        (
-            b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1",
-            "an old Office file (DOC, XLS, PPT)",
-        ),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Office file (DOC, XLS, PPT)"),
         (b"SQLite format 3\0", "an SQLite database"),
         (b"OggS\0", "Ogg audio or video"),
         (b"ID3\x03", "MP3 audio"),
@@ -267,17 +232,11 @@ fn magic(bytes: &[u8]) -> Option<&'static str> {
         (b"%!PS-", "a PostScript document"),
     ];
     // Some writers put a mark or line breaks before a PDF's header.
-    let start = bytes
-        .strip_prefix(b"\xef\xbb\xbf")
-        .unwrap_or(bytes)
-        .trim_ascii_start();
+    let start = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes).trim_ascii_start();
     if start.starts_with(b"%PDF-") {
         return Some("a PDF document");
     }
-    if let Some((_, name)) = PREFIXES
-        .iter()
-        .find(|(prefix, _)| bytes.starts_with(prefix))
-    {
+    if let Some((_, name)) = PREFIXES.iter().find(|(prefix, _)| bytes.starts_with(prefix)) {
         return Some(name);
     }
     let head = &bytes[..bytes.len().min(512)];
@@ -285,9 +244,7 @@ fn magic(bytes: &[u8]) -> Option<&'static str> {
         return Some("a Windows program");
     }
     if head.starts_with(b"RIFF")
-        && head
-            .get(8..12)
-            .is_some_and(|kind| [b"WEBP", b"WAVE", b"AVI "].iter().any(|k| kind == *k))
+        && head.get(8..12).is_some_and(|kind| [b"WEBP", b"WAVE", b"AVI "].iter().any(|k| kind == *k))
     {
         return Some("a RIFF file (WebP, WAV, AVI)");
     }
@@ -305,19 +262,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn run(
-        name: &str,
-        media_type: Option<&str>,
-        bytes: &[u8],
-    ) -> Result<ParsedDocument, ParseError> {
-        parse(
-            &ParseInput {
-                name,
-                media_type,
-                bytes,
-            },
-            &ParseLimits::default(),
-        )
+    fn run(name: &str, media_type: Option<&str>, bytes: &[u8]) -> Result<ParsedDocument, ParseError> {
+        parse(&ParseInput { name, media_type, bytes }, &ParseLimits::default())
     }
 
     fn format(name: &str, media_type: Option<&str>, text: &str) -> Format {
@@ -326,33 +272,19 @@ mod tests {
 
     #[test]
     fn the_content_decides_where_it_says_html() {
-        for start in [
-            "<!DOCTYPE html><p>x",
-            "\n <HTML lang=en><p>x",
-            "<?xml version='1.0'?>\n<!-- c -->\n<html><p>x",
-        ] {
-            assert_eq!(
-                format("a.txt", Some("text/plain"), start),
-                Format::Html,
-                "{start:?}"
-            );
+        for start in ["<!DOCTYPE html><p>x", "\n <HTML lang=en><p>x", "<?xml version='1.0'?>\n<!-- c -->\n<html><p>x"] {
+            assert_eq!(format("a.txt", Some("text/plain"), start), Format::Html, "{start:?}");
         }
         assert_eq!(format("a", None, "<htmlish>"), Format::Text);
     }
 
     #[test]
     fn media_type_and_extension_are_hints_in_that_order() {
-        assert_eq!(
-            format("a.txt", Some("Text/Markdown; charset=utf-8"), "# x"),
-            Format::Markdown
-        );
+        assert_eq!(format("a.txt", Some("Text/Markdown; charset=utf-8"), "# x"), Format::Markdown);
         assert_eq!(format("a.md", Some("text/plain"), "# x"), Format::Markdown);
         assert_eq!(format("a.MD", None, "# x"), Format::Markdown);
         assert_eq!(format("a.md", Some("text/html"), "<p>x"), Format::Html);
-        assert_eq!(
-            format("a.html", Some("application/octet-stream"), "<p>x"),
-            Format::Html
-        );
+        assert_eq!(format("a.html", Some("application/octet-stream"), "<p>x"), Format::Html);
         assert_eq!(format("a.html", None, "no tag, 1 < 2"), Format::Text);
         assert_eq!(format("a", None, "# x"), Format::Text);
         assert_eq!(format("a", Some("text/csv"), "a,b"), Format::Text);
@@ -396,26 +328,10 @@ mod tests {
     #[test]
     fn empty_and_oversized_documents_are_refused() {
         assert!(matches!(run("a.md", None, b""), Err(ParseError::Empty(_))));
-        assert!(matches!(
-            run("a.md", None, b"\xef\xbb\xbf \r\n\t"),
-            Err(ParseError::Empty(_))
-        ));
-        let limits = ParseLimits {
-            max_text_bytes: 10,
-            max_nesting: 256,
-        };
-        let input = ParseInput {
-            name: "a.txt",
-            media_type: None,
-            bytes: b"12345678901",
-        };
-        assert_eq!(
-            parse(&input, &limits),
-            Err(ParseError::TooLarge {
-                bytes: 11,
-                limit: 10
-            })
-        );
+        assert!(matches!(run("a.md", None, b"\xef\xbb\xbf \r\n\t"), Err(ParseError::Empty(_))));
+        let limits = ParseLimits { max_text_bytes: 10, max_nesting: 256 };
+        let input = ParseInput { name: "a.txt", media_type: None, bytes: b"12345678901" };
+        assert_eq!(parse(&input, &limits), Err(ParseError::TooLarge { bytes: 11, limit: 10 }));
     }
 
     #[test]
@@ -423,42 +339,23 @@ mod tests {
         let parsed = run("a.md", None, b"# T\r\n\r\nbody\r\n").unwrap();
         assert_eq!(
             parsed,
-            ParsedDocument {
-                title: Some("T".into()),
-                text: "# T\n\nbody\n".into(),
-                format: Format::Markdown
-            }
+            ParsedDocument { title: Some("T".into()), text: "# T\n\nbody\n".into(), format: Format::Markdown }
         );
     }
 
     #[test]
     fn a_charset_in_the_media_type_or_the_page_is_used() {
-        let parsed = run(
-            "a",
-            Some("text/plain; charset=\"windows-1251\""),
-            b"\xcf\xf0\xe8\xe2\xe5\xf2",
-        )
-        .unwrap();
+        let parsed = run("a", Some("text/plain; charset=\"windows-1251\""), b"\xcf\xf0\xe8\xe2\xe5\xf2").unwrap();
         assert_eq!(parsed.text, "Привет");
-        let parsed = run(
-            "a",
-            None,
-            b"<html><meta charset=windows-1251><body>\xcf\xf0\xe8\xe2\xe5\xf2",
-        )
-        .unwrap();
+        let parsed = run("a", None, b"<html><meta charset=windows-1251><body>\xcf\xf0\xe8\xe2\xe5\xf2").unwrap();
         assert_eq!(parsed.text, "Привет");
     }
 
     #[test]
     fn folders_offer_files_of_known_extensions_only() {
-        for (name, yes) in [
-            ("a.md", true),
-            ("x/a.HTML", true),
-            ("a.log", true),
-            ("a.pdf", false),
-            ("md", false),
-            (".md", false),
-        ] {
+        for (name, yes) in
+            [("a.md", true), ("x/a.HTML", true), ("a.log", true), ("a.pdf", false), ("md", false), (".md", false)]
+        {
             assert_eq!(supported_extension(Path::new(name)), yes, "{name}");
         }
     }

@@ -46,10 +46,7 @@ fn decode_without_mark(bytes: &[u8], declared: Option<&str>) -> String {
         return decode_with(UTF_8, bytes).0;
     }
     let mut detector = EncodingDetector::new(Iso2022JpDetection::Deny);
-    detector.feed(
-        &bytes[..bytes.len().min(DETECTOR_SAMPLE)],
-        bytes.len() <= DETECTOR_SAMPLE,
-    );
+    detector.feed(&bytes[..bytes.len().min(DETECTOR_SAMPLE)], bytes.len() <= DETECTOR_SAMPLE);
     let guess = detector.guess(None, Utf8Detection::Deny);
     match decode_with(guess, bytes) {
         (text, false) => text,
@@ -98,11 +95,7 @@ fn is_damaged_utf8(bytes: &[u8]) -> bool {
 }
 
 fn normalise_newlines(text: String) -> String {
-    if text.contains('\r') {
-        text.replace("\r\n", "\n").replace('\r', "\n")
-    } else {
-        text
-    }
+    if text.contains('\r') { text.replace("\r\n", "\n").replace('\r', "\n") } else { text }
 }
 
 /// What in a decoded text says that it is none: NUL characters, or more than one in twenty
@@ -130,11 +123,7 @@ mod tests {
 
     fn utf16(text: &str, big: bool) -> Vec<u8> {
         let pair = |u: u16| {
-            if big {
-                u.to_be_bytes()
-            } else {
-                u.to_le_bytes()
-            }
+            if big { u.to_be_bytes() } else { u.to_le_bytes() }
         };
         text.encode_utf16().flat_map(pair).collect()
     }
@@ -142,26 +131,14 @@ mod tests {
     #[test]
     fn a_byte_order_mark_decides_and_is_dropped() {
         assert_eq!(decode(b"\xEF\xBB\xBFab", Some("latin1")), "ab");
-        assert_eq!(
-            decode(
-                &[b"\xFF\xFE".as_slice(), &utf16("hé", false)].concat(),
-                None
-            ),
-            "hé"
-        );
-        assert_eq!(
-            decode(&[b"\xFE\xFF".as_slice(), &utf16("hé", true)].concat(), None),
-            "hé"
-        );
+        assert_eq!(decode(&[b"\xFF\xFE".as_slice(), &utf16("hé", false)].concat(), None), "hé");
+        assert_eq!(decode(&[b"\xFE\xFF".as_slice(), &utf16("hé", true)].concat(), None), "hé");
     }
 
     #[test]
     fn utf16_without_a_mark_is_told_by_its_nul_bytes() {
         for big in [false, true] {
-            assert_eq!(
-                decode(&utf16("Plain text, größer.", big), None),
-                "Plain text, größer."
-            );
+            assert_eq!(decode(&utf16("Plain text, größer.", big), None), "Plain text, größer.");
         }
     }
 
@@ -172,29 +149,20 @@ mod tests {
 
     #[test]
     fn a_declared_encoding_is_used_where_utf8_is_invalid() {
-        assert_eq!(
-            decode(b"\xcf\xf0\xe8\xe2\xe5\xf2", Some("windows-1251")),
-            "Привет"
-        );
+        assert_eq!(decode(b"\xcf\xf0\xe8\xe2\xe5\xf2", Some("windows-1251")), "Привет");
         assert_eq!(decode(b"\x1b$B$3\x1b(B", Some("iso-2022-jp")), "こ");
     }
 
     #[test]
     fn text_declared_as_utf8_that_is_windows_1252_is_read_as_such() {
-        assert_eq!(
-            decode(b"The caf\xe9 costs 5 \x80 a day", Some("utf-8")),
-            "The café costs 5 € a day"
-        );
+        assert_eq!(decode(b"The caf\xe9 costs 5 \x80 a day", Some("utf-8")), "The café costs 5 € a day");
     }
 
     #[test]
     fn one_broken_byte_does_not_turn_utf8_into_mojibake() {
         let mut bytes = "Größe, Höhe, Länge, Fläche, Übermaß".as_bytes().to_vec();
         bytes.push(0xC3);
-        assert_eq!(
-            decode(&bytes, None),
-            "Größe, Höhe, Länge, Fläche, Übermaß\u{fffd}"
-        );
+        assert_eq!(decode(&bytes, None), "Größe, Höhe, Länge, Fläche, Übermaß\u{fffd}");
     }
 
     #[test]

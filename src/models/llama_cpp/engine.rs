@@ -33,7 +33,8 @@ pub(super) struct Loaded {
 pub(super) fn spawn(options: LlamaOptions, shared: Arc<Shared>) -> Result<(JoinHandle<()>, Loaded), ModelError> {
     let (sender, loaded) = mpsc::sync_channel(1);
     let name = options.path.display().to_string();
-    let failed = |reason: String| ModelError::Load(format!("the engine of the model {name} cannot be started: {reason}"));
+    let failed =
+        |reason: String| ModelError::Load(format!("the engine of the model {name} cannot be started: {reason}"));
     let thread = std::thread::Builder::new()
         .name("engine".to_owned())
         .spawn(move || {

@@ -24,7 +24,8 @@ const MOST_DIMENSIONS: u32 = 4;
 /// The file, what was found, and what to do, in one text.
 pub(super) fn check(path: &Path) -> Result<String, String> {
     let shown = path.display();
-    let broken = |error: io::Error| format!("the model {shown} cannot be read: {error}. The path must name a GGUF file.");
+    let broken =
+        |error: io::Error| format!("the model {shown} cannot be read: {error}. The path must name a GGUF file.");
     let file = File::open(path).map_err(broken)?;
     let facts = file.metadata().map_err(broken)?;
     if !facts.is_file() {
@@ -83,7 +84,9 @@ impl<R: Read> Header<R> {
             return Err("it is a GGUF file for big-endian machines. Fetch the little-endian one.".to_owned());
         }
         if !(2..=3).contains(&version) {
-            return Err(format!("it is of GGUF version {version}; 2 and 3 can be read. Fetch a newer file of the model."));
+            return Err(format!(
+                "it is of GGUF version {version}; 2 and 3 can be read. Fetch a newer file of the model."
+            ));
         }
         let (tensors, entries) = (header.u64()?, header.u64()?);
         let least = entries.saturating_mul(LEAST_ENTRY).saturating_add(tensors.saturating_mul(LEAST_TENSOR));
@@ -146,7 +149,9 @@ impl<R: Read> Header<R> {
             let kind = self.u32()?;
             let offset = self.u64()?;
             if offset % alignment != 0 {
-                return Err(damaged(format!("its tensor {name} is at {offset}, which is not a multiple of {alignment}")));
+                return Err(damaged(format!(
+                    "its tensor {name} is at {offset}, which is not a multiple of {alignment}"
+                )));
             }
             end = end.max(offset.saturating_add(data_bytes(kind, elements)));
         }

@@ -78,7 +78,7 @@ pub struct LlamaCpp {
     template: Option<String>,
     model: Arc<Model>,
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// What the engine's thread shares with those who use it.
@@ -117,7 +117,7 @@ impl LlamaCpp {
         let (thread, loaded) = engine::spawn(options.clone(), Arc::clone(&shared))?;
         let engine::Loaded { model, context } = loaded;
         let template = model.chat_template();
-        Ok(Arc::new(Self { options, context, template, model, shared, thread: Some(thread) }))
+        Ok(Arc::new(Self { options, context, template, model, shared, thread: Mutex::new(Some(thread)) }))
     }
 
     /// Takes the sequences that have not begun, for an engine that follows this one. Those that this engine still
@@ -141,10 +141,19 @@ impl LlamaCpp {
 
 impl Drop for LlamaCpp {
     fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl LlamaCpp {
+    /// Ends the engine, and returns once its thread has ended: to be called before the process ends, as a thread that
+    /// still computes while llama.cpp's own state is taken down crashes. Sequences hear [`ModelError::Stopped`].
+    pub fn stop(&self) {
         self.shared.queue.lock().stop = true;
         self.shared.filled.notify_all();
         // A sink may hold the last reference to its own engine: that thread cannot wait for itself.
-        if let Some(thread) = self.thread.take()
+        let thread = self.thread.lock().take();
+        if let Some(thread) = thread
             && thread.thread().id() != std::thread::current().id()
             && thread.join().is_err()
         {

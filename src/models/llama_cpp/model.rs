@@ -129,16 +129,14 @@ impl<'m> Context<'m> {
         let batch_tokens = options.batch_tokens.max(options.slots).max(1);
         let cells = options.slots.max(1).saturating_mul(context);
         let threads = i32::try_from(options.threads.clamp(1, 512)).unwrap_or(1);
-        let unified = std::env::var("T_UNIFIED").is_ok();
-        let fa = std::env::var("T_FA").ok().and_then(|v| v.parse().ok()).unwrap_or(-1);
-        let ub = std::env::var("T_UB").ok().and_then(|v| v.parse().ok()).unwrap_or(number(batch_tokens)?);
         let params = LlamaContextParams::default()
             .with_n_ctx(NonZeroU32::new(number(cells)?))
             .with_n_seq_max(number(options.slots.max(1))?)
             .with_n_batch(number(batch_tokens)?)
-            .with_n_ubatch(ub)
-            .with_kv_unified(unified)
-            .with_flash_attention_policy(fa)
+            .with_n_ubatch(number(batch_tokens)?)
+            // A cache of its own for each slot. In a unified one a beginning could be shared without a copy, but each
+            // token would walk over the cells of all sequences: eight of them took a quarter to two thirds more time.
+            .with_kv_unified(false)
             .with_n_threads(threads)
             .with_n_threads_batch(threads);
         let llama = model.llama.new_context(backend()?, params).map_err(|error| failed(error.to_string()))?;

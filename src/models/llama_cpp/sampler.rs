@@ -45,7 +45,8 @@ impl Sampler {
             penalised
         };
         let likeliest = argmax(logits)?;
-        let token = if self.sampling.temperature > 0.0 { self.draw(logits, likeliest, weights) } else { likeliest } as i32;
+        let token =
+            if self.sampling.temperature > 0.0 { self.draw(logits, likeliest, weights) } else { likeliest } as i32;
         if self.sampling.repeat_penalty != 1.0 {
             self.recent.truncate(PENALTY_WINDOW - 1);
             self.recent.push_front(token);

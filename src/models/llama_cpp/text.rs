@@ -12,7 +12,11 @@ pub(super) struct TextOut {
 impl TextOut {
     /// Text that ends before the first of these; empty ones do not count.
     pub(super) fn new(stop: Vec<String>) -> Self {
-        Self { stop: stop.into_iter().filter(|stop| !stop.is_empty()).collect(), bytes: Vec::new(), held: String::new() }
+        Self {
+            stop: stop.into_iter().filter(|stop| !stop.is_empty()).collect(),
+            bytes: Vec::new(),
+            held: String::new(),
+        }
     }
 
     /// Takes the bytes of a token. Gives the text that can be shown, and whether a stop text has come; nothing is held

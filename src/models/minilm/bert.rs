@@ -83,7 +83,8 @@ impl Bert {
                     view.shape()
                 ));
             }
-            let values = view.data().chunks_exact(4).map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]]));
+            let values =
+                view.data().chunks_exact(4).map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]]));
             let values: Vec<f32> = values.collect();
             if values.iter().all(|value| value.is_finite()) {
                 Ok(values)
@@ -220,7 +221,11 @@ fn multiply(
     if m == 0 || n == 0 || k == 0 {
         return;
     }
-    assert!(last(m, n, out_row, 1) < out.len() && last(m, k, a_row, a_column) < a.len() && last(k, n, b_row, b_column) < b.len());
+    assert!(
+        last(m, n, out_row, 1) < out.len()
+            && last(m, k, a_row, a_column) < a.len()
+            && last(k, n, b_row, b_column) < b.len()
+    );
     // SAFETY: every element that the strides reach lies within its slice, as was just asserted; `out` is borrowed
     // mutably and so overlaps neither `a` nor `b`.
     unsafe {

@@ -3,7 +3,7 @@
 //! The forward pass is our own, over the matrix products of the `gemm` crate. The libraries that could run the model fall
 //! short of ONNX Runtime by much (candle-transformers reaches a quarter of it, rten three quarters), and ONNX Runtime
 //! itself is a library to download beside the binary. What makes the difference: one thread a batch and no
-//! synchronisation within it, no padding, element-wise steps fused into single vectorised passes ([`ops`]), and buffers
+//! synchronisation within it, no padding, element-wise steps fused into single vectorised passes (`ops`), and buffers
 //! that are reused. `make bench BENCH=embedding` compares.
 
 mod bert;
@@ -73,14 +73,17 @@ impl MiniLm {
             config.vocab_size,
         ];
         if config.model_type != "bert" || config.hidden_act != "gelu" {
-            let found = format!("it is a {} with {}, only bert with gelu is known", config.model_type, config.hidden_act);
+            let found =
+                format!("it is a {} with {}, only bert with gelu is known", config.model_type, config.hidden_act);
             return Err(damaged("config.json", found));
         }
-        if sizes.iter().any(|size| !(1..=1 << 20).contains(size)) || config.hidden_size % config.num_attention_heads != 0 {
+        if sizes.iter().any(|size| !(1..=1 << 20).contains(size))
+            || !config.hidden_size.is_multiple_of(config.num_attention_heads)
+        {
             return Err(damaged("config.json", "its sizes do not make a model".to_owned()));
         }
-        let mut tokenizer =
-            Tokenizer::from_bytes(read("tokenizer.json")?).map_err(|error| damaged("tokenizer.json", error.to_string()))?;
+        let mut tokenizer = Tokenizer::from_bytes(read("tokenizer.json")?)
+            .map_err(|error| damaged("tokenizer.json", error.to_string()))?;
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|error| damaged("tokenizer.json", error.to_string()))?;
         let special = |token: &str| {

@@ -79,13 +79,7 @@ pub(super) fn layer_norm(rows: &mut [f32], weight: &[f32], bias: &[f32], epsilon
 }
 
 /// `state = layer_norm(state + rows + bias)`, row by row.
-pub(super) fn add_norm(
-    state: &mut [f32],
-    rows: &[f32],
-    bias: &[f32],
-    (weight, shift): (&[f32], &[f32]),
-    epsilon: f32,
-) {
+pub(super) fn add_norm(state: &mut [f32], rows: &[f32], bias: &[f32], (weight, shift): (&[f32], &[f32]), epsilon: f32) {
     let width = bias.len();
     for (target, row) in state.chunks_exact_mut(width).zip(rows.chunks_exact(width)) {
         for ((t, r), b) in target.iter_mut().zip(row).zip(bias) {
@@ -137,7 +131,9 @@ mod tests {
             assert!((f64::from(exp(x)) - exact).abs() <= exact * 3e-7, "exp({x})");
         }
         // Values of erf to ten digits.
-        for (x, exact) in [(0.0, 0.0), (0.5, 0.520_499_877_8), (1.0, 0.842_700_792_9), (2.0, 0.995_322_265_0), (4.0, 0.999_999_984_6)] {
+        for (x, exact) in
+            [(0.0, 0.0), (0.5, 0.520_499_877_8), (1.0, 0.842_700_792_9), (2.0, 0.995_322_265_0), (4.0, 0.999_999_984_6)]
+        {
             assert!((f64::from(erf(x)) - exact).abs() < 5e-7, "erf({x}) = {}", erf(x));
             assert!((f64::from(erf(-x)) + exact).abs() < 5e-7);
         }

@@ -22,8 +22,8 @@ use parking_lot::Mutex;
 use rusqlite::Connection;
 
 use super::{ChunkId, StoreError};
-use crate::documents::event::Metadata;
 use crate::documents::Format;
+use crate::documents::event::Metadata;
 
 pub use read::{Changes, DocumentPage, DocumentQuery};
 
@@ -223,13 +223,7 @@ impl Catalog {
         let lock = schema::lock(folder)?;
         let path = folder.join("catalog.sqlite");
         let writer = schema::open_writer(&path)?;
-        let catalog = Self {
-            path,
-            writer: Mutex::new(writer),
-            readers: Mutex::default(),
-            dimensions,
-            _lock: lock,
-        };
+        let catalog = Self { path, writer: Mutex::new(writer), readers: Mutex::default(), dimensions, _lock: lock };
         catalog.claim_embedding(embedding)?;
         Ok(catalog)
     }
@@ -315,7 +309,6 @@ fn vector_to_bytes(vector: &[f32]) -> Vec<u8> {
 fn vector_from_bytes(bytes: &[u8]) -> Vec<f32> {
     bytes.chunks_exact(4).map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]])).collect()
 }
-
 
 #[cfg(test)]
 mod tests;

@@ -7,8 +7,8 @@ use rusqlite::{OptionalExtension, Row, params};
 
 use super::write::{DELETE, FAILED, RECEIVED, STORED};
 use super::{
-    Catalog, CatalogCounts, ChunkId, ChunkText, DocumentRecord, LastOperation, OperationState, Pending,
-    PendingContent, StoreError, Version, from_json, vector_from_bytes,
+    Catalog, CatalogCounts, ChunkId, ChunkText, DocumentRecord, LastOperation, OperationState, Pending, PendingContent,
+    StoreError, Version, from_json, vector_from_bytes,
 };
 use crate::documents::Format;
 

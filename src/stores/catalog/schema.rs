@@ -114,7 +114,8 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
         let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
         match version {
             0 => {
-                connection.execute_batch(&format!("BEGIN; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"))?;
+                connection
+                    .execute_batch(&format!("BEGIN; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"))?;
             }
             SCHEMA_VERSION => {
                 let verdict: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
@@ -168,9 +169,9 @@ pub(super) fn failed(doing: &str, error: &rusqlite::Error) -> StoreError {
             StoreError::Damaged(format!("the catalog is damaged, cannot {doing}: {error}"))
         }
         // SQLite reports a full disk as an I/O error where the write-ahead log cannot grow.
-        Some(SystemIoFailure) => StoreError::Full(format!(
-            "the disk failed or is full, cannot {doing}: {error}. Nothing was changed."
-        )),
+        Some(SystemIoFailure) => {
+            StoreError::Full(format!("the disk failed or is full, cannot {doing}: {error}. Nothing was changed."))
+        }
         _ => StoreError::Failed(format!("cannot {doing}: {error}")),
     }
 }

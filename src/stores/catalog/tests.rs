@@ -36,7 +36,13 @@ fn store(catalog: &Catalog, seq: u64, text: &str) -> Option<u64> {
         .map(|word| {
             let span = at..at + word.len();
             at = span.end + 1;
-            NewChunk { section: vec!["s".into()], span, tokens: 1, hash: [word.len() as u8; 32], vector: vec![0.5; DIMENSIONS] }
+            NewChunk {
+                section: vec!["s".into()],
+                span,
+                tokens: 1,
+                hash: [word.len() as u8; 32],
+                vector: vec![0.5; DIMENSIONS],
+            }
         })
         .collect();
     catalog.store_version(seq, &parsed, &chunks, 1).expect("stored")

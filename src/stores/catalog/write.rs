@@ -145,7 +145,8 @@ impl Catalog {
             let mut rows = retired.query([commit as i64])?;
             while let Some(row) = rows.next()? {
                 let (version, first, count): (i64, ChunkId, ChunkId) = (row.get(0)?, row.get(1)?, row.get(2)?);
-                t.prepare_cached("DELETE FROM chunks WHERE chunk >= ?1 AND chunk < ?2")?.execute([first, first + count])?;
+                t.prepare_cached("DELETE FROM chunks WHERE chunk >= ?1 AND chunk < ?2")?
+                    .execute([first, first + count])?;
                 t.prepare_cached("DELETE FROM versions WHERE version = ?1")?.execute([version])?;
                 if count > 0 {
                     firsts.push(first);
@@ -186,7 +187,10 @@ fn receive_upsert(t: &Transaction<'_>, upsert: &Upsert, hash: &[u8], now_ms: i64
             }
             // The revision moves on with no work to do: only its number is remembered.
             Some(given) if same => {
-                t.execute("UPDATE operations SET revision = ?2 WHERE seq = ?1", params![known.seq as i64, given as i64])?;
+                t.execute(
+                    "UPDATE operations SET revision = ?2 WHERE seq = ?1",
+                    params![known.seq as i64, given as i64],
+                )?;
                 t.execute(
                     "UPDATE versions SET revision = ?2 WHERE document = ?1 AND retired IS NULL AND seq = ?3",
                     params![upsert.id.as_ref(), given as i64, known.seq as i64],
@@ -219,12 +223,7 @@ fn receive_upsert(t: &Transaction<'_>, upsert: &Upsert, hash: &[u8], now_ms: i64
     accepted(t, upsert.id.as_ref(), revision)
 }
 
-fn receive_delete(
-    t: &Transaction<'_>,
-    document: &str,
-    given: Option<u64>,
-    now_ms: i64,
-) -> rusqlite::Result<Receipt> {
+fn receive_delete(t: &Transaction<'_>, document: &str, given: Option<u64>, now_ms: i64) -> rusqlite::Result<Receipt> {
     let known = known(t, document)?;
     let revision = given.unwrap_or_else(|| known.as_ref().map_or(1, |known| known.revision + 1));
     match &known {

@@ -5,10 +5,12 @@
 //! is applied before anything is ranked: few allowed chunks are compared exactly, and a graph is asked for as
 //! many more as it holds that are not allowed.
 
+mod manifest;
 mod segment;
+#[cfg(test)]
+mod tests;
 mod vectors;
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,18 +18,26 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::{Mutex, RwLock};
 use rayon::prelude::*;
 use roaring::RoaringBitmap;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::{ChunkId, Scored, StoreError};
+use manifest::{MANIFEST, Manifest};
 use segment::{Dumped, Segment};
-use vectors::{Vectors, best};
+use vectors::{best, dot};
+
+/// Exact comparisons that cost about as much as one candidate of a graph search.
+const SCAN_PER_CANDIDATE: f64 = 200.0;
+/// A graph with fewer tombstones than this is not worth a rebuild, whatever their share.
+const FEW_TOMBSTONES: u64 = 256;
+/// Chunks moved at a time by a rebuild; an insertion waits for no more than these.
+const MOVED_AT_ONCE: usize = 64;
 
 /// How the index is built and searched.
 #[derive(Debug, Clone, PartialEq)]
 pub struct VectorOptions {
     /// Dimensions of a vector.
     pub dimensions: usize,
-    /// Neighbours of a point in a graph.
+    /// Neighbours of a point in a graph, 2 to 255.
     pub m: usize,
     /// Candidates looked at while building.
     pub ef_construction: usize,
@@ -46,14 +56,19 @@ pub struct VectorOptions {
 pub enum Plan {
     /// As is fastest.
     Auto,
+    /// By the graphs alone, to measure them: it may miss chunks, and give fewer than there are.
+    Graph,
     /// By exact comparison.
     Exact,
 }
 
+/// Calls what it is given with the live chunks; see [`VectorIndex::compact`].
+pub type WithLive<'a> = dyn Fn(&mut dyn FnMut(&RoaringBitmap)) + 'a;
+
 /// What a rebuild did.
 #[derive(Debug, Clone)]
 pub struct CompactReport {
-    /// Chunks in the new graph.
+    /// Chunks that were put into a graph again.
     pub kept: u64,
     /// Tombstones that are gone.
     pub dropped: u64,
@@ -68,16 +83,17 @@ pub struct VectorStats {
     pub points: u64,
     /// Chunks in them that are not live.
     pub tombstones: u64,
-    /// Memory of the vectors outside the graphs, in bytes.
-    pub vector_bytes: usize,
+    /// Memory of the graphs with their vectors, estimated, in bytes.
+    pub memory_bytes: u64,
 }
 
 /// The vector index; see the module. Searches go on beside one writer.
 pub struct VectorIndex {
     folder: PathBuf,
     options: VectorOptions,
+    /// The last one is open; every other was full when the next one was begun, or is being rebuilt.
     segments: RwLock<Vec<Arc<Segment>>>,
-    vectors: Vectors,
+    /// Held by whoever changes a graph, or needs it unchanged.
     writing: Mutex<Saved>,
     applied: AtomicU64,
 }
@@ -85,39 +101,28 @@ pub struct VectorIndex {
 /// What is on disk of which segment: the address of a segment is its identity, its size tells whether it grew.
 struct Saved(Vec<(Arc<Segment>, u64, Dumped)>);
 
-const MANIFEST: &str = "manifest.json";
-/// Version of the files.
-const FORMAT: u32 = 1;
-
-#[derive(Serialize, Deserialize)]
-struct Manifest {
-    format: u32,
-    dimensions: usize,
-    m: usize,
-    ef_construction: usize,
-    applied: u64,
-    segments: Vec<Dumped>,
-}
-
 impl VectorIndex {
     /// Opens the index in `folder`. What is missing or damaged is left out, and the second value says why: the
     /// caller inserts again what [`VectorIndex::chunks`] lacks.
     ///
     /// # Errors
-    /// [`StoreError::Failed`] where the folder cannot be used at all.
+    /// [`StoreError::Failed`] where the folder cannot be used at all, or the options make no graph.
     pub fn open(folder: &Path, options: VectorOptions) -> Result<(Self, Option<String>), StoreError> {
+        // The library ends the process on some of these.
+        if options.dimensions == 0 || !(2..=255).contains(&options.m) || options.segment_chunks == 0 {
+            return Err(StoreError::Failed(format!("there is no vector graph with {options:?}")));
+        }
         std::fs::create_dir_all(folder)
             .map_err(|error| StoreError::Failed(format!("cannot make {}: {error}", folder.display())))?;
-        let vectors = Vectors::new(options.dimensions);
         let mut saved = Vec::new();
         let mut trouble = Vec::new();
-        let manifest = read_manifest(folder, &options).unwrap_or_else(|reason| {
+        let manifest = Manifest::read(folder, &options).unwrap_or_else(|reason| {
             trouble.push(reason);
             None
         });
         let mut applied = manifest.as_ref().map_or(0, |manifest| manifest.applied);
         for dumped in manifest.into_iter().flat_map(|manifest| manifest.segments) {
-            match Segment::load(folder, &dumped, |chunk, vector| vectors.set(chunk, vector)) {
+            match Segment::load(folder, &dumped) {
                 Ok(segment) => {
                     let size = segment.len();
                     saved.push((Arc::new(segment), size, dumped));
@@ -132,26 +137,25 @@ impl VectorIndex {
             folder: folder.to_owned(),
             segments: RwLock::new(saved.iter().map(|(segment, ..)| Arc::clone(segment)).collect()),
             options,
-            vectors,
             applied: AtomicU64::new(applied),
             writing: Mutex::new(Saved(saved)),
         };
-        index.vectors.retain(&index.chunks());
-        index.remove_strays();
+        index.remove_strays(&index.writing.lock());
         Ok((index, (!trouble.is_empty()).then(|| trouble.join("; "))))
     }
 
-    /// The catalog's commit at the last save.
+    /// The catalog's commit at the last save; 0 where something was lost since.
     pub fn applied(&self) -> u64 {
         self.applied.load(Ordering::Relaxed)
     }
 
     /// The numbers of all chunks in the graphs, tombstones included.
     pub fn chunks(&self) -> RoaringBitmap {
-        self.segments.read().iter().fold(RoaringBitmap::new(), |all, segment| all | segment.chunks())
+        self.segments.read().iter().fold(RoaringBitmap::new(), |all, segment| all | segment.rows().chunks())
     }
 
-    /// Adds chunks, on the threads of the current rayon pool. No search gives them before its caller allows them.
+    /// Adds chunks, on the threads of the current rayon pool; those that are in already are skipped. No search gives
+    /// them before its caller allows them.
     ///
     /// # Errors
     /// [`StoreError::Failed`] where a vector has the wrong length or is not of norm 1; nothing was added then.
@@ -160,16 +164,21 @@ impl VectorIndex {
             self.check(vector).map_err(|reason| StoreError::Failed(format!("the vector of chunk {chunk} {reason}")))?;
         }
         let _writing = self.writing.lock();
-        let mut rest = chunks;
-        while !rest.is_empty() {
+        let mut known = self.chunks();
+        let new: Vec<_> = chunks.iter().copied().filter(|(chunk, _)| known.insert(*chunk)).collect();
+        self.place(&new);
+        Ok(())
+    }
+
+    /// Puts chunks into the open segment, and into new ones where that is full.
+    fn place(&self, mut chunks: &[(ChunkId, &[f32])]) {
+        while !chunks.is_empty() {
             let segment = self.open_segment();
             let room = self.options.segment_chunks.saturating_sub(segment.len() as usize).max(1);
-            let (now, later) = rest.split_at(rest.len().min(room));
-            now.iter().for_each(|(chunk, vector)| self.vectors.set(*chunk, vector));
+            let (now, later) = chunks.split_at(chunks.len().min(room));
             segment.insert(now);
-            rest = later;
+            chunks = later;
         }
-        Ok(())
     }
 
     /// The last segment, or a new one where that is full.
@@ -189,7 +198,7 @@ impl VectorIndex {
         if vector.len() != self.options.dimensions {
             return Err(format!("has {} dimensions, the index has {}", vector.len(), self.options.dimensions));
         }
-        let norm = vectors::dot(vector, vector);
+        let norm = dot(vector, vector);
         // NaN is not within the range either.
         if !(0.99..=1.01).contains(&norm) {
             return Err(format!("is not of norm 1: its square is {norm}"));
@@ -197,7 +206,8 @@ impl VectorIndex {
         Ok(())
     }
 
-    /// The allowed chunks nearest to `query` with their cosine similarity, best first; ties by number.
+    /// The allowed chunks nearest to `query` with their cosine similarity, best first; ties by number. The segments
+    /// are searched on the threads of the current rayon pool.
     ///
     /// # Errors
     /// [`StoreError::Failed`] where the query's vector has the wrong length or is not of norm 1.
@@ -209,13 +219,15 @@ impl VectorIndex {
         plan: Plan,
     ) -> Result<Vec<Scored>, StoreError> {
         self.check(query).map_err(|reason| StoreError::Failed(format!("the query's vector {reason}")))?;
-        if plan == Plan::Exact || allowed.len() <= self.options.exact_below as u64 {
-            return Ok(self.vectors.scan(query, limit, allowed));
-        }
         let segments = self.segments.read().clone();
-        let mut found: Vec<Scored> =
-            segments.par_iter().flat_map_iter(|segment| self.search_segment(segment, query, limit, allowed)).collect();
-        best(&mut found, limit);
+        let mut found: Vec<Scored> = segments
+            .par_iter()
+            .flat_map_iter(|segment| self.search_segment(segment, query, limit, allowed, plan))
+            .collect();
+        best(&mut found, usize::MAX);
+        // While a graph is rebuilt, a chunk can be in two. It has the same score in both.
+        found.dedup_by_key(|hit| hit.chunk);
+        found.truncate(limit);
         Ok(found)
     }
 
@@ -225,84 +237,104 @@ impl VectorIndex {
         query: &[f32],
         limit: usize,
         allowed: &RoaringBitmap,
+        plan: Plan,
     ) -> Vec<Scored> {
-        let (here, points) = (segment.count(allowed), segment.len());
-        let exact = || self.vectors.scan(query, limit, &(segment.chunks() & allowed));
-        if here <= self.options.exact_below as u64 {
-            return exact();
+        let rows = segment.rows();
+        let (here, points) = (rows.chunks().intersection_len(allowed), rows.chunks().len());
+        if here == 0 || limit == 0 {
+            return Vec::new();
         }
         // As many more as are not allowed, evenly spread; and some, as they are not.
         let wanted = self.options.ef_search.max(limit) as f64;
         let ef = if here == points { wanted } else { wanted * points as f64 / here as f64 * 1.2 };
-        // Each candidate of a graph costs about as much as two hundred exact comparisons.
-        if ef * 200.0 > here as f64 {
-            return exact();
+        let graph_is_slower = here <= self.options.exact_below as u64 || ef * SCAN_PER_CANDIDATE > here as f64;
+        if plan == Plan::Exact || (plan == Plan::Auto && graph_is_slower) {
+            return rows.scan(query, limit, allowed);
         }
-        let mut found = segment.nearest(query, ef as usize);
-        found.retain(|hit| allowed.contains(hit.chunk));
-        if (found.len() as u64) < here.min(limit as u64) {
-            return exact();
+        // Compared exactly once more: that gives the same score for a chunk however it was found.
+        let near = segment.nearest(query, (ef as usize).min(points as usize));
+        let found = rows.scan(query, limit, &(near & allowed));
+        if plan == Plan::Auto && (found.len() as u64) < here.min(limit as u64) {
+            return rows.scan(query, limit, allowed);
         }
         found
     }
 
-    /// Rebuilds the graph with the largest share of tombstones, if that is above the limit. Takes seconds to
-    /// minutes; searches and inserts go on.
+    /// Rebuilds the graph with the largest share of tombstones, if that is above the limit: moves its live chunks into
+    /// the open graph, and drops it. Takes seconds to minutes; searches and inserts go on.
     ///
     /// `with_live` calls what it is given with the live chunks, while none that is in a graph can become live: once to
-    /// choose, and once to put the new graph in its place.
-    pub fn compact(&self, with_live: &dyn Fn(&mut dyn FnMut(&RoaringBitmap))) -> Option<CompactReport> {
+    /// choose, and once to drop the old graph.
+    pub fn compact(&self, with_live: &WithLive<'_>) -> Option<CompactReport> {
         let mut chosen = None;
         with_live(&mut |live| chosen = self.choose(live));
-        let Some((old, keep)) = chosen else { return None };
-        let new = Arc::new(Segment::empty(&self.options));
-        let vectors = self.vectors.get(&keep);
-        let slices: Vec<(ChunkId, &[f32])> = vectors.iter().map(|(chunk, v)| (*chunk, v.as_slice())).collect();
-        for some in slices.chunks(1024) {
-            new.insert(some);
+        let (old, keep) = chosen?;
+        let (rows, mut kept) = (old.rows(), 0);
+        let vectors: Vec<(ChunkId, &[f32])> = rows.of(&keep).collect();
+        for some in vectors.chunks(MOVED_AT_ONCE) {
+            let _writing = self.writing.lock();
+            kept += self.move_from(&old, some);
         }
-        let dropped = old.len() - keep.len();
-        let mut done = false;
         with_live(&mut |live| {
-            let revived = !((old.chunks() - &keep) & live).is_empty();
-            let mut segments = self.segments.write();
-            if let Some(at) = segments.iter().position(|segment| Arc::ptr_eq(segment, &old))
-                && !revived
-            {
-                segments.remove(at);
-                if !keep.is_empty() {
-                    // In front: the last segment is the one that is open.
-                    segments.insert(0, Arc::clone(&new));
-                }
-                done = true;
-            }
+            let _writing = self.writing.lock();
+            // What has become live meanwhile; mostly nothing.
+            let late: Vec<(ChunkId, &[f32])> = rows.of(&(live - &keep)).collect();
+            kept += self.move_from(&old, &late);
+            self.segments.write().retain(|segment| !Arc::ptr_eq(segment, &old));
         });
-        done.then_some(CompactReport { kept: keep.len(), dropped })
+        Some(CompactReport { kept, dropped: old.len().saturating_sub(kept) })
     }
 
+    /// Moves chunks of a segment to where there is room; returns how many no other segment had.
+    fn move_from(&self, old: &Arc<Segment>, vectors: &[(ChunkId, &[f32])]) -> u64 {
+        let segments = self.segments.read().clone();
+        let others = segments.iter().filter(|segment| !Arc::ptr_eq(segment, old)).map(|segment| segment.rows());
+        let others: Vec<_> = others.collect();
+        let new: Vec<_> = vectors
+            .iter()
+            .copied()
+            .filter(|(chunk, _)| !others.iter().any(|rows| rows.chunks().contains(*chunk)))
+            .collect();
+        drop(others);
+        self.place(&new);
+        new.len() as u64
+    }
+
+    /// The segment to rebuild, closed, and its live chunks.
     fn choose(&self, live: &RoaringBitmap) -> Option<(Arc<Segment>, RoaringBitmap)> {
         let _writing = self.writing.lock();
         let mut segments = self.segments.write();
-        let share = |segment: &Segment| 1.0 - segment.count(live) as f32 / segment.len().max(1) as f32;
+        let dead = |segment: &Segment| segment.len() - segment.rows().chunks().intersection_len(live);
+        let share = |segment: &Segment| dead(segment) as f32 / segment.len().max(1) as f32;
         let worst = segments.iter().max_by(|a, b| share(a).total_cmp(&share(b))).cloned()?;
-        // A handful of tombstones is not worth the work, whatever their share.
-        if share(&worst) <= self.options.rebuild_share || worst.len() - worst.count(live) < 256 {
+        let all_dead = dead(&worst) == worst.len();
+        if worst.len() == 0
+            || share(&worst) <= self.options.rebuild_share
+            || (dead(&worst) < FEW_TOMBSTONES && !all_dead)
+        {
             return None;
         }
         if segments.last().is_some_and(|last| Arc::ptr_eq(last, &worst)) {
             // Closed to inserts from here on: what is rebuilt must not grow.
             segments.push(Arc::new(Segment::empty(&self.options)));
         }
-        let keep = worst.chunks() & live;
+        let keep = worst.rows().chunks() & live;
         Some((worst, keep))
     }
 
-    /// Writes what has changed since the last save, for the catalog's commit `applied`.
+    /// Writes what has changed since the last save, for the catalog's commit `applied`. Inserts wait meanwhile.
     ///
     /// # Errors
     /// [`StoreError`]; what was saved before stays.
     pub fn save(&self, applied: u64) -> Result<(), StoreError> {
         let mut saved = self.writing.lock();
+        let result = self.write_changed(&mut saved, applied);
+        // Those before after a success, those of this one after a failure.
+        self.remove_strays(&saved);
+        result.map_err(|reason| self.unsaved(&reason))
+    }
+
+    fn write_changed(&self, saved: &mut Saved, applied: u64) -> Result<(), String> {
         let segments = self.segments.read().clone();
         let mut now = Vec::new();
         for segment in segments {
@@ -313,50 +345,29 @@ impl VectorIndex {
                 None if size == 0 => continue,
                 None => {
                     let folder = format!("segment-{}", uuid::Uuid::now_v7().simple());
-                    segment.dump(&self.folder, &folder).map_err(|reason| self.unsaved(&reason))?
+                    segment.dump(&self.folder, &folder)?
                 }
             };
             now.push((segment, size, dumped));
         }
-        let manifest = Manifest {
-            format: FORMAT,
-            dimensions: self.options.dimensions,
-            m: self.options.m,
-            ef_construction: self.options.ef_construction,
-            applied,
-            segments: now.iter().map(|(.., dumped)| dumped.clone()).collect(),
-        };
-        self.write_manifest(&manifest).map_err(|error| self.unsaved(&error.to_string()))?;
+        let dumped = now.iter().map(|(.., dumped)| dumped.clone()).collect();
+        Manifest::new(&self.options, applied, dumped).write(&self.folder).map_err(|error| error.to_string())?;
         saved.0 = now;
         self.applied.store(applied, Ordering::Relaxed);
-        // While nothing is inserted: a vector is set before its chunk is in a graph.
-        self.vectors.retain(&self.chunks());
-        drop(saved);
-        self.remove_strays();
         Ok(())
     }
 
     fn unsaved(&self, reason: &str) -> StoreError {
         let text = format!("cannot save the vector graphs in {}: {reason}", self.folder.display());
-        if reason.contains("os error 28") || reason.contains("No space") {
+        if ["os error 28", "os error 122", "No space"].iter().any(|sign| reason.contains(sign)) {
             StoreError::Full(format!("{text}. Nothing is lost: they are built again from the catalog."))
         } else {
             StoreError::Failed(text)
         }
     }
 
-    fn write_manifest(&self, manifest: &Manifest) -> std::io::Result<()> {
-        let mut file = tempfile::NamedTempFile::new_in(&self.folder)?;
-        serde_json::to_writer(&mut file, manifest)?;
-        file.flush()?;
-        file.as_file().sync_all()?;
-        file.persist(self.folder.join(MANIFEST)).map_err(|error| error.error)?;
-        std::fs::File::open(&self.folder)?.sync_all()
-    }
-
     /// Removes folders that no save refers to.
-    fn remove_strays(&self) {
-        let saved = self.writing.lock();
+    fn remove_strays(&self, saved: &Saved) {
         let known = |name: &str| name == MANIFEST || saved.0.iter().any(|(.., dumped)| dumped.folder == name);
         let Ok(entries) = std::fs::read_dir(&self.folder) else { return };
         for entry in entries.filter_map(Result::ok) {
@@ -371,31 +382,14 @@ impl VectorIndex {
     /// Figures, given the live chunks.
     pub fn stats(&self, live: &RoaringBitmap) -> VectorStats {
         let chunks = self.chunks();
+        // Fitted to one measurement, 4.5 kB a point at 384 dimensions and `m` 16: the vector, what a point takes by
+        // itself, and its neighbours.
+        let point = 4 * self.options.dimensions + 640 + 127 * self.options.m;
         VectorStats {
             segments: self.segments.read().len(),
             points: chunks.len(),
             tombstones: chunks.len() - chunks.intersection_len(live),
-            vector_bytes: self.vectors.bytes(),
+            memory_bytes: chunks.len() * point as u64,
         }
     }
 }
-
-/// The manifest, `None` where there is none yet, or why it cannot be used.
-fn read_manifest(folder: &Path, options: &VectorOptions) -> Result<Option<Manifest>, String> {
-    let path = folder.join(MANIFEST);
-    let text = match std::fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(format!("cannot read {}: {error}", path.display())),
-    };
-    let manifest: Manifest =
-        serde_json::from_str(&text).map_err(|error| format!("{} is damaged: {error}", path.display()))?;
-    let same = manifest.format == FORMAT
-        && manifest.dimensions == options.dimensions
-        && manifest.m == options.m
-        && manifest.ef_construction == options.ef_construction;
-    if same { Ok(Some(manifest)) } else { Err("they were built with other settings".to_owned()) }
-}
-
-#[cfg(test)]
-mod tests;

@@ -4,29 +4,37 @@ use std::fs::File;
 use std::io::Read;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
+use std::sync::Arc;
 
 use hnsw_rs::prelude::{AnnT, Hnsw, HnswIo};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use rayon::prelude::*;
 use roaring::RoaringBitmap;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::VectorOptions;
-use super::vectors::UnitCosine;
-use crate::stores::{ChunkId, Scored};
+use super::vectors::{Rows, UnitCosine};
+use crate::stores::ChunkId;
 
-/// Layers of a graph; enough for any size a segment can have.
+/// Layers of a graph: the most the library has, and all it can dump.
 const LAYERS: usize = 16;
-/// Name of a dump's files.
+/// The first points of a graph are put in one by one: points put in at once before there is an entry into the
+/// graph are connected with nothing.
+const FIRST: usize = 16;
+/// Name of a dump's files, and the files.
 const BASENAME: &str = "graph";
+const FILES: [&str; 2] = ["graph.hnsw.data", "graph.hnsw.graph"];
 
 type Graph = Hnsw<'static, f32, UnitCosine>;
 
-/// A graph with the numbers of its chunks.
+/// A graph with the rows of its chunks. Grows only.
 pub struct Segment {
     graph: Graph,
-    chunks: RwLock<RoaringBitmap>,
+    /// Swapped whole, so that a scan holds nobody up.
+    rows: RwLock<Arc<Rows>>,
+    /// Points of each layer that are in the rows.
+    listed: Mutex<[usize; LAYERS]>,
 }
 
 /// A dumped segment as the manifest names it.
@@ -41,67 +49,89 @@ pub struct Dumped {
 impl Segment {
     /// A segment without chunks.
     pub fn empty(options: &VectorOptions) -> Self {
-        let graph =
-            Graph::new(options.m, options.segment_chunks, LAYERS, options.ef_construction, UnitCosine);
-        Self { graph, chunks: RwLock::default() }
+        Self::with(Graph::new(options.m, options.segment_chunks, LAYERS, options.ef_construction, UnitCosine))
     }
 
-    /// Adds chunks, on the threads of the current rayon pool. Their vectors are valid.
+    fn with(graph: Graph) -> Self {
+        Self { graph, rows: RwLock::default(), listed: Mutex::default() }
+    }
+
+    /// Adds chunks that it lacks, on the threads of the current rayon pool. Their vectors are valid. One caller at a
+    /// time.
     pub fn insert(&self, vectors: &[(ChunkId, &[f32])]) {
-        // The first points one by one: they make the entry into the graph.
-        let (first, rest) = vectors.split_at(vectors.len().min(if self.len() == 0 { 16 } else { 0 }));
+        let missing = FIRST.saturating_sub(self.graph.get_nb_point());
+        let (first, rest) = vectors.split_at(vectors.len().min(missing));
         first.iter().for_each(|(chunk, vector)| self.graph.insert_slice((vector, *chunk as usize)));
         rest.par_iter().for_each(|(chunk, vector)| self.graph.insert_slice((vector, *chunk as usize)));
-        self.chunks.write().extend(vectors.iter().map(|(chunk, _)| *chunk));
+        self.list();
     }
 
-    /// Its chunks.
-    pub fn chunks(&self) -> RoaringBitmap {
-        self.chunks.read().clone()
+    /// Takes the points that are new in the graph into the rows. After an insertion that panicked, the next one
+    /// takes what that left.
+    fn list(&self) {
+        let mut listed = self.listed.lock();
+        let points = self.graph.get_point_indexation();
+        let mut new = Vec::new();
+        for (layer, listed) in listed.iter_mut().enumerate() {
+            if points.get_layer_nb_point(layer) > *listed {
+                let before = new.len();
+                new.extend(points.get_layer_iterator(layer).skip(*listed));
+                *listed += new.len() - before;
+            }
+        }
+        Arc::make_mut(&mut self.rows.write()).add(new);
+    }
+
+    /// Its rows as they are now.
+    pub fn rows(&self) -> Arc<Rows> {
+        Arc::clone(&self.rows.read())
     }
 
     /// How many chunks it has.
     pub fn len(&self) -> u64 {
-        self.chunks.read().len()
+        self.rows.read().chunks().len()
     }
 
-    /// How many of `chunks` it has.
-    pub fn count(&self, chunks: &RoaringBitmap) -> u64 {
-        self.chunks.read().intersection_len(chunks)
+    /// About the nearest `ef` chunks. The library's own filter panics when it has dropped every candidate, and
+    /// visits far too much, so what is not allowed is left out by the caller.
+    pub fn nearest(&self, query: &[f32], ef: usize) -> RoaringBitmap {
+        self.graph.search(query, ef, ef).into_iter().map(|found| found.d_id as ChunkId).collect()
     }
 
-    /// About the nearest `ef` chunks. The library's own filter can panic and visits far too much, so
-    /// what is not allowed is left out by the caller.
-    pub fn nearest(&self, query: &[f32], ef: usize) -> Vec<Scored> {
-        self.graph
-            .search(query, ef, ef)
-            .into_iter()
-            .map(|found| Scored { chunk: found.d_id as ChunkId, score: 1.0 - found.distance })
-            .collect()
-    }
-
-    /// Writes the graph into `root/folder`, synced, and says what was written.
+    /// Writes the graph into `root/folder`, synced, and says what was written. Nothing may be inserted meanwhile.
     pub fn dump(&self, root: &Path, folder: &str) -> Result<Dumped, String> {
         let path = root.join(folder);
-        std::fs::create_dir_all(&path).map_err(|error| error.to_string())?;
-        let dump = AssertUnwindSafe(|| self.graph.file_dump(&path, BASENAME));
+        let dumped = self.dump_into(&path);
+        if dumped.is_err() {
+            // Perhaps there is no room: what is half written must not take any. A stray otherwise.
+            let _ = std::fs::remove_dir_all(&path);
+        }
+        Ok(Dumped { folder: folder.to_owned(), files: dumped? })
+    }
+
+    fn dump_into(&self, path: &Path) -> Result<Vec<(String, String)>, String> {
+        std::fs::create_dir_all(path).map_err(|error| error.to_string())?;
+        let dump = AssertUnwindSafe(|| self.graph.file_dump(path, BASENAME));
         std::panic::catch_unwind(dump)
             .map_err(|panic| crate::actors::door::panic_message(&*panic))?
             .map_err(|error| error.to_string())?;
+        let sync = |path: &Path| File::open(path)?.sync_all();
         let mut files = Vec::new();
-        for entry in std::fs::read_dir(&path).map_err(|error| error.to_string())? {
-            let entry = entry.map_err(|error| error.to_string())?;
-            let file = File::open(entry.path()).map_err(|error| error.to_string())?;
-            file.sync_all().map_err(|error| error.to_string())?;
-            files.push((entry.file_name().to_string_lossy().into_owned(), hash(&entry.path())?));
+        for name in FILES {
+            let file = path.join(name);
+            sync(&file).map_err(|error| format!("{}: {error}", file.display()))?;
+            files.push((name.to_owned(), hash(&file)?));
         }
-        Ok(Dumped { folder: folder.to_owned(), files })
+        sync(path).map_err(|error| format!("{}: {error}", path.display()))?;
+        Ok(files)
     }
 
-    /// Reads a dump, after its hashes: the library may panic or end the process on a damaged one. Calls
-    /// `vector` for each chunk in it.
-    pub fn load(root: &Path, dumped: &Dumped, mut vector: impl FnMut(ChunkId, &[f32])) -> Result<Self, String> {
+    /// Reads a dump, after its hashes: the library may panic or end the process on a damaged one.
+    pub fn load(root: &Path, dumped: &Dumped) -> Result<Self, String> {
         let path = root.join(&dumped.folder);
+        if !dumped.files.iter().map(|(name, _)| name.as_str()).eq(FILES) {
+            return Err(format!("{} is not listed with both its files", path.display()));
+        }
         for (name, expected) in &dumped.files {
             let found = hash(&path.join(name))?;
             if found != *expected {
@@ -119,15 +149,9 @@ impl Segment {
             .map_err(|error| error.to_string())?;
         // Set by the library on every reload, against the paper's advice for ordinary data.
         graph.set_extend_candidates(false);
-        let mut chunks = RoaringBitmap::new();
-        if graph.get_nb_point() > 0 {
-            for point in graph.get_point_indexation() {
-                let chunk = point.get_origin_id() as ChunkId;
-                chunks.insert(chunk);
-                vector(chunk, point.get_v());
-            }
-        }
-        Ok(Self { graph, chunks: RwLock::new(chunks) })
+        let segment = Self::with(graph);
+        segment.list();
+        Ok(segment)
     }
 }
 

@@ -1,14 +1,11 @@
-//! The vectors themselves, for exact scans, and the distance that the graphs use.
+//! Arithmetic on vectors: the inner product, the distance that the graphs use, and rows of vectors to scan.
 
-use std::collections::HashMap;
+use std::sync::Arc;
 
-use parking_lot::RwLock;
+use hnsw_rs::prelude::Point;
 use roaring::RoaringBitmap;
 
 use crate::stores::{ChunkId, Scored};
-
-/// Rows of a block. Small, so that a block whose chunks are all gone is soon given back.
-const ROWS: u32 = 64;
 
 /// Inner product of two vectors of one length; of unit vectors, their cosine similarity.
 ///
@@ -20,7 +17,12 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     let rest: f32 = a_lanes.remainder().iter().zip(b_lanes.remainder()).map(|(x, y)| x * y).sum();
     for (x, y) in a_lanes.zip(b_lanes) {
         for lane in 0..LANES {
-            sums[lane] = x[lane].mul_add(y[lane], sums[lane]);
+            // Without the instruction it would be a call of a function.
+            sums[lane] = if cfg!(any(target_feature = "fma", target_arch = "aarch64")) {
+                x[lane].mul_add(y[lane], sums[lane])
+            } else {
+                sums[lane] + x[lane] * y[lane]
+            };
         }
     }
     sums.iter().sum::<f32>() + rest
@@ -36,65 +38,54 @@ impl hnsw_rs::prelude::Distance<f32> for UnitCosine {
     }
 }
 
-/// All vectors by chunk number, in blocks of consecutive numbers.
-pub struct Vectors {
-    dimensions: usize,
-    blocks: RwLock<HashMap<u32, Box<[f32]>>>,
+/// A chunk and its vector, which is the graph's own copy.
+type Row = (ChunkId, Arc<Point<'static, f32>>);
+
+/// The vectors of a segment in the order of their chunks.
+#[derive(Clone, Default)]
+pub struct Rows {
+    rows: Vec<Row>,
+    chunks: RoaringBitmap,
 }
 
-impl Vectors {
-    /// No vectors, of so many dimensions.
-    pub fn new(dimensions: usize) -> Self {
-        Self { dimensions, blocks: RwLock::default() }
+impl Rows {
+    /// Adds points of a graph; of two with one chunk the first stays.
+    pub fn add(&mut self, points: Vec<Arc<Point<'static, f32>>>) {
+        for point in points {
+            let chunk = point.get_origin_id() as ChunkId;
+            if self.chunks.insert(chunk) {
+                self.rows.push((chunk, point));
+            }
+        }
+        // Nearly sorted already, which this sort makes use of.
+        self.rows.sort_by_key(|(chunk, _)| *chunk);
     }
 
-    /// Sets the vector of a chunk.
-    pub fn set(&self, chunk: ChunkId, vector: &[f32]) {
-        let mut blocks = self.blocks.write();
-        let block = blocks
-            .entry(chunk / ROWS)
-            .or_insert_with(|| vec![0.0; ROWS as usize * self.dimensions].into_boxed_slice());
-        let row = (chunk % ROWS) as usize * self.dimensions;
-        block[row..row + self.dimensions].copy_from_slice(vector);
+    /// The chunks that have a row.
+    pub fn chunks(&self) -> &RoaringBitmap {
+        &self.chunks
     }
 
-    /// Copies of the vectors of chunks.
-    pub fn get(&self, chunks: &RoaringBitmap) -> Vec<(ChunkId, Vec<f32>)> {
-        let blocks = self.blocks.read();
-        let copy = |chunk: ChunkId| {
-            let row = (chunk % ROWS) as usize * self.dimensions;
-            Some((chunk, blocks.get(&(chunk / ROWS))?[row..row + self.dimensions].to_vec()))
-        };
-        chunks.iter().filter_map(copy).collect()
+    /// The rows of those of `chunks` that have one, in order.
+    pub fn of(&self, chunks: &RoaringBitmap) -> impl Iterator<Item = (ChunkId, &[f32])> {
+        let mut rest = self.rows.as_slice();
+        (chunks & &self.chunks).into_iter().filter_map(move |chunk| {
+            // Mostly it is the next one; where it is not, a binary search.
+            if rest.first()?.0 != chunk {
+                rest = &rest[rest.partition_point(|(other, _)| *other < chunk)..];
+            }
+            let (first, others) = rest.split_first()?;
+            rest = others;
+            Some((chunk, first.1.get_v()))
+        })
     }
 
     /// The best of `chunks` by exact comparison, best first; ties by number.
     pub fn scan(&self, query: &[f32], limit: usize, chunks: &RoaringBitmap) -> Vec<Scored> {
-        let blocks = self.blocks.read();
-        let mut scored = Vec::with_capacity(chunks.len() as usize);
-        let mut at = (u32::MAX, None);
-        for chunk in chunks {
-            if at.0 != chunk / ROWS {
-                at = (chunk / ROWS, blocks.get(&(chunk / ROWS)));
-            }
-            if let Some(block) = at.1 {
-                let row = (chunk % ROWS) as usize * self.dimensions;
-                scored.push(Scored { chunk, score: dot(query, &block[row..row + self.dimensions]) });
-            }
-        }
+        let mut scored: Vec<Scored> =
+            self.of(chunks).map(|(chunk, vector)| Scored { chunk, score: dot(query, vector) }).collect();
         best(&mut scored, limit);
         scored
-    }
-
-    /// Gives back the blocks of which no chunk is in `keep`.
-    pub fn retain(&self, keep: &RoaringBitmap) {
-        let in_use = |block: &u32| keep.range_cardinality(block * ROWS..(block + 1) * ROWS) > 0;
-        self.blocks.write().retain(|block, _| in_use(block));
-    }
-
-    /// Memory of the vectors, in bytes.
-    pub fn bytes(&self) -> usize {
-        self.blocks.read().len() * ROWS as usize * self.dimensions * size_of::<f32>()
     }
 }
 
@@ -106,4 +97,31 @@ pub fn best(scored: &mut Vec<Scored>, limit: usize) {
     }
     scored.truncate(limit);
     scored.sort_unstable_by(order);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_inner_product_counts_every_dimension() {
+        for length in [0, 1, 31, 32, 33, 64, 100, 384] {
+            let a: Vec<f32> = (0..length).map(|n| (n % 7) as f32 - 3.0).collect();
+            let b: Vec<f32> = (0..length).map(|n| (n % 5) as f32 - 2.0).collect();
+            // Small whole numbers: exact in any order.
+            assert_eq!(dot(&a, &b), a.iter().zip(&b).map(|(x, y)| x * y).sum::<f32>(), "{length}");
+        }
+    }
+
+    #[test]
+    fn the_best_are_ordered_by_score_and_then_by_number() {
+        let hit = |chunk, score| Scored { chunk, score };
+        let all = [hit(5, 0.5), hit(1, 0.5), hit(2, 0.9), hit(4, 0.5), hit(3, -0.1)];
+        for limit in 0..7 {
+            let mut some = all.to_vec();
+            best(&mut some, limit);
+            let expected = [hit(2, 0.9), hit(1, 0.5), hit(4, 0.5), hit(5, 0.5), hit(3, -0.1)];
+            assert_eq!(some, expected[..limit.min(5)]);
+        }
+    }
 }
