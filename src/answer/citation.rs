@@ -3,18 +3,21 @@
 //! one source is given its number, since small models often forget.
 //!
 //! What is undecided is held back: at most a sentence's end with the white space and bracket after it. Text in
-//! backticks is code and left as it is.
+//! backticks is code and left as it is; a single backtick that nothing closes makes code of its line only. Nothing
+//! that is shown outside code has a number in brackets that names no source.
 
 use std::collections::BTreeSet;
 
 /// Share of a sentence's content words that a cited passage must have.
 const KEPT_SHARE: f32 = 0.3;
 /// Share from which an uncited sentence gets the number of the passage.
-const ADDED_SHARE: f32 = 0.6;
+const ADDED_SHARE: f32 = 0.5;
 /// Content words that a sentence must have to be given a number.
 const ADDED_WORDS: usize = 3;
 /// Longest text in brackets that can be a citation.
 const LONGEST_BRACKET: usize = 24;
+/// Backticks from which code is a block that goes over lines, and no longer part of a sentence.
+const FENCE: usize = 3;
 
 /// What became of an answer's citations.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -27,6 +30,16 @@ pub struct Report {
     pub dropped_unsupported: usize,
     /// Added to sentences that had none.
     pub added: usize,
+    /// The sources that the shown text cites, each once, in rising order.
+    pub cited: Vec<usize>,
+}
+
+impl Report {
+    fn cite(&mut self, n: usize) {
+        if let Err(at) = self.cited.binary_search(&n) {
+            self.cited.insert(at, n);
+        }
+    }
 }
 
 /// Checks the citations of one answer; see the module.
@@ -43,6 +56,8 @@ pub struct Citations {
     ended: bool,
     /// Length of the run of backticks that opened the code we are in.
     code: Option<usize>,
+    /// What is shown since a `[`, while it could still become a citation.
+    open: Option<String>,
     report: Report,
 }
 
@@ -64,6 +79,7 @@ impl Citations {
             cited: false,
             ended: false,
             code: None,
+            open: None,
             report: Report::default(),
         }
     }
@@ -77,8 +93,10 @@ impl Citations {
     /// Takes the end; gives the rest, and what became of the citations.
     pub fn finish(mut self) -> (String, Report) {
         let mut rest = self.advance(true);
-        // An end without a full stop ends its sentence as well.
-        if let Some(citation) = self.missing() {
+        // An end without a full stop ends its sentence as well; an end within code is left as it is.
+        if self.code.is_none()
+            && let Some(citation) = self.missing()
+        {
             rest.push_str(&citation);
         }
         (rest, self.report)
@@ -89,17 +107,39 @@ impl Citations {
         let mut tail = std::mem::take(&mut self.tail);
         let mut at = 0;
         while at < tail.len() {
+            let code = self.code.is_some();
             match self.step(&tail[at..], end) {
                 Step::Wait => break,
                 Step::Take(bytes, text) => {
                     at += bytes;
-                    shown.push_str(&text);
+                    if code { shown.push_str(&text) } else { self.show(&text, &mut shown) }
                 }
             }
         }
         tail.drain(..at);
         self.tail = tail;
         shown
+    }
+
+    /// Shows text outside code. Where a citation is taken out from within brackets, what is left of them can read as
+    /// a citation that was never checked (`[9[9]]`): those brackets are not closed.
+    fn show(&mut self, text: &str, shown: &mut String) {
+        for c in text.chars() {
+            match (&mut self.open, c) {
+                (_, '[') => self.open = Some(String::new()),
+                (Some(inside), ']') => {
+                    let unknown = numbers(inside).iter().any(|n| !(1..=self.sources.len()).contains(n));
+                    if unknown {
+                        // Still open: the next one would close them as well.
+                        continue;
+                    }
+                    self.open = None;
+                }
+                (Some(inside), c) if is_in_citation(c) => inside.push(c),
+                _ => self.open = None,
+            }
+            shown.push(c);
+        }
     }
 
     fn step(&mut self, text: &str, end: bool) -> Step {
@@ -109,6 +149,9 @@ impl Citations {
         }
         if first == '`' {
             return self.backticks(text, end);
+        }
+        if first == '\n' && self.code.is_some_and(|run| run < FENCE) {
+            self.code = None;
         }
         if self.code.is_some() || !(is_end(first) || first.is_whitespace() || first == '[') {
             self.sentence.push(first);
@@ -147,11 +190,17 @@ impl Citations {
         if run == text.len() && !end {
             return Step::Wait;
         }
-        self.code = match self.code {
-            None => Some(run),
-            Some(open) if open == run => None,
-            open => open,
-        };
+        match self.code {
+            None => self.code = Some(run),
+            Some(open) if open == run => {
+                self.code = None;
+                // A number after a closing fence would open it again.
+                if run >= FENCE {
+                    self.begin_sentence();
+                }
+            }
+            Some(_) => {}
+        }
         Step::Take(run, text[..run].to_owned())
     }
 
@@ -189,6 +238,7 @@ impl Citations {
         }
         self.cited = true;
         self.report.added += 1;
+        self.report.cite(n + 1);
         Some(format!(" [{}]", n + 1))
     }
 
@@ -204,6 +254,7 @@ impl Citations {
                 }
                 Some(_) => {
                     self.report.kept += 1;
+                    self.report.cite(n);
                     self.cited = true;
                     shown.push_str(&format!("[{n}]"));
                 }
@@ -225,7 +276,7 @@ enum Bracket {
 
 fn bracket(text: &str, end: bool) -> Bracket {
     let inside = &text[1..];
-    let length = prefix(inside, |c| c.is_ascii_digit() || matches!(c, ',' | ' ' | '-' | '–' | '^' | ';'));
+    let length = prefix(inside, is_in_citation);
     if length > LONGEST_BRACKET {
         return Bracket::Other;
     }
@@ -240,10 +291,17 @@ fn bracket(text: &str, end: bool) -> Bracket {
     }
 }
 
+/// What a citation has between its brackets.
+fn is_in_citation(c: char) -> bool {
+    c.is_ascii_digit() || matches!(c, ',' | ' ' | '-' | '–' | '^' | ';')
+}
+
 /// The numbers of `1, 2` or `1-3`.
 fn numbers(text: &str) -> Vec<usize> {
     let mut numbers = Vec::new();
-    for part in text.trim_start_matches('^').split([',', ';', ' ']).filter(|part| !part.is_empty()) {
+    for part in
+        text.trim_start_matches('^').split([',', ';', ' ']).filter(|part| part.contains(|c: char| c.is_ascii_digit()))
+    {
         // What is too long to be a number names no source.
         let number = |text: &str| text.trim_start_matches('^').parse::<usize>().unwrap_or(usize::MAX);
         match part.split_once(['-', '–']) {
@@ -326,6 +384,7 @@ mod tests {
             "The meal limit is 48 euros [1]. Pages are answered in 15 minutes [2] by the engineer on call."
         );
         assert_eq!((report.kept, report.dropped_unknown, report.dropped_unsupported, report.added), (2, 1, 1, 0));
+        assert_eq!(report.cited, [1, 2]);
     }
 
     #[test]
@@ -350,7 +409,7 @@ mod tests {
             text,
             "The daily limit for meals is 48 euros [1]. I hope this helps you.\n\n- The engineer answers a page within 15 minutes [2]\n"
         );
-        assert_eq!(report.added, 2);
+        assert_eq!((report.added, report.cited), (2, vec![1, 2]));
         assert_eq!(whole("The limit for meals is 48 euros").0, "The limit for meals is 48 euros [1]");
     }
 
@@ -360,12 +419,40 @@ mod tests {
             "Use `a[7]` here",
             "```\nb[9] = 1.\n```",
             "[x] done",
+            "[-]",
             "see [the guide](https://x.test)",
             "a 4.5 b",
             "[",
             "[1",
         ] {
             assert_eq!(whole(text).0, text);
+        }
+    }
+
+    #[test]
+    fn a_backtick_that_nothing_closes_makes_code_of_its_line_only() {
+        let (text, report) = whole("It`s so [9].\nThe limit for meals is 48 euros [9].");
+        assert_eq!(text, "It`s so [9].\nThe limit for meals is 48 euros [1].");
+        assert_eq!((report.dropped_unknown, report.added), (1, 1));
+    }
+
+    #[test]
+    fn no_number_is_added_to_a_block_of_code() {
+        for text in [
+            "```\nThe limit for meals is 48 euros\n```",
+            "```\nThe limit for meals is 48 euros",
+            "```\nThe limit for meals is 48 euros\n```\n",
+        ] {
+            assert_eq!(whole(text), (text.to_owned(), Report::default()));
+        }
+    }
+
+    #[test]
+    fn what_is_left_of_nested_brackets_is_no_citation() {
+        for (given, expected) in
+            [("[9[9]]", "[9"), ("[[9]9]", "[9"), ("[3[0]]]", "[3"), ("[[1]]", "[[1]]"), ("a [ [7] ] b", "a [ ] b")]
+        {
+            assert_eq!(whole(given).0, expected, "{given}");
         }
     }
 
@@ -389,11 +476,12 @@ mod tests {
         }
 
         #[test]
-        fn outside_code_no_number_in_brackets_is_without_a_source(text in "([a-z .]{0,6}|\\[[0-9]{1,3}\\]|\\n)*") {
+        fn outside_code_no_number_in_brackets_is_without_a_source(text in "([a-z .]{0,6}|\\[[0-9]{1,3}\\]|[\\[\\] 0-9,^-]|\\n)*") {
             let shown = whole(&text).0;
             for part in shown.split('[').skip(1) {
-                if let Some((inside, _)) = part.split_once(']') {
-                    prop_assert!(["1", "2"].contains(&inside), "{}", shown);
+                let Some((inside, _)) = part.split_once(']') else { continue };
+                if inside.chars().all(is_in_citation) {
+                    prop_assert!(numbers(inside).iter().all(|n| [1, 2].contains(n)), "{}", shown);
                 }
             }
         }

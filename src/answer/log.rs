@@ -159,6 +159,16 @@ pub fn event_id(answer: &str, position: usize) -> String {
     format!("{answer}:{position}")
 }
 
+/// The answer and the position that an event's id names; `None` where it is no such id. A reader that has seen the
+/// event goes on from the position after it.
+pub fn parse_event_id(id: &str) -> Option<(&str, usize)> {
+    let (answer, position) = id.rsplit_once(':')?;
+    // `parse` alone takes a sign as well.
+    let digits = position.bytes().all(|byte| byte.is_ascii_digit());
+    (digits && !answer.is_empty()).then_some(())?;
+    Some((answer, position.parse().ok()?))
+}
+
 /// The log of one answer; see the module.
 #[derive(Debug)]
 pub struct AnswerLog {
@@ -173,6 +183,7 @@ struct State {
     closed: bool,
     readers: usize,
     had_readers: bool,
+    kept: bool,
     waiting: Vec<Waker>,
 }
 
@@ -202,7 +213,17 @@ impl AnswerLog {
     /// Whether somebody reads, or may yet begin to.
     pub fn wanted(&self) -> bool {
         let state = self.lock();
-        state.readers > 0 || !state.had_readers
+        state.readers > 0 || !state.had_readers || state.kept
+    }
+
+    /// Makes it wanted for good, with or without a reader. To keep it wanted for a while, hold a reader.
+    pub fn keep(&self) {
+        self.lock().kept = true;
+    }
+
+    /// Whether it has its last event.
+    pub fn closed(&self) -> bool {
+        self.lock().closed
     }
 
     /// A reader of the events from a position on.
@@ -306,6 +327,58 @@ mod tests {
         assert!(log.wanted());
         drop(two);
         assert!(!log.wanted());
+    }
+
+    #[test]
+    fn a_kept_log_is_wanted_without_a_reader() {
+        let (_writer, log) = AnswerLog::new("a".into(), 9);
+        drop(log.reader(0));
+        log.keep();
+        assert!(log.wanted());
+    }
+
+    #[test]
+    fn it_is_closed_by_its_last_event_only() {
+        let (mut writer, log) = AnswerLog::new("a".into(), 9);
+        writer.append(token(1));
+        assert!(!log.closed());
+        writer.append(done());
+        assert!(log.closed());
+    }
+
+    #[test]
+    fn every_reader_that_waits_is_woken_by_an_event() {
+        struct Count(std::sync::atomic::AtomicUsize);
+        impl std::task::Wake for Count {
+            fn wake(self: Arc<Self>) {
+                self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            }
+        }
+        let (mut writer, log) = AnswerLog::new("a".into(), 9);
+        let mut readers: Vec<_> = (0..3).map(|_| (log.reader(0), Arc::new(Count(0.into())))).collect();
+        for wanted in 1..=3 {
+            for (reader, count) in &mut readers {
+                let waker = Waker::from(Arc::clone(count));
+                assert!(reader.poll_next_unpin(&mut Context::from_waker(&waker)).is_pending());
+            }
+            if wanted == 3 {
+                writer.append(done())
+            } else {
+                writer.append(token(wanted))
+            }
+            for (reader, count) in &mut readers {
+                assert_eq!(count.0.load(std::sync::atomic::Ordering::SeqCst), wanted);
+                assert!(reader.next().now_or_never().flatten().is_some());
+            }
+        }
+    }
+
+    #[test]
+    fn an_event_id_names_its_answer_and_position() {
+        assert_eq!(parse_event_id(&event_id("019a:x", 12)), Some(("019a:x", 12)));
+        for id in ["", "a", ":1", "a:", "a:-1", "a:+1", "a:1x", "a:99999999999999999999999"] {
+            assert_eq!(parse_event_id(id), None, "{id}");
+        }
     }
 
     #[test]

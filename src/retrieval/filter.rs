@@ -11,6 +11,7 @@
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
+use std::collections::BTreeSet;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
@@ -129,6 +130,7 @@ fn parse(value: &Value, depth: usize, tests: &mut usize) -> Result<Filter, Strin
     if depth > GREATEST_DEPTH {
         return Err(format!("the filter is nested deeper than {GREATEST_DEPTH}"));
     }
+    let before = *tests;
     let Value::Object(members) = value else {
         return Err(format!("a filter is an object, this is `{value}`"));
     };
@@ -153,16 +155,22 @@ fn parse(value: &Value, depth: usize, tests: &mut usize) -> Result<Filter, Strin
                     ));
                 }
                 for test in parse_tests(field, value)? {
-                    *tests += 1;
-                    if *tests > MOST_TESTS {
-                        return Err(format!("the filter has more than {MOST_TESTS} tests"));
-                    }
+                    count(tests)?;
                     filters.push(Filter::Field(field.to_owned(), test));
                 }
             }
         }
     }
+    // One without a test costs as much as a test: it is work as well.
+    if *tests == before {
+        count(tests)?;
+    }
     Ok(if filters.len() == 1 { filters.remove(0) } else { Filter::All(filters) })
+}
+
+fn count(tests: &mut usize) -> Result<(), String> {
+    *tests += 1;
+    if *tests > MOST_TESTS { Err(format!("the filter has more than {MOST_TESTS} tests")) } else { Ok(()) }
 }
 
 fn parse_tests(field: &str, value: &Value) -> Result<Vec<Test>, String> {
@@ -225,34 +233,78 @@ impl Serialize for Filter {
 
 impl Filter {
     fn to_value(&self) -> Value {
-        let member = |name: &str, value: Value| Value::Object(Map::from_iter([(name.to_owned(), value)]));
-        let list = |filters: &[Self]| Value::Array(filters.iter().map(Self::to_value).collect());
+        let mut members = Map::new();
         match self {
-            Self::All(filters) if filters.is_empty() => Value::Object(Map::new()),
-            Self::All(filters) => member("all", list(filters)),
-            Self::Any(filters) => member("any", list(filters)),
-            Self::Not(filter) => member("not", filter.to_value()),
+            // As members of one object where each has a name of its own, as it was read: in an array they would be one
+            // level deeper, and a filter of the greatest depth could not be read again.
+            Self::All(filters) if distinct(filters) => filters.iter().for_each(|filter| filter.write(&mut members)),
+            filter => filter.write(&mut members),
+        }
+        Value::Object(members)
+    }
+
+    /// Adds itself to the members of an object.
+    fn write(&self, members: &mut Map<String, Value>) {
+        let list = |filters: &[Self]| Value::Array(filters.iter().map(Self::to_value).collect());
+        let value = match self {
+            Self::All(filters) | Self::Any(filters) => list(filters),
+            Self::Not(filter) => filter.to_value(),
             Self::Field(name, test) => {
-                let (operator, value) = match test {
-                    Test::Eq(value) => ("eq", value.clone()),
-                    Test::Ne(value) => ("ne", value.clone()),
-                    Test::In(values) => ("in", values.clone().into()),
-                    Test::NotIn(values) => ("not_in", values.clone().into()),
-                    Test::Gt(value) => ("gt", value.clone()),
-                    Test::Gte(value) => ("gte", value.clone()),
-                    Test::Lt(value) => ("lt", value.clone()),
-                    Test::Lte(value) => ("lte", value.clone()),
-                    Test::Exists(wanted) => ("exists", (*wanted).into()),
-                    Test::Prefix(prefix) => ("prefix", prefix.as_str().into()),
-                };
-                member(name, member(operator, value))
+                let operators = members.entry(name.as_str()).or_insert_with(|| Value::Object(Map::new()));
+                operators[test.operator()] = test.operand();
+                return;
             }
+        };
+        members.insert(self.key().0.to_owned(), value);
+    }
+
+    /// Name of its member, and the operator in it.
+    fn key(&self) -> (&str, &str) {
+        match self {
+            Self::All(_) => ("all", ""),
+            Self::Any(_) => ("any", ""),
+            Self::Not(_) => ("not", ""),
+            Self::Field(name, test) => (name, test.operator()),
+        }
+    }
+}
+
+/// Whether these can be members of one object.
+fn distinct(filters: &[Filter]) -> bool {
+    let mut keys = BTreeSet::new();
+    filters.iter().all(|filter| keys.insert(filter.key()))
+}
+
+impl Test {
+    fn operator(&self) -> &'static str {
+        match self {
+            Self::Eq(_) => "eq",
+            Self::Ne(_) => "ne",
+            Self::In(_) => "in",
+            Self::NotIn(_) => "not_in",
+            Self::Gt(_) => "gt",
+            Self::Gte(_) => "gte",
+            Self::Lt(_) => "lt",
+            Self::Lte(_) => "lte",
+            Self::Exists(_) => "exists",
+            Self::Prefix(_) => "prefix",
+        }
+    }
+
+    fn operand(&self) -> Value {
+        match self {
+            Self::Eq(value) | Self::Ne(value) => value.clone(),
+            Self::Gt(value) | Self::Gte(value) | Self::Lt(value) | Self::Lte(value) => value.clone(),
+            Self::In(values) | Self::NotIn(values) => values.clone().into(),
+            Self::Exists(wanted) => (*wanted).into(),
+            Self::Prefix(prefix) => prefix.as_str().into(),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
@@ -315,9 +367,55 @@ mod tests {
             (json!({ "all": {} }), "array"),
             (json!("x"), "object"),
             (deep, "nested"),
+            (json!({ "all": vec![json!({ "id": "x" }); 101] }), "100"),
+            (json!({ "any": vec![json!({}); 101] }), "100"),
         ] {
             let error = serde_json::from_value::<Filter>(filter.clone()).expect_err("no filter").to_string();
             assert!(error.contains(part), "{filter}: {error}");
         }
+    }
+
+    /// Filters as a caller may write them, so deep that some are refused.
+    fn any_filter() -> impl Strategy<Value = Value> {
+        let tests = prop_oneof![
+            Just(json!(1)),
+            Just(json!(["a", 2])),
+            Just(json!({ "gte": 1, "lt": 3 })),
+            Just(json!({ "prefix": "a", "exists": true })),
+        ];
+        let leaf = proptest::collection::btree_map(prop_oneof!["id", "metadata\\.[ab]"], tests, 0..3)
+            .prop_map(|members| Value::Object(members.into_iter().collect()));
+        leaf.clone().prop_recursive(9, 60, 3, move |inner| {
+            (leaf.clone(), prop_oneof!["all", "any", "not"], proptest::collection::vec(inner, 1..4)).prop_map(
+                |(mut filter, name, mut parts)| {
+                    filter[&name] = if name == "not" { parts.remove(0) } else { parts.into() };
+                    filter
+                },
+            )
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_filter_that_was_read_can_be_written_and_read_again(
+            given in any_filter(), a in 0..4i64, b in proptest::option::of("[ab]"), id in "[ab]{0,2}"
+        ) {
+            let Ok(filter) = serde_json::from_value::<Filter>(given) else { return Ok(()) };
+            let written = serde_json::to_value(&filter).expect("JSON");
+            let again: Filter = serde_json::from_value(written.clone()).map_err(|e| TestCaseError::fail(format!("{written}: {e}")))?;
+            let document = Document(json!({ "id": id, "metadata.a": a, "metadata.b": b }));
+            prop_assert_eq!(again.matches(&document), filter.matches(&document), "{}", written);
+        }
+    }
+
+    #[test]
+    fn a_filter_of_the_greatest_depth_can_be_read_again() {
+        let mut deepest = json!({ "id": "x", "title": "y" });
+        for _ in 1..GREATEST_DEPTH {
+            deepest = json!({ "id": "x", "title": { "gt": "a", "lt": "b" }, "not": deepest });
+        }
+        let filter: Filter = serde_json::from_value(deepest).expect("a filter");
+        let written = serde_json::to_value(&filter).expect("JSON");
+        assert_eq!(serde_json::from_value::<Filter>(written).expect("the same"), filter);
     }
 }

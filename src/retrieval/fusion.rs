@@ -56,7 +56,41 @@ mod tests {
         assert_eq!(fused[1].ranks, [Some((1, 9.0)), None]);
     }
 
+    #[test]
+    fn equal_scores_come_in_the_order_of_their_numbers() {
+        let fused = fuse(&[(&[(7, 1.0)], 1.0), (&[(3, 1.0)], 1.0), (&[(5, 1.0)], 1.0)], 60.0, 10);
+        assert_eq!(fused.iter().map(|hit| hit.chunk).collect::<Vec<_>>(), [3, 5, 7]);
+    }
+
     proptest! {
+        #[test]
+        fn the_order_in_which_two_rankings_are_given_makes_no_difference(
+            a in proptest::collection::vec((0u32..50, 0f32..1.0), 0..40),
+            b in proptest::collection::vec((0u32..50, 0f32..1.0), 0..40),
+        ) {
+            let mut turned = fuse(&[(&b, 2.0), (&a, 1.0)], 60.0, 100);
+            turned.iter_mut().for_each(|hit| hit.ranks.reverse());
+            prop_assert_eq!(fuse(&[(&a, 1.0), (&b, 2.0)], 60.0, 100), turned);
+        }
+
+        #[test]
+        fn a_better_rank_in_one_ranking_never_makes_a_chunk_worse(
+            chunks in proptest::collection::hash_set(0u32..50, 2..40),
+            other in proptest::collection::vec(0u32..50, 0..40),
+            at in 1usize..40,
+        ) {
+            let mut ranking: Vec<(u32, f32)> = chunks.into_iter().map(|chunk| (chunk, 0.0)).collect();
+            let other: Vec<(u32, f32)> = other.into_iter().map(|chunk| (chunk, 0.0)).collect();
+            let at = at.min(ranking.len() - 1);
+            let chunk = ranking[at].0;
+            let place = |ranking: &[(u32, f32)]| {
+                fuse(&[(ranking, 1.0), (&other, 1.0)], 60.0, 100).iter().position(|hit| hit.chunk == chunk)
+            };
+            let before = place(&ranking);
+            ranking.swap(at - 1, at);
+            prop_assert!(place(&ranking) <= before);
+        }
+
         #[test]
         fn every_chunk_comes_once_in_falling_order_with_the_sum_of_its_parts(
             a in proptest::collection::vec(0u32..50, 0..40),

@@ -76,10 +76,9 @@ pub fn snippet(text: &str, query: &str, max_chars: usize) -> String {
     // The first of equals: text is read from the front.
     let best = starts.max_by_key(|from| (distinct(*from), std::cmp::Reverse(*from))).unwrap_or(0);
     let mut from = best.min(chars.len() - max_chars);
-    // Not in the middle of a word.
-    while from > 0 && from < chars.len() && !chars[from - 1].is_whitespace() {
-        from += 1;
-    }
+    // Not in the middle of a word, unless it is so long (an address, say) that the place would be lost.
+    let begins = |at: &usize| *at == 0 || chars[at - 1].is_whitespace();
+    from = (from..from + max_chars / 6).find(begins).unwrap_or(from);
     let mut to = (from + max_chars).min(chars.len());
     while to < chars.len() && to > from + max_chars / 2 && !chars[to].is_whitespace() {
         to -= 1;
@@ -98,8 +97,8 @@ fn words(text: &str) -> impl Iterator<Item = (usize, String)> {
         } else if !word.is_empty() {
             let length = word.chars().count();
             let stem: String = word.chars().take(if length > 5 { length - 2 } else { length }).collect();
-            // Words this short are in every text.
-            if length > 2 {
+            // Words this short are in every text; numbers are not.
+            if length > 2 || word.contains(char::is_numeric) {
                 found.push((at - length.min(at), stem));
             }
             word.clear();
@@ -171,6 +170,18 @@ mod tests {
     }
 
     #[test]
+    fn a_hit_within_a_long_address_is_shown() {
+        let text = format!("A short start. https://x.test/{}dinner{}", "a/".repeat(200), "/b".repeat(200));
+        assert!(snippet(&text, "dinner", 60).contains("/dinner/"), "{}", snippet(&text, "dinner", 60));
+    }
+
+    #[test]
+    fn a_short_number_of_the_query_is_found() {
+        let text = format!("{} The desk is in room 14. {}", "Filler words. ".repeat(30), "Filler words. ".repeat(30));
+        assert!(snippet(&text, "14", 60).contains("room 14"));
+    }
+
+    #[test]
     fn a_short_text_is_shown_whole() {
         assert_eq!(snippet("## A *short*\n\ntext", "anything", 100), "A *short* text");
     }
@@ -178,7 +189,10 @@ mod tests {
     proptest! {
         #[test]
         fn any_text_and_query_give_a_snippet_of_bounded_length(text in ".{0,400}", query in ".{0,40}", max in 10usize..200) {
-            prop_assert!(snippet(&text, &query, max).chars().count() <= max + 4);
+            let shown = snippet(&text, &query, max);
+            prop_assert!(shown.chars().count() <= max + 4);
+            // What is not white space or markup is never answered with nothing.
+            prop_assert!(!text.contains(char::is_alphanumeric) || text.contains(['[', '`', '~']) || shown.contains(|c| c != '…' && c != ' '));
         }
     }
 }

@@ -70,7 +70,7 @@ impl Home {
         // Tables may be given once: what the test adds to them is merged by the environment instead.
         let text = if setup.folder.is_some() { String::new() } else { folders.clone() };
         let text = format!(
-            "{text}[server]\nbind = \"127.0.0.1:0\"\nshutdown_timeout_s = 2\n[data]\ndir = {:?}\n[embedding]\nmodel = {:?}\n[models.chat]\npath = {:?}\n{}",
+            "{text}[server]\nbind = \"127.0.0.1:0\"\nshutdown_timeout_s = 2\n[data]\ndir = {:?}\n[embedding]\nmodel = {:?}\n[models.chat]\npath = {:?}\nthreads = 1\n{}",
             self.data().display().to_string(),
             models.join("all-MiniLM-L6-v2").display().to_string(),
             models.join("SmolLM2-135M-Instruct.Q4_1.gguf").display().to_string(),

@@ -78,6 +78,7 @@ impl MiniLm {
             return Err(damaged("config.json", found));
         }
         if sizes.iter().any(|size| !(1..=1 << 20).contains(size))
+            || config.max_position_embeddings < 8
             || !config.hidden_size.is_multiple_of(config.num_attention_heads)
         {
             return Err(damaged("config.json", "its sizes do not make a model".to_owned()));
@@ -90,8 +91,11 @@ impl MiniLm {
             tokenizer.token_to_id(token).ok_or_else(|| damaged("tokenizer.json", format!("it has no token {token}")))
         };
         let frame = (special("[CLS]")?, special("[SEP]")?);
-        if tokenizer.get_vocab_size(true) > config.vocab_size {
-            let reason = format!("it has more tokens than the model's {}", config.vocab_size);
+        // What a document says is text, whatever it looks like.
+        tokenizer.set_encode_special_tokens(true);
+        let highest = tokenizer.get_vocab(true).into_values().max().unwrap_or(0);
+        if highest as usize >= config.vocab_size {
+            let reason = format!("it has the token {highest}, the model's are below {}", config.vocab_size);
             return Err(damaged("tokenizer.json", reason));
         }
         let weights = read("model.safetensors")?;
@@ -105,9 +109,10 @@ impl MiniLm {
 
     /// The tokens of a text between the special ones, cut to what counts.
     fn tokens(&self, text: &str) -> Result<Vec<u32>, ModelError> {
-        // What lies far beyond the last token that counts need not be tokenised: no token has more bytes than this.
-        const BYTES_A_TOKEN: usize = 128;
-        let mut end = text.len().min(self.max_tokens * BYTES_A_TOKEN);
+        // What lies far beyond the last token that counts need not be tokenised. Far: blanks are no token, and an
+        // endless word is one.
+        const LONGEST_TEXT: usize = 1 << 20;
+        let mut end = text.len().min(LONGEST_TEXT);
         while !text.is_char_boundary(end) {
             end -= 1;
         }
@@ -152,6 +157,12 @@ impl Embedder for MiniLm {
             let (batch, later) = rest.split_at(fits.count().max(1));
             let batch: Vec<&[u32]> = batch.iter().map(Vec::as_slice).collect();
             vectors.extend(WORKSPACE.with_borrow_mut(|space| self.bert.encode(&batch, space)));
+            // Damaged weights can be finite and give no numbers all the same.
+            if vectors.iter().flatten().any(|value| !value.is_finite()) {
+                return Err(ModelError::Engine(
+                    "the embedding model gives no numbers; its files are damaged".to_owned(),
+                ));
+            }
             rest = later;
         }
         Ok(vectors)

@@ -16,7 +16,8 @@ fn exp(x: f32) -> f32 {
     let p = p.mul_add(r, 0.166_666_65);
     let p = p.mul_add(r, 0.5);
     let p = (p * r).mul_add(r, r) + 1.0;
-    p * f32::from_bits(((n as i32 + 127) << 23) as u32)
+    // 2^n: added to 1.5 * 2^23, `n` stands in the lowest bits. A cast would saturate, which does not vectorise.
+    p * f32::from_bits(((n + 12_582_912.0).to_bits() << 23).wrapping_add(0x3f80_0000))
 }
 
 /// The error function with an absolute error below 5e-7 (Abramowitz and Stegun 7.1.26).
@@ -92,7 +93,7 @@ pub(super) fn add_norm(state: &mut [f32], rows: &[f32], bias: &[f32], (weight, s
 /// Softmax of `scale` times each row.
 pub(super) fn softmax(rows: &mut [f32], width: usize, scale: f32) {
     for row in rows.chunks_exact_mut(width) {
-        let highest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let highest = row.iter().copied().fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a });
         for value in row.iter_mut() {
             *value = exp((*value - highest) * scale);
         }
