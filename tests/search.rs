@@ -26,7 +26,7 @@ async fn a_search_gives_the_rank_and_score_of_each_stage() {
     assert_eq!(best["scores"]["lexical"]["rank"], 1);
     assert_eq!(best["scores"]["vector"]["rank"], 1);
     let fused = best["scores"]["fused"].as_f64().unwrap();
-    assert!((fused - 2.0 / 61.0).abs() < 1e-6, "{fused}");
+    assert!((fused - 2.5 / 11.0).abs() < 1e-6, "{fused}");
     let (start, end) = (best["start"].as_u64().unwrap() as usize, best["end"].as_u64().unwrap() as usize);
     let text = server.get("/v1/documents/cats").await.1["text"].as_str().unwrap().to_owned();
     assert_eq!(&text[start..end], best["text"].as_str().unwrap());

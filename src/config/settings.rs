@@ -313,13 +313,13 @@ pub struct SearchConfig {
     /// Candidates of each stage that go into the fusion. Default 100.
     #[garde(range(min = 1, max = 10_000))]
     pub candidates: usize,
-    /// The k of reciprocal rank fusion: a hit of rank r scores weight / (k + r). Default 60.
+    /// The k of reciprocal rank fusion: a hit of rank r scores weight / (k + r). Default 10.
     #[garde(range(min = 0.0, max = 10_000.0))]
     pub rrf_k: f32,
     /// Weight of the lexical stage. Default 1.
     #[garde(range(min = 0.0, max = 1000.0))]
     pub lexical_weight: f32,
-    /// Weight of the vector stage. Default 1.
+    /// Weight of the vector stage: questions are phrased unlike documents more often than not. Default 1.5.
     #[garde(range(min = 0.0, max = 1000.0))]
     pub vector_weight: f32,
     /// A passage counts as evidence from this cosine similarity on, -1 to 1. Default 0.30.
@@ -342,9 +342,9 @@ impl Default for SearchConfig {
             limit_default: 10,
             limit_max: 100,
             candidates: 100,
-            rrf_k: 60.0,
+            rrf_k: 10.0,
             lexical_weight: 1.0,
-            vector_weight: 1.0,
+            vector_weight: 1.5,
             min_similarity: 0.30,
             concurrency: 16,
             max_query_bytes: 4096,
