@@ -187,11 +187,33 @@ async fn serve(config: Config) -> Result<(), String> {
         let counts = announcing.indexes.catalog.counts().unwrap_or_default();
         tracing::info!("ready on http://{address} with {} documents, {} passages", counts.documents, counts.chunks);
     });
+    let handle = server.handle();
+    actix_rt::spawn(async move {
+        until_told_to_stop().await;
+        handle.stop(true).await;
+    });
     // Ends after SIGINT or SIGTERM, once the streams have ended or their time is up.
     let ended = server.await.map_err(|error| format!("the HTTP server failed: {error}"));
     tracing::info!("stopping");
     app.stop().await;
     ended
+}
+
+/// Waits for SIGINT or SIGTERM.
+async fn until_told_to_stop() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
+        (Ok(mut interrupt), Ok(mut terminate)) => {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+        }
+        _ => {
+            tracing::error!("signals cannot be heard; only a kill ends this process");
+            std::future::pending().await
+        }
+    }
 }
 
 async fn ask(target: Target, question: String, json: bool) -> Result<(), String> {

@@ -68,6 +68,8 @@ pub fn serve(app: Arc<App>, listener: TcpListener) -> std::io::Result<Server> {
     // A client that is gone is noticed at once, not at the next write.
     .h1_allow_half_closed(false)
     .shutdown_timeout(config.server.shutdown_timeout_s)
+    // Its own handling of signals stops every arbiter, before the actors could be taken down in order.
+    .disable_signals()
     .listen(listener)?;
     Ok(server.run())
 }
