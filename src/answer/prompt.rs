@@ -138,7 +138,7 @@ pub fn render(template: ChatTemplate, system: &str, turns: &[Turn]) -> Vec<Segme
 }
 
 /// The prompt of an answer. The best passage comes last, next to the question: a small model heeds most what it read
-/// last (with the sample documents it got twice as many facts right this way).
+/// last. Tried on 13 questions about the sample documents: 2 facts right this way, none with the best passage first.
 pub fn answer_prompt(template: ChatTemplate, passages: &[&Passage], earlier: &[Turn], question: &str) -> Vec<Segment> {
     let mut content = String::new();
     for (n, passage) in passages.iter().enumerate().rev() {
