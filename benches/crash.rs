@@ -19,10 +19,8 @@ fn main() {
 }
 
 async fn rounds() {
-    let folder = std::env::var_os("ANSWERD_HANDBOOK").map_or_else(
-        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/sample-docs/handbook-18f"),
-        PathBuf::from,
-    );
+    let folder = std::env::var_os("ANSWERD_HANDBOOK")
+        .map_or_else(|| PathBuf::from("../shared/sample-docs/handbook-18f"), PathBuf::from);
     let rounds: usize = std::env::var("ANSWERD_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(50);
     let mut documents: Vec<(String, String)> = std::fs::read_dir(&folder)
         .expect("the handbook")

@@ -29,7 +29,7 @@ fn main() {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
 
     let python = std::env::var("ANSWERD_BENCH_PYTHON").unwrap_or_else(|_| "python3".to_owned());
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/bench_onnxruntime.py");
+    let script = "scripts/bench_onnxruntime.py";
     let mut other = Command::new(python)
         .arg(script)
         .arg(&folder)

@@ -269,7 +269,7 @@ struct Reference {
 impl Reference {
     fn start(options: &LlamaOptions) -> Option<Self> {
         let python = std::env::var_os("ANSWERD_BENCH_PYTHON")?;
-        let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("scripts/bench_llama_cpp_python.py");
+        let script = "scripts/bench_llama_cpp_python.py";
         let mut child = Command::new(&python)
             .arg(script)
             .arg(&options.path)

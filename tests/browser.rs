@@ -2,14 +2,13 @@
 
 mod common;
 
-use std::path::Path;
 use std::process::Command;
 
-use common::{Home, Setup, sample};
+use common::{Home, Setup, here, sample};
 
 #[tokio::test]
 async fn the_chat_page_asks_streams_shows_sources_and_stops() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/browser");
+    let folder = here("tests/browser");
     let installed = folder.join("node_modules/playwright-core").is_dir();
     if !installed {
         let npm = Command::new("npm").args(["ci", "--no-audit", "--no-fund"]).current_dir(&folder).output();

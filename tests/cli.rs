@@ -40,7 +40,7 @@ fn check_prints_every_mistake_at_once_with_its_path() {
 #[test]
 fn check_accepts_the_configuration_that_is_delivered() {
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_answerd"))
-        .args(["check", "--config", concat!(env!("CARGO_MANIFEST_DIR"), "/config.toml")])
+        .args(["check", "--config", "config.toml"])
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", stderr(&output));

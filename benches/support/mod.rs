@@ -6,8 +6,7 @@ use std::path::PathBuf;
 
 /// The folder of the collections.
 pub fn collections() -> PathBuf {
-    std::env::var_os("ANSWERD_COLLECTIONS")
-        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/collections"), PathBuf::from)
+    std::env::var_os("ANSWERD_COLLECTIONS").map_or_else(|| PathBuf::from("../shared/collections"), PathBuf::from)
 }
 
 /// A folder for data that is costly to make, kept between runs.

@@ -25,9 +25,15 @@ pub fn models() -> PathBuf {
     )
 }
 
+/// A path of this clone, in whose root cargo starts every test. Not what `CARGO_MANIFEST_DIR` was when the test was
+/// built: clones share one target folder, and a test may have been built in another.
+pub fn here(path: &str) -> PathBuf {
+    std::path::absolute(path).expect("a current folder")
+}
+
 /// The documents of the invented company.
 pub fn sample() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("data/sample")
+    here("data/sample")
 }
 
 /// How to start it.
