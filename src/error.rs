@@ -4,7 +4,6 @@
 use crate::actors::door::DoorError;
 use crate::actors::ingestor::IngestError;
 use crate::actors::retriever::SearchError;
-use crate::answer::budget::OverBudget;
 use crate::models::ModelError;
 use crate::stores::StoreError;
 
@@ -114,11 +113,5 @@ impl From<ModelError> for ServiceError {
             }
             ModelError::Engine(_) => Self::Internal(error.to_string()),
         }
-    }
-}
-
-impl From<OverBudget> for ServiceError {
-    fn from(error: OverBudget) -> Self {
-        Self::QuestionTooLong { tokens: error.question_tokens, limit: error.limit }
     }
 }

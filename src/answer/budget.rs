@@ -2,40 +2,6 @@
 
 use crate::retrieval::passage::Passage;
 
-/// The question alone is longer than it may be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OverBudget {
-    /// Tokens of the question.
-    pub question_tokens: usize,
-    /// The most it may have.
-    pub limit: usize,
-}
-
-/// How the tokens of one prompt are shared out. All counts are tokens of the model that answers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Budget {
-    /// What prompt and output may have together.
-    pub context: usize,
-    /// Kept free for the output.
-    pub max_output: usize,
-    /// The prompt without question and evidence: the head and the markup.
-    pub fixed: usize,
-    /// The most a question may have.
-    pub max_question: usize,
-}
-
-impl Budget {
-    /// What is left for evidence beside a question.
-    ///
-    /// # Errors
-    /// [`OverBudget`] where the question is longer than `max_question`, or than what output and head leave.
-    pub fn evidence(&self, question_tokens: usize) -> Result<usize, OverBudget> {
-        let room = self.context.saturating_sub(self.max_output.saturating_add(self.fixed));
-        let limit = room.min(self.max_question);
-        if question_tokens > limit { Err(OverBudget { question_tokens, limit }) } else { Ok(room - question_tokens) }
-    }
-}
-
 /// Picks passages, best first, while their costs in tokens fit `available`. One that does not fit is left out
 /// and smaller ones after it may still enter; one that lies within a chosen one is left out as well. Gives their
 /// places in `passages`, in order.
@@ -84,18 +50,6 @@ mod tests {
             metadata: Default::default(),
             scores: Scores { fused: 0.0, lexical: None, vector: None },
         }
-    }
-
-    #[test]
-    fn evidence_gets_what_output_head_and_question_leave() {
-        let budget = Budget { context: 1000, max_output: 300, fixed: 100, max_question: 200 };
-        assert_eq!(budget.evidence(50), Ok(550));
-        assert_eq!(budget.evidence(201), Err(OverBudget { question_tokens: 201, limit: 200 }));
-        let small = Budget { context: 450, ..budget };
-        assert_eq!(small.evidence(50), Ok(0));
-        assert_eq!(small.evidence(51), Err(OverBudget { question_tokens: 51, limit: 50 }));
-        let none = Budget { context: 10, ..budget };
-        assert_eq!(none.evidence(1), Err(OverBudget { question_tokens: 1, limit: 0 }));
     }
 
     #[test]
