@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 ENV := . scripts/env.sh
 CARGO_TEST := cargo test --release --features failpoints
-BENCHES := quality search embedding generation crash
+BENCHES := quality search embedding generation crash events
 
 .PHONY: help run test bench check setup clean-data
 
@@ -30,7 +30,7 @@ test: setup ## Run all tests
 		$(CARGO_TEST) --lib --bins --tests; \
 	fi
 
-bench: ## Run the benchmarks: all, or BENCH=quality|search|embedding|generation|crash
+bench: ## Run the benchmarks: all, or BENCH=quality|search|embedding|generation|crash|events
 	@scripts/setup.sh bench
 	@$(ENV); \
 	for name in $(or $(BENCH),$(BENCHES)); do cargo bench --features failpoints --bench "$$name"; done

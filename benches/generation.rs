@@ -9,7 +9,6 @@
 //! `BENCH_ROUNDS` (default 5), `BENCH_THREADS` (default one a core), `BENCH_SECTION` (prefill, decode or together).
 
 #[path = "../tests/common/mod.rs"]
-#[allow(dead_code)]
 mod common;
 #[path = "support/mod.rs"]
 mod support;

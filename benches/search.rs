@@ -158,7 +158,7 @@ fn make(data: &std::path::Path, model: &MiniLm) {
             metadata: Metadata::new(),
             content: n.to_string().into_bytes(),
         };
-        let receipt = catalog.receive(&Operation::Upsert(upsert), 0).expect("received");
+        let receipt = catalog.receive(&Operation::Upsert(upsert), None, 0).expect("received");
         let parsed = ParsedDocument { title: None, text, format: Format::Text };
         catalog.store_version(receipt.seq, &parsed, &chunks, 0).expect("stored");
     }

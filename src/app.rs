@@ -20,6 +20,7 @@ use crate::actors::model_pool::{ModelPool, PooledWorker};
 use crate::actors::model_worker::{EngineSlot, ModelWorker};
 use crate::actors::overseer::{Overseer, Registry};
 use crate::actors::retriever::Retriever;
+use crate::actors::source::{Source, SourceState, TakeEvents};
 use crate::actors::stats::State;
 use crate::asking::Asker;
 use crate::config::Config;
@@ -59,6 +60,7 @@ pub struct App {
     registry: Registry,
     arbiters: Vec<Arbiter>,
     folders_unseen: Arc<tokio::sync::watch::Sender<usize>>,
+    events: Option<Arc<SourceState>>,
     started: Instant,
 }
 
@@ -176,6 +178,7 @@ impl App {
             None
         };
         Overseer::start(doors.registry.clone(), &watch.handle());
+        let events = (parts.folders && !config.nats.servers.is_empty()).then(Arc::<SourceState>::default);
         let app = Arc::new(Self {
             config,
             indexes,
@@ -188,11 +191,13 @@ impl App {
             registry: doors.registry.clone(),
             arbiters: vec![write, read, watch],
             folders_unseen: Arc::default(),
+            events,
             started: began,
         });
         app.until_indexes_open().await?;
         if parts.folders {
             app.watch_folders(&doors);
+            app.take_events(&doors);
         }
         app.keep_going();
         Ok(app)
@@ -242,6 +247,37 @@ impl App {
                 }
             });
         }
+    }
+
+    /// Takes events for as long as the process runs, whatever becomes of the connection.
+    fn take_events(&self, doors: &Doors) {
+        let Some(state) = &self.events else { return };
+        let factory = Source::factory(Arc::clone(&self.indexes), self.ingestor.clone(), Arc::clone(state));
+        let shown = Arc::clone(state);
+        let detail: Detail = Arc::new(move || shown.describe());
+        let reason = "one connection; [nats] max_in_flight bounds the events at work";
+        let door = doors.open("write/source", (1, reason), factory, Some(detail), &self.arbiters[0]);
+        actix_rt::spawn(async move {
+            let mut pause = Duration::from_millis(200);
+            loop {
+                let began = Instant::now();
+                if let Err(error) = door.ask_patiently(TakeEvents).await {
+                    tracing::warn!(%error, "no events from NATS; trying again");
+                }
+                pause = if began.elapsed() > Duration::from_secs(60) { Duration::from_millis(200) } else { pause * 2 };
+                pause = pause.min(Duration::from_secs(5));
+                actix_rt::time::sleep(pause).await;
+            }
+        });
+    }
+
+    /// What works only in part, while the service as a whole does its work: empty where all is well.
+    pub fn degraded(&self) -> Vec<String> {
+        self.events
+            .iter()
+            .filter_map(|events| events.trouble())
+            .map(|why| format!("no events from NATS: {why}"))
+            .collect()
     }
 
     /// Sets the clocks: the indexer looks for what a failed message left behind, the maintainer makes its rounds,
@@ -314,6 +350,8 @@ impl App {
             "uptime_s": self.started.elapsed().as_secs(),
             "ready": troubles.is_empty(),
             "troubles": troubles,
+            "degraded": self.degraded(),
+            "events": self.events.as_ref().map(|events| events.describe()),
             "catalog": counts,
             "freshness": as_of,
             "resident_bytes": resident_bytes(),

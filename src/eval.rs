@@ -133,7 +133,7 @@ async fn put(app: &App, name: String, entry: Entry) -> Result<(), String> {
     };
     let operation = Operation::Upsert(upsert);
     loop {
-        match app.ingestor.ask_patiently(operation.clone()).await {
+        match app.ingestor.ask_patiently(operation.clone().into()).await {
             Ok(_) => return Ok(()),
             Err(DoorError::Failed(IngestError::Backlog { .. })) => {
                 actix_rt::time::sleep(Duration::from_millis(100)).await;

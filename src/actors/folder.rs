@@ -273,7 +273,7 @@ impl Watch {
     /// Hands an operation to the ingestor; waits while it has too much to do.
     async fn submit(&self, operation: Operation) -> Result<(), StoreError> {
         loop {
-            match self.ingestor.ask_patiently(operation.clone()).await {
+            match self.ingestor.ask_patiently(operation.clone().into()).await {
                 Ok(_) => return Ok(()),
                 Err(DoorError::Failed(IngestError::Store(error))) => return Err(error),
                 Err(DoorError::Down { reason, .. }) => return Err(StoreError::Failed(reason)),

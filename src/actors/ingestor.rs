@@ -17,10 +17,24 @@ use super::indexer::Indexes;
 use super::stats::now_ms;
 use crate::documents::event::Operation;
 use crate::stores::StoreError;
-use crate::stores::catalog::{Outcome, Receipt};
+use crate::stores::catalog::{Origin, Outcome, Receipt};
 
 /// Longest pause between two tries of one operation.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// An operation to accept.
+pub struct Receive {
+    /// The operation.
+    pub operation: Operation,
+    /// The event behind it, if one is.
+    pub origin: Option<Origin>,
+}
+
+impl From<Operation> for Receive {
+    fn from(operation: Operation) -> Self {
+        Self { operation, origin: None }
+    }
+}
 
 /// Why an operation was not accepted.
 #[derive(Debug, thiserror::Error)]
@@ -146,12 +160,13 @@ impl Ingestor {
 }
 
 impl Role for Ingestor {
-    type Message = Operation;
+    type Message = Receive;
     type Reply = Receipt;
     type Error = IngestError;
     const SERIAL: bool = false;
 
-    fn handle(&mut self, operation: Operation) -> LocalBoxFuture<'static, Result<Receipt, IngestError>> {
+    fn handle(&mut self, message: Receive) -> LocalBoxFuture<'static, Result<Receipt, IngestError>> {
+        let Receive { operation, origin } = message;
         let intake = Arc::clone(&self.0);
         async move {
             let indexes = &intake.indexes;
@@ -165,7 +180,7 @@ impl Role for Ingestor {
             let now = now_ms() as i64;
             let receipt = blocking(move || {
                 fail::fail_point!("ingestor");
-                catalog.receive(&operation, now)
+                catalog.receive(&operation, origin.as_ref(), now)
             })
             .await?;
             if receipt.outcome == Outcome::Accepted {

@@ -4,6 +4,7 @@
 //! overseer
 //! ├── write
 //! │   ├── folder-N         watches a folder                           -> ingestor
+//! │   ├── source           takes events from NATS                     -> ingestor
 //! │   ├── ingestor         accepts operations (durable)               -> documents
 //! │   ├── documents        parse, chunk, embed, store                 -> embedder, indexer
 //! │   ├── indexer          catalog -> both indexes, publishes views
@@ -29,4 +30,5 @@ pub mod model_pool;
 pub mod model_worker;
 pub mod overseer;
 pub mod retriever;
+pub mod source;
 pub mod stats;

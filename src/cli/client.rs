@@ -137,7 +137,7 @@ impl Target {
                     metadata: Metadata::new(),
                     content,
                 };
-                let receipt = app.ingestor.ask_patiently(Operation::Upsert(upsert)).await;
+                let receipt = app.ingestor.ask_patiently(Operation::Upsert(upsert).into()).await;
                 receipt.map(drop).map_err(|error| ServiceError::from(error).to_string())
             }
         }

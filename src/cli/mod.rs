@@ -1,7 +1,9 @@
 //! The command line. `serve` runs the service; `ask`, `search` and `ingest` speak to a running one, or, where none
-//! answers, do their work in this process on the same data folder; `check` and `eval` need no service.
+//! answers, do their work in this process on the same data folder; `publish` and `dlq` speak to NATS; `check` and `eval` need no service.
 
 mod client;
+mod dlq;
+mod publish;
 
 use std::io::{IsTerminal, Write};
 use std::net::TcpListener;
@@ -67,6 +69,14 @@ enum Command {
         collection: String,
         #[command(flatten)]
         server: ServerChoice,
+    },
+    /// Publish a file, the documents in a folder, or standard input as events: on NATS where [nats] servers names it,
+    /// else to a running answerd.
+    Publish(publish::Publish),
+    /// Look at the events that were given up, and publish them again.
+    Dlq {
+        #[command(subcommand)]
+        what: dlq::Dlq,
     },
     /// Check the configuration and print every mistake with its path.
     Check,
@@ -136,6 +146,14 @@ async fn execute(cli: Cli) -> Result<(), String> {
         Command::Ingest { path, collection, server } => {
             start_log(&config, "warn");
             ingest(Target::choose(config, server.server, false).await?, path, collection).await
+        }
+        Command::Publish(what) => {
+            start_log(&config, "warn");
+            publish::run(config, what).await
+        }
+        Command::Dlq { what } => {
+            start_log(&config, "warn");
+            dlq::run(&config, what).await
         }
         Command::Eval { folder, data, json } => {
             start_log(&config, "warn");
@@ -256,9 +274,10 @@ async fn ask(target: Target, question: String, json: bool) -> Result<(), String>
     failure.map_or(Ok(()), Err)
 }
 
-async fn ingest(target: Target, path: PathBuf, collection: String) -> Result<(), String> {
-    let root = if path.is_dir() { path.clone() } else { path.parent().map(PathBuf::from).unwrap_or_default() };
-    let files: Vec<PathBuf> = walkdir::WalkDir::new(&path)
+/// The files to take at a path, each with the id of its document.
+fn documents_in(path: &std::path::Path) -> Result<Vec<(String, PathBuf)>, String> {
+    let root = if path.is_dir() { path.to_owned() } else { path.parent().map(PathBuf::from).unwrap_or_default() };
+    let files: Vec<(String, PathBuf)> = walkdir::WalkDir::new(path)
         .sort_by_file_name()
         .into_iter()
         .collect::<Result<Vec<_>, _>>()
@@ -267,15 +286,22 @@ async fn ingest(target: Target, path: PathBuf, collection: String) -> Result<(),
         .filter(|entry| entry.file_type().is_file())
         .map(walkdir::DirEntry::into_path)
         .filter(|file| *file == path || crate::documents::parse::supported_extension(file))
+        .map(|file| {
+            let inside = file.strip_prefix(&root).unwrap_or(&file);
+            (inside.iter().map(|part| part.to_string_lossy()).collect::<Vec<_>>().join("/"), file)
+        })
         .collect();
     if files.is_empty() {
         return Err(format!("there are no documents in {}", path.display()));
     }
+    Ok(files)
+}
+
+async fn ingest(target: Target, path: PathBuf, collection: String) -> Result<(), String> {
+    let files = documents_in(&path)?;
     let (mut failed, count) = (0, files.len());
     let mut waiting = Vec::new();
-    for file in files {
-        let inside = file.strip_prefix(&root).unwrap_or(&file);
-        let id = inside.iter().map(|part| part.to_string_lossy()).collect::<Vec<_>>().join("/");
+    for (id, file) in files {
         let content = std::fs::read(&file).map_err(|error| format!("cannot read {}: {error}", file.display()))?;
         match target.put(&id, &collection, content).await {
             Ok(()) => waiting.push(id),

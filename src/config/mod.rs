@@ -254,6 +254,16 @@ impl Config {
         ];
         let folders = self.folders.iter_mut().enumerate();
         paths.extend(folders.map(|(n, folder)| (format!("folders[{n}].path"), &mut folder.path)));
+        let nats = &mut self.nats;
+        let files = [
+            ("nkey_file", &mut nats.nkey_file),
+            ("credentials_file", &mut nats.credentials_file),
+            ("tls_ca_file", &mut nats.tls_ca_file),
+            ("tls_certificate_file", &mut nats.tls_certificate_file),
+            ("tls_key_file", &mut nats.tls_key_file),
+        ];
+        let given = files.into_iter().filter(|(_, path)| !path.as_os_str().is_empty());
+        paths.extend(given.map(|(name, path)| (format!("nats.{name}"), path)));
         let mut errors = Vec::new();
         for (name, path) in paths {
             match resolved(path, base) {

@@ -21,6 +21,10 @@ pub const MAX_COLLECTION_BYTES: usize = 64;
 pub const MAX_METADATA_KEYS: usize = 64;
 /// Most bytes in a key of [`Metadata`].
 pub const MAX_METADATA_KEY_BYTES: usize = 64;
+/// Most bytes in a title.
+pub const MAX_TITLE_BYTES: usize = 1024;
+/// Most bytes in an address.
+pub const MAX_URL_BYTES: usize = 4096;
 /// Most bytes of [`Metadata`] written as JSON.
 pub const MAX_METADATA_BYTES: usize = 16 * 1024;
 
@@ -197,6 +201,52 @@ pub struct Upsert {
     pub metadata: Metadata,
     /// The bytes, as published.
     pub content: Vec<u8>,
+}
+
+impl Upsert {
+    /// Checks what is said about the content: sizes, collection, metadata, revision.
+    ///
+    /// # Errors
+    /// A sentence that names the field and the rule.
+    pub fn check_description(&self) -> Result<(), String> {
+        if self.title.as_ref().is_some_and(|title| title.len() > MAX_TITLE_BYTES) {
+            return Err(format!("`title` has more than {MAX_TITLE_BYTES} bytes"));
+        }
+        if self.url.as_ref().is_some_and(|url| url.len() > MAX_URL_BYTES) {
+            return Err(format!("`url` has more than {MAX_URL_BYTES} bytes"));
+        }
+        if self.revision.is_some_and(|revision| revision > i64::MAX as u64) {
+            return Err(format!("`revision` is larger than {}", i64::MAX));
+        }
+        validate_collection(&self.collection)?;
+        validate_metadata(&self.metadata)
+    }
+}
+
+/// A document as a JSON object: the body of a `PUT` or the data of an event.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JsonDocument {
+    /// The text.
+    #[serde(default, deserialize_with = "text_as_bytes")]
+    pub content: Option<Vec<u8>>,
+    /// See [`Upsert::media_type`].
+    pub media_type: Option<String>,
+    /// See [`Upsert::title`].
+    pub title: Option<String>,
+    /// See [`Upsert::url`].
+    pub url: Option<String>,
+    /// See [`Upsert::collection`].
+    pub collection: Option<String>,
+    /// See [`Upsert::metadata`].
+    #[serde(default)]
+    pub metadata: Metadata,
+    /// See [`Upsert::revision`].
+    pub revision: Option<u64>,
+}
+
+fn text_as_bytes<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<u8>>, D::Error> {
+    Option::<String>::deserialize(deserializer).map(|text| text.map(String::into_bytes))
 }
 
 /// One operation on one document.

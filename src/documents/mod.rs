@@ -1,10 +1,12 @@
 //! What a document is, before any store or index sees it: pure rules, no I/O, no actors.
 //!
+//! - [`cloudevent`]: what a bus or a client delivers, to an operation
 //! - [`event`]: the identity and content hash of a document, and the operation on it
 //! - [`parse`]: bytes of one format to a [`ParsedDocument`]
 //! - [`chunk`]: a parsed document to [`Chunk`]s the embedding model can take
 
 pub mod chunk;
+pub mod cloudevent;
 pub mod event;
 pub mod parse;
 

@@ -5,6 +5,7 @@
 
 pub mod catalog;
 pub mod hnsw;
+pub mod nats;
 pub mod tantivy;
 pub mod view;
 

@@ -12,9 +12,7 @@ use serde_json::{Value, json};
 use super::error::{Kind, Problem, method_not_allowed};
 use crate::actors::compute::blocking;
 use crate::app::App;
-use crate::documents::event::{
-    COLLECTION_DEFAULT, DocumentId, Metadata, Operation, Upsert, validate_collection, validate_metadata,
-};
+use crate::documents::event::{COLLECTION_DEFAULT, DocumentId, JsonDocument, Metadata, Operation, Upsert};
 use crate::error::ServiceError;
 use crate::stores::catalog::{DocumentQuery, DocumentRecord, OperationState, Outcome, Receipt};
 
@@ -47,20 +45,6 @@ struct PutQuery {
     wait: Option<String>,
 }
 
-/// A document in a JSON envelope.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Envelope {
-    content: String,
-    media_type: Option<String>,
-    title: Option<String>,
-    url: Option<String>,
-    collection: Option<String>,
-    #[serde(default)]
-    metadata: Metadata,
-    revision: Option<u64>,
-}
-
 async fn put(
     request: HttpRequest,
     app: web::Data<App>,
@@ -71,7 +55,7 @@ async fn put(
     let query = query.into_inner();
     let wait = wait_of(query.wait.as_deref(), app.config.ingest.max_wait_s)?;
     let declared = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let envelope = match declared {
+    let envelope: Option<JsonDocument> = match declared {
         Some(media_type) if is_json(media_type) => {
             let mut json = serde_json::Deserializer::from_slice(&body);
             serde_path_to_error::deserialize(&mut json).map_err(|error| {
@@ -86,7 +70,7 @@ async fn put(
         _ => None,
     };
     let upsert = match envelope {
-        Some(Envelope { content, media_type, title, url, collection, metadata, revision }) => Upsert {
+        Some(JsonDocument { content, media_type, title, url, collection, metadata, revision }) => Upsert {
             id,
             revision: revision.or(query.revision),
             media_type: Some(media_type.unwrap_or_else(|| "text/markdown".to_owned())),
@@ -94,7 +78,7 @@ async fn put(
             url: url.or(query.url),
             collection: collection.or(query.collection).unwrap_or_else(|| COLLECTION_DEFAULT.to_owned()),
             metadata,
-            content: content.into_bytes(),
+            content: content.unwrap_or_default(),
         },
         None => Upsert {
             id,
@@ -114,7 +98,7 @@ async fn put(
     };
     check(&upsert)?;
     let id = upsert.id.to_string();
-    let receipt = app.ingestor.ask(Operation::Upsert(upsert)).await.map_err(ServiceError::from)?;
+    let receipt = app.ingestor.ask(Operation::Upsert(upsert).into()).await.map_err(ServiceError::from)?;
     answer(&app, id, receipt, wait).await
 }
 
@@ -127,7 +111,7 @@ async fn delete(
     let wait = wait_of(query.wait.as_deref(), app.config.ingest.max_wait_s)?;
     let name = id.to_string();
     let operation = Operation::Delete { id, revision: query.revision };
-    let receipt = app.ingestor.ask(operation).await.map_err(ServiceError::from)?;
+    let receipt = app.ingestor.ask(operation.into()).await.map_err(ServiceError::from)?;
     if receipt.outcome == Outcome::Absent {
         return Err(Problem::new(Kind::NotFound, format!("there is no document `{name}`")));
     }
@@ -243,17 +227,7 @@ fn check(upsert: &Upsert) -> Result<(), Problem> {
     if upsert.content.is_empty() {
         return Err(invalid("the body is empty: send the document's content".into()));
     }
-    if upsert.title.as_ref().is_some_and(|title| title.len() > 1024) {
-        return Err(invalid("`title` has more than 1024 bytes".into()));
-    }
-    if upsert.url.as_ref().is_some_and(|url| url.len() > 4096) {
-        return Err(invalid("`url` has more than 4096 bytes".into()));
-    }
-    if upsert.revision.is_some_and(|revision| revision > i64::MAX as u64) {
-        return Err(invalid(format!("`revision` is larger than {}", i64::MAX)));
-    }
-    validate_collection(&upsert.collection).map_err(|error| invalid(error.to_string()))?;
-    validate_metadata(&upsert.metadata).map_err(|error| invalid(error.to_string()))
+    upsert.check_description().map_err(invalid)
 }
 
 fn is_json(media_type: &str) -> bool {

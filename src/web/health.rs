@@ -1,4 +1,5 @@
-//! `/healthz`: the process answers. `/readyz`: it can do its work, or says why not.
+//! `/healthz`: the process answers. `/readyz`: it can do its work, or says why not. What fails only in part
+//! is named under `degraded`.
 
 use actix_web::{HttpResponse, web};
 use serde_json::json;
@@ -18,7 +19,7 @@ async fn alive() -> HttpResponse {
 async fn ready(app: web::Data<App>) -> Result<HttpResponse, Problem> {
     let troubles = app.troubles();
     if troubles.is_empty() {
-        return Ok(HttpResponse::Ok().json(json!({ "status": "ready" })));
+        return Ok(HttpResponse::Ok().json(json!({ "status": "ready", "degraded": app.degraded() })));
     }
     Err(Problem::new(Kind::Unavailable, troubles.join("; ")).with("reasons", troubles))
 }

@@ -5,6 +5,7 @@
 //! | [`answers`] | `POST /v1/answers` |
 //! | [`search`] | `POST /v1/search` |
 //! | [`documents`] | `/v1/documents`, `/v1/documents/{id}` |
+//! | [`events`] | `POST /v1/events` |
 //! | [`admin`] | `/admin/status` |
 //! | [`health`] | `/healthz`, `/readyz` |
 //! | [`ui`] | `/`: the chat page |
@@ -15,6 +16,7 @@ pub mod admin;
 pub mod answers;
 pub mod documents;
 pub mod error;
+pub mod events;
 pub mod health;
 pub mod search;
 pub mod ui;
@@ -57,6 +59,7 @@ pub fn serve(app: Arc<App>, listener: TcpListener) -> std::io::Result<Server> {
             .configure(answers::routes)
             .configure(search::routes)
             .configure(documents::routes)
+            .configure(events::routes)
             .configure(admin::routes)
             .configure(health::routes)
             .configure(ui::routes)

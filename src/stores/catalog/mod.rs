@@ -50,6 +50,17 @@ pub enum Outcome {
     Outdated,
     /// There is no such document to delete.
     Absent,
+    /// The event behind it was taken before.
+    Repeated,
+}
+
+/// The event behind an operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Origin {
+    /// Hash of the event's source and id.
+    pub event: [u8; 16],
+    /// When the bus received it, in nanoseconds since the Unix epoch: orders events that state no revision.
+    pub position: Option<i64>,
 }
 
 /// How far an operation has come, as far as the disk knows.

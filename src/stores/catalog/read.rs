@@ -85,6 +85,18 @@ impl Catalog {
         })
     }
 
+    /// How an operation ended, and why where it failed. `None` where a later one on its document has replaced it.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn outcome(&self, seq: u64) -> Result<Option<(OperationState, Option<String>)>, StoreError> {
+        self.read("read an operation", |c| {
+            c.prepare_cached("SELECT state, reason FROM operations WHERE seq = ?1")?
+                .query_row([seq as i64], |row| Ok((state(row.get(0)?), row.get(1)?)))
+                .optional()
+        })
+    }
+
     /// A waiting operation with its content; `None` where it is settled.
     ///
     /// # Errors
@@ -307,13 +319,17 @@ FROM (SELECT max(seq) AS last FROM operations GROUP BY document) AS newest
 JOIN operations AS o ON o.seq = newest.last
 LEFT JOIN versions AS v ON v.document = o.document AND v.retired IS NULL";
 
-fn record(row: &Row<'_>) -> rusqlite::Result<DocumentRecord> {
-    let state = match row.get::<_, i64>(4)? {
+fn state(number: i64) -> OperationState {
+    match number {
         RECEIVED => OperationState::Received,
         STORED => OperationState::Stored,
         FAILED => OperationState::Failed,
         _ => OperationState::Superseded,
-    };
+    }
+}
+
+fn record(row: &Row<'_>) -> rusqlite::Result<DocumentRecord> {
+    let state = state(row.get(4)?);
     let version = match row.get::<_, Option<i64>>(10)? {
         None => None,
         Some(_) => Some(version_at(row, 10)?),

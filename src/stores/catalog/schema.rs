@@ -8,13 +8,14 @@ use rusqlite::{Connection, OpenFlags};
 use crate::stores::StoreError;
 
 /// Version of the tables below, in SQLite's `user_version`.
-pub(super) const SCHEMA_VERSION: i64 = 1;
+pub(super) const SCHEMA_VERSION: i64 = 2;
 
 /// - `operations`: what was received. Written, and on disk, before a caller is told so. One row stays for each
 ///   document as the memory of its last revision; its content is dropped once the operation is settled.
 /// - `versions`: a document as it is or was served. Never changed but for `retired`: a new revision is a new row.
 /// - `chunks`: the pieces of a version with their vectors. Numbers are given once and never again, and are
 ///   consecutive within a version.
+/// - `events`: the events that were taken, by a hash of source and id.
 /// - `counters`: the last commit and the next chunk number.
 const SCHEMA: &str = "
 CREATE TABLE operations (
@@ -76,6 +77,15 @@ INSERT INTO counters VALUES ('commit', 0), ('next_chunk', 1);
 CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 ";
 
+/// From version 1 to 2. `events` remembers every event that was taken, so that one delivered or replayed again changes
+/// nothing; `operations.position` is when the bus received the event behind an operation, which orders events that
+/// state no revision; `chunks.page` is the page that a chunk begins on.
+const TO_2: &str = "
+CREATE TABLE events (key BLOB PRIMARY KEY, seq INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+ALTER TABLE operations ADD COLUMN position INTEGER;
+ALTER TABLE chunks ADD COLUMN page INTEGER;
+";
+
 /// Takes the data folder for this process alone; the lock ends with the returned file.
 pub(super) fn lock(folder: &Path) -> Result<File, StoreError> {
     let failed = |doing: &str, error: &std::io::Error| {
@@ -114,13 +124,18 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
         let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
         match version {
             0 => {
-                connection
-                    .execute_batch(&format!("BEGIN; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"))?;
+                connection.execute_batch(&format!(
+                    "BEGIN; {SCHEMA} {TO_2} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+                ))?;
             }
-            SCHEMA_VERSION => {
+            1 | SCHEMA_VERSION => {
                 let verdict: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
                 if verdict != "ok" {
                     return Ok(Err(damaged(path, &verdict)));
+                }
+                if version == 1 {
+                    connection
+                        .execute_batch(&format!("BEGIN; {TO_2} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"))?;
                 }
             }
             newer => {

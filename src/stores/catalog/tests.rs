@@ -55,7 +55,7 @@ fn words(catalog: &Catalog, version: &Version) -> Vec<String> {
 #[test]
 fn an_accepted_operation_outlives_the_process_that_accepted_it() {
     let folder = tempfile::tempdir().expect("a folder");
-    let receipt = open(folder.path()).receive(&upsert("a", None, "one two"), 7).expect("received");
+    let receipt = open(folder.path()).receive(&upsert("a", None, "one two"), None, 7).expect("received");
     let catalog = open(folder.path());
     assert_eq!(catalog.pending().expect("pending"), [(receipt.seq, "a".to_owned(), 7)]);
     let pending = catalog.operation(receipt.seq).expect("read").expect("there");
@@ -67,7 +67,7 @@ fn changes_are_cut_at_commits_and_name_each_document_once() {
     let folder = tempfile::tempdir().expect("a folder");
     let catalog = open(folder.path());
     for (id, text) in [("a", "one two"), ("b", "three"), ("a", "four five six"), ("c", "seven")] {
-        let receipt = catalog.receive(&upsert(id, None, text), 0).expect("received");
+        let receipt = catalog.receive(&upsert(id, None, text), None, 0).expect("received");
         store(&catalog, receipt.seq, text);
     }
     let first = catalog.changes(0, 2).expect("changes");
@@ -128,7 +128,7 @@ proptest! {
             match step {
                 Step::Upsert { id, revision, text } => {
                     let id = format!("d{id}");
-                    let receipt = catalog.receive(&upsert(&id, revision, &text), 0).expect("received");
+                    let receipt = catalog.receive(&upsert(&id, revision, &text), None, 0).expect("received");
                     let known = model.get(&id).cloned();
                     let newer = known.as_ref().is_none_or(|(_, last)| revision.is_none_or(|r| r > *last));
                     if receipt.outcome == Outcome::Accepted {
@@ -152,7 +152,7 @@ proptest! {
                 Step::Delete { id, revision } => {
                     let id = format!("d{id}");
                     let operation = Operation::Delete { id: DocumentId::parse(&id).expect("an id"), revision };
-                    let receipt = catalog.receive(&operation, 0).expect("received");
+                    let receipt = catalog.receive(&operation, None, 0).expect("received");
                     if receipt.outcome == Outcome::Accepted {
                         prop_assert!(catalog.store_delete(receipt.seq, 1).expect("stored").is_some());
                         model.insert(id, (None, receipt.revision));

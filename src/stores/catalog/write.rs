@@ -2,7 +2,7 @@
 
 use rusqlite::{OptionalExtension, Transaction, params};
 
-use super::{Catalog, ChunkId, NewChunk, Outcome, Receipt, StoreError, to_json, vector_to_bytes};
+use super::{Catalog, ChunkId, NewChunk, Origin, Outcome, Receipt, StoreError, to_json, vector_to_bytes};
 use crate::documents::event::{Operation, Upsert, content_hash};
 use crate::documents::{Format, ParsedDocument};
 
@@ -23,25 +23,70 @@ struct Known {
     state: i64,
     kind: i64,
     hash: Option<Vec<u8>>,
+    position: Option<i64>,
+}
+
+impl Known {
+    /// Whether the bus received an event later than what is known already. Decides only where no revision does.
+    fn is_newer_than(&self, position: Option<i64>) -> bool {
+        matches!((self.position, position), (Some(known), Some(position)) if position <= known)
+    }
 }
 
 impl Catalog {
-    /// Accepts an operation: it is on disk when this returns. Older or equal revisions and unchanged
-    /// content are recognised here and change nothing.
+    /// Accepts an operation: it is on disk when this returns. Older or equal revisions, unchanged content and
+    /// events that were taken before are recognised here and change nothing.
     ///
     /// # Errors
     /// [`StoreError`]; nothing was accepted then.
-    pub fn receive(&self, operation: &Operation, now_ms: i64) -> Result<Receipt, StoreError> {
-        let doing = "store the received document";
-        match operation {
-            Operation::Upsert(upsert) => {
-                let hash = content_hash(upsert);
-                self.write(doing, |t| receive_upsert(t, upsert, &hash, now_ms))
+    pub fn receive(&self, operation: &Operation, origin: Option<&Origin>, now_ms: i64) -> Result<Receipt, StoreError> {
+        let hash = match operation {
+            Operation::Upsert(upsert) => content_hash(upsert),
+            Operation::Delete { .. } => [0; 32],
+        };
+        self.write("store the received document", |t| {
+            if let Some(origin) = origin
+                && let Some(seq) = taken(t, &origin.event)?
+            {
+                return Ok(Receipt { seq, revision: operation.revision().unwrap_or(0), outcome: Outcome::Repeated });
             }
-            Operation::Delete { id, revision } => {
-                self.write(doing, |t| receive_delete(t, id.as_ref(), *revision, now_ms))
+            let position = origin.and_then(|origin| origin.position);
+            let receipt = match operation {
+                Operation::Upsert(upsert) => receive_upsert(t, upsert, &hash, position, now_ms),
+                Operation::Delete { id, revision } => receive_delete(t, id.as_ref(), *revision, position, now_ms),
+            }?;
+            if let Some(origin) = origin {
+                remember(t, &origin.event, receipt.seq)?;
             }
-        }
+            Ok(receipt)
+        })
+    }
+
+    /// Remembers an event that was given up, so that it is not given up again when it is delivered once more.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn remember_event(&self, event: &[u8; 16]) -> Result<(), StoreError> {
+        self.write("remember an event", |t| remember(t, event, 0))
+    }
+
+    /// Forgets an event, so that it is taken when it comes again.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn forget_event(&self, event: &[u8; 16]) -> Result<(), StoreError> {
+        self.write("forget an event", |t| t.execute("DELETE FROM events WHERE key = ?1", [event]).map(|_| ()))
+    }
+
+    /// Whether an event was taken or given up.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn knows_event(&self, event: &[u8; 16]) -> Result<bool, StoreError> {
+        self.read("look for an event", |c| {
+            c.prepare_cached("SELECT EXISTS (SELECT 1 FROM events WHERE key = ?1)")?
+                .query_row([event], |row| row.get(0))
+        })
     }
 
     /// Stores the outcome of an upsert: from here on its version is the one to serve. Returns the commit,
@@ -81,7 +126,7 @@ impl Catalog {
                 chunks.len() as i64
             ])?;
             let version = t.last_insert_rowid();
-            let mut insert = t.prepare_cached("INSERT INTO chunks VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?;
+            let mut insert = t.prepare_cached("INSERT INTO chunks (chunk, version, section, start, stop, tokens, hash, vector) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?;
             for (number, chunk) in (i64::from(first)..).zip(chunks) {
                 insert.execute(params![
                     number,
@@ -157,9 +202,21 @@ impl Catalog {
     }
 }
 
+/// The operation of an event that was taken before.
+fn taken(t: &Transaction<'_>, event: &[u8; 16]) -> rusqlite::Result<Option<u64>> {
+    let seq: Option<i64> =
+        t.prepare_cached("SELECT seq FROM events WHERE key = ?1")?.query_row([event], |row| row.get(0)).optional()?;
+    Ok(seq.map(|seq| seq as u64))
+}
+
+fn remember(t: &Transaction<'_>, event: &[u8; 16], seq: u64) -> rusqlite::Result<()> {
+    t.prepare_cached("INSERT OR REPLACE INTO events VALUES (?1, ?2)")?.execute(params![event, seq as i64])?;
+    Ok(())
+}
+
 fn known(t: &Transaction<'_>, document: &str) -> rusqlite::Result<Option<Known>> {
     t.prepare_cached(
-        "SELECT seq, revision, state, kind, hash FROM operations WHERE document = ?1 ORDER BY seq DESC LIMIT 1",
+        "SELECT seq, revision, state, kind, hash, position FROM operations WHERE document = ?1 ORDER BY seq DESC LIMIT 1",
     )?
     .query_row([document], |row| {
         Ok(Known {
@@ -168,12 +225,19 @@ fn known(t: &Transaction<'_>, document: &str) -> rusqlite::Result<Option<Known>>
             state: row.get(2)?,
             kind: row.get(3)?,
             hash: row.get(4)?,
+            position: row.get(5)?,
         })
     })
     .optional()
 }
 
-fn receive_upsert(t: &Transaction<'_>, upsert: &Upsert, hash: &[u8], now_ms: i64) -> rusqlite::Result<Receipt> {
+fn receive_upsert(
+    t: &Transaction<'_>,
+    upsert: &Upsert,
+    hash: &[u8],
+    position: Option<i64>,
+    now_ms: i64,
+) -> rusqlite::Result<Receipt> {
     let known = known(t, upsert.id.as_ref())?;
     let mut revision = upsert.revision.unwrap_or(1);
     if let Some(known) = &known {
@@ -197,14 +261,22 @@ fn receive_upsert(t: &Transaction<'_>, upsert: &Upsert, hash: &[u8], now_ms: i64
                 )?;
                 return Ok(Receipt { seq: known.seq, revision: given, outcome: Outcome::Unchanged });
             }
-            None if same => return receipt(Outcome::Unchanged),
+            None if known.is_newer_than(position) => return receipt(Outcome::Outdated),
+            None if same => {
+                // So that an event from before this one is still known to be older.
+                t.execute(
+                    "UPDATE operations SET position = coalesce(?2, position) WHERE seq = ?1",
+                    params![known.seq as i64, position],
+                )?;
+                return receipt(Outcome::Unchanged);
+            }
             Some(_) => {}
             None => revision = known.revision + 1,
         }
     }
     t.prepare_cached(
-        "INSERT INTO operations (document, kind, revision, state, received_ms, media_type, title, url, collection, metadata, content, hash)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+        "INSERT INTO operations (document, kind, revision, state, received_ms, media_type, title, url, collection, metadata, content, hash, position)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
     )?
     .execute(params![
         upsert.id.as_ref(),
@@ -218,29 +290,47 @@ fn receive_upsert(t: &Transaction<'_>, upsert: &Upsert, hash: &[u8], now_ms: i64
         upsert.collection,
         to_json(&upsert.metadata),
         upsert.content,
-        hash
+        hash,
+        position
     ])?;
     accepted(t, upsert.id.as_ref(), revision)
 }
 
-fn receive_delete(t: &Transaction<'_>, document: &str, given: Option<u64>, now_ms: i64) -> rusqlite::Result<Receipt> {
+fn receive_delete(
+    t: &Transaction<'_>,
+    document: &str,
+    given: Option<u64>,
+    position: Option<i64>,
+    now_ms: i64,
+) -> rusqlite::Result<Receipt> {
     let known = known(t, document)?;
     let revision = given.unwrap_or_else(|| known.as_ref().map_or(1, |known| known.revision + 1));
     match &known {
         Some(known) if known.kind == DELETE => {
+            // What is on its way and older than this deletion must not bring the document back.
+            t.execute(
+                "UPDATE operations SET revision = max(revision, ?2), position = max(coalesce(position, ?3), coalesce(?3, position)) WHERE seq = ?1",
+                params![known.seq as i64, given.unwrap_or(0) as i64, position],
+            )?;
             return Ok(Receipt { seq: known.seq, revision: known.revision, outcome: Outcome::Absent });
         }
         Some(known) if given.is_some_and(|given| given < known.revision) => {
             return Ok(Receipt { seq: known.seq, revision: known.revision, outcome: Outcome::Outdated });
         }
-        // With a revision, a delete of what never came is remembered: its upsert may still be on the way.
-        None if given.is_none() => return Ok(Receipt { seq: 0, revision: 0, outcome: Outcome::Absent }),
+        Some(known) if given.is_none() && known.is_newer_than(position) => {
+            return Ok(Receipt { seq: known.seq, revision: known.revision, outcome: Outcome::Outdated });
+        }
+        // With a revision or a place on the bus, a delete of what never came is remembered: its upsert may still be on
+        // the way.
+        None if given.is_none() && position.is_none() => {
+            return Ok(Receipt { seq: 0, revision: 0, outcome: Outcome::Absent });
+        }
         _ => {}
     }
     t.prepare_cached(
-        "INSERT INTO operations (document, kind, revision, state, received_ms, collection, metadata) VALUES (?1, ?2, ?3, ?4, ?5, '', '{}')",
+        "INSERT INTO operations (document, kind, revision, state, received_ms, collection, metadata, position) VALUES (?1, ?2, ?3, ?4, ?5, '', '{}', ?6)",
     )?
-    .execute(params![document, DELETE, revision as i64, RECEIVED, now_ms])?;
+    .execute(params![document, DELETE, revision as i64, RECEIVED, now_ms, position])?;
     accepted(t, document, revision)
 }
 

@@ -1,0 +1,347 @@
+//! The source takes document events from JetStream. An event is acknowledged once its operation is settled in the
+//! catalog, or once it lies with the dead letters; until then the server is told that work goes on. What was not
+//! available is tried again for as long as it takes. A bounded pull is all the back pressure: nothing is ever refused
+//! back to the server.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use async_nats::header::HeaderMap;
+use async_nats::jetstream::AckKind;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt, future::LocalBoxFuture};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+
+use super::compute::blocking;
+use super::door::{Door, Factory, Role};
+use super::indexer::Indexes;
+use super::ingestor::{Ingestor, Receive};
+use super::stats::now_ms;
+use crate::documents::cloudevent::{self, Delivery, DocumentEvent, EventKey, collection_of};
+use crate::documents::event::Operation;
+use crate::stores::catalog::{OperationState, Origin, Outcome};
+use crate::stores::nats::{Bus, ObjectError, RETRY};
+
+/// Events asked for in one pull.
+const PULL: usize = 32;
+/// A pull waits at most so long for the first event.
+const PULL_WAIT: Duration = Duration::from_secs(3);
+/// Longest pause between two tries.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// An address in the object store: `nats-object://<bucket>/<name>`.
+const OBJECT_SCHEME: &str = "nats-object://";
+
+/// What the source shares with those who ask how it goes; it outlives a restart of the actor.
+#[derive(Default)]
+pub struct SourceState {
+    bus: ArcSwapOption<Bus>,
+    trouble: Mutex<Option<String>>,
+    /// Events at work: their number in the stream, when they were published, their size.
+    at_work: Mutex<BTreeMap<u64, (i64, usize)>>,
+    pending: AtomicU64,
+    taken: AtomicU64,
+    changed_nothing: AtomicU64,
+    buried: AtomicU64,
+}
+
+impl SourceState {
+    /// Why events do not arrive, where they do not.
+    pub fn trouble(&self) -> Option<String> {
+        let lost = self.bus.load().as_ref().is_some_and(|bus| !bus.connected());
+        if lost { Some("the connection to NATS is lost".to_owned()) } else { self.trouble.lock().clone() }
+    }
+
+    /// For the admin page.
+    pub fn describe(&self) -> Value {
+        let at_work = self.at_work.lock();
+        let oldest = at_work.values().map(|(published_ms, _)| *published_ms).min();
+        let bytes: usize = at_work.values().map(|(_, bytes)| *bytes).sum();
+        json!({
+            "connected": self.trouble().is_none(),
+            "trouble": self.trouble(),
+            "waiting_in_stream": self.pending.load(Ordering::Relaxed),
+            "at_work": at_work.len(),
+            "at_work_bytes": bytes,
+            "lag_ms": oldest.map_or(0, |oldest| (now_ms() as i64 - oldest).max(0)),
+            "taken": self.taken.load(Ordering::Relaxed),
+            "changed_nothing": self.changed_nothing.load(Ordering::Relaxed),
+            "dead_letters": self.buried.load(Ordering::Relaxed),
+        })
+    }
+
+    fn bytes_at_work(&self) -> usize {
+        self.at_work.lock().values().map(|(_, bytes)| *bytes).sum()
+    }
+}
+
+/// Take events until the connection fails.
+pub struct TakeEvents;
+
+/// The source; see the module.
+pub struct Source(Arc<Shared>);
+
+struct Shared {
+    indexes: Arc<Indexes>,
+    ingestor: Door<Ingestor>,
+    state: Arc<SourceState>,
+}
+
+impl Source {
+    /// The factory of the source.
+    pub fn factory(indexes: Arc<Indexes>, ingestor: Door<Ingestor>, state: Arc<SourceState>) -> Factory<Self> {
+        let shared = Arc::new(Shared { indexes, ingestor, state });
+        Arc::new(move || {
+            let source = Self(Arc::clone(&shared));
+            async move { Ok(source) }.boxed_local()
+        })
+    }
+}
+
+impl Role for Source {
+    type Message = TakeEvents;
+    type Reply = ();
+    type Error = String;
+    const SERIAL: bool = false;
+
+    fn handle(&mut self, _: TakeEvents) -> LocalBoxFuture<'static, Result<(), String>> {
+        let shared = Arc::clone(&self.0);
+        async move {
+            // Whatever was at work is delivered again.
+            shared.state.at_work.lock().clear();
+            let ended = shared.take_events().await;
+            shared.state.at_work.lock().clear();
+            *shared.state.trouble.lock() = ended.as_ref().err().cloned();
+            ended
+        }
+        .boxed_local()
+    }
+}
+
+/// What is to become of an event.
+enum Verdict {
+    /// Its operation is settled, or changed nothing.
+    Settled,
+    /// It cannot be taken, whoever tries.
+    Poison(String),
+}
+
+impl Shared {
+    async fn take_events(&self) -> Result<(), String> {
+        let config = &self.indexes.config.nats;
+        let bus = match self.state.bus.load_full() {
+            Some(bus) => bus,
+            None => {
+                let bus = Arc::new(Bus::connect(config).await?);
+                self.state.bus.store(Some(Arc::clone(&bus)));
+                bus
+            }
+        };
+        let consumer = bus.consumer().await?;
+        self.state.buried.store(bus.buried_count().await?, Ordering::Relaxed);
+        *self.state.trouble.lock() = None;
+        tracing::info!(stream = config.stream, consumer = config.consumer, "taking events from NATS");
+        let mut work = FuturesUnordered::new();
+        loop {
+            let free = config.max_in_flight - work.len();
+            if free == 0 || self.state.bytes_at_work() >= config.max_in_flight_bytes {
+                work.next().await;
+                continue;
+            }
+            let pull = consumer.batch().max_messages(free.min(PULL)).expires(PULL_WAIT).messages();
+            let mut batch = pull.await.map_err(|error| format!("cannot pull events: {error}"))?;
+            loop {
+                let next = tokio::time::timeout(PULL_WAIT * 3, batch.next());
+                tokio::select! {
+                    Some(()) = work.next(), if !work.is_empty() => {}
+                    message = next => match message {
+                        Ok(Some(Ok(message))) => work.push(self.take(Arc::clone(&bus), message)),
+                        Ok(None) => break,
+                        Ok(Some(Err(error))) => return Err(format!("the pull of events broke: {error}")),
+                        Err(_) => return Err("NATS does not answer a pull".to_owned()),
+                    },
+                }
+            }
+        }
+    }
+
+    /// Takes one event, and tells the server while it works.
+    async fn take(&self, bus: Arc<Bus>, message: async_nats::jetstream::Message) {
+        let (stream, sequence, published, delivered) = match message.info() {
+            Ok(info) => {
+                self.state.pending.store(info.pending, Ordering::Relaxed);
+                let published = info.published.unix_timestamp_nanos() as i64;
+                (info.stream.to_owned(), info.stream_sequence, published, info.delivered)
+            }
+            Err(error) => return tracing::error!(%error, "a message that JetStream did not send is left alone"),
+        };
+        self.state.at_work.lock().insert(sequence, (published / 1_000_000, message.payload.len()));
+        let delivery = EventKey { source: format!("stream:{stream}"), id: format!("{sequence}@{published}") };
+        let mut work = std::pin::pin!(self.see_through(&bus, &message, &delivery, published, delivered));
+        let mut tick = actix_rt::time::interval(Duration::from_secs(self.indexes.config.nats.ack_wait_s) / 3);
+        tick.tick().await;
+        loop {
+            tokio::select! {
+                () = &mut work => break,
+                _ = tick.tick() => if let Err(error) = message.ack_with(AckKind::Progress).await {
+                    tracing::debug!(%error, sequence, "could not tell NATS that work goes on");
+                },
+            }
+        }
+        // One whose acknowledgement is lost is delivered again, and changes nothing then.
+        if let Err(error) = message.double_ack().await {
+            tracing::debug!(%error, sequence, "an acknowledgement was lost");
+        }
+        self.state.at_work.lock().remove(&sequence);
+        self.state.taken.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Carries an event out, or gives it to the dead letters.
+    async fn see_through(
+        &self,
+        bus: &Bus,
+        message: &async_nats::jetstream::Message,
+        delivery: &EventKey,
+        published: i64,
+        delivered: i64,
+    ) {
+        fail::fail_point!("source");
+        let none = HeaderMap::new();
+        let headers = message.headers.as_ref().unwrap_or(&none);
+        let read = cloudevent::read(&Delivery {
+            headers: headers
+                .iter()
+                .flat_map(|(name, values)| values.iter().map(move |value| (name.to_string(), value.to_string())))
+                .collect(),
+            body: &message.payload,
+            bus_subject: Some(&message.subject),
+            fallback_id: delivery.id.clone(),
+        });
+        let (key, collection, verdict) = match read {
+            Err(error) => (delivery.clone(), None, Verdict::Poison(error.to_string())),
+            Ok(event) => {
+                let key = event.key.clone();
+                let collection = match &event.operation {
+                    Operation::Upsert(upsert) => Some(upsert.collection.clone()),
+                    Operation::Delete { .. } => None,
+                };
+                let retried = headers.get(RETRY).is_some();
+                (key, collection, self.carry_out(bus, event, published, retried).await)
+            }
+        };
+        let Verdict::Poison(reason) = verdict else { return };
+        // An event is buried once, however often it is delivered.
+        let grave = EventKey { source: format!("buried:{}", key.source), id: key.id }.hash();
+        let collection = collection.or_else(|| collection_of(&message.subject).map(str::to_owned)).unwrap_or_default();
+        let mut pause = Duration::from_millis(100);
+        loop {
+            let catalog = Arc::clone(&self.indexes.catalog);
+            let buried = async {
+                let retried = headers.get(RETRY).is_some();
+                let knows = blocking(move || catalog.knows_event(&grave)).await.map_err(|error| error.to_string())?;
+                if knows && !retried {
+                    return Ok(false);
+                }
+                let about = (message.subject.as_str(), reason.as_str(), delivered);
+                let id = if retried { format!("{}-{}", hex::encode(grave), delivery.id) } else { hex::encode(grave) };
+                let new = bus.bury(&collection, headers.clone(), message.payload.clone(), about, &id).await?;
+                let catalog = Arc::clone(&self.indexes.catalog);
+                blocking(move || catalog.remember_event(&grave)).await.map_err(|error| error.to_string())?;
+                Ok::<_, String>(new)
+            };
+            match buried.await {
+                Ok(true) => {
+                    self.state.buried.fetch_add(1, Ordering::Relaxed);
+                    return tracing::warn!(subject = %message.subject, reason, "an event went to the dead letters");
+                }
+                Ok(false) => return,
+                Err(error) => {
+                    tracing::warn!(error, "an event cannot be given to the dead letters now; it is tried again");
+                    actix_rt::time::sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+            }
+        }
+    }
+
+    /// Carries an event out, however often it takes.
+    async fn carry_out(&self, bus: &Bus, event: DocumentEvent, published: i64, retried: bool) -> Verdict {
+        let mut pause = Duration::from_millis(100);
+        loop {
+            match self.try_once(bus, &event, published, retried).await {
+                Ok(verdict) => return verdict,
+                Err(reason) => {
+                    tracing::warn!(document = %event.operation.id(), reason, "an event will be tried again");
+                    actix_rt::time::sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+            }
+        }
+    }
+
+    /// # Errors
+    /// What was not available: to be tried again.
+    async fn try_once(
+        &self,
+        bus: &Bus,
+        event: &DocumentEvent,
+        published: i64,
+        retried: bool,
+    ) -> Result<Verdict, String> {
+        let mut operation = event.operation.clone();
+        if let (Operation::Upsert(upsert), Some(dataref)) = (&mut operation, &event.dataref) {
+            match self.fetch(bus, dataref).await {
+                Ok(content) if content.is_empty() => {
+                    return Ok(Verdict::Poison(format!("there is nothing at its `dataref` {dataref}")));
+                }
+                Ok(content) => upsert.content = content,
+                Err(ObjectError::Unavailable(reason)) => return Err(reason),
+                Err(error) => return Ok(Verdict::Poison(error.to_string())),
+            }
+        }
+        let limit = self.indexes.config.ingest.max_document_bytes;
+        if let Operation::Upsert(upsert) = &operation
+            && upsert.content.len() > limit
+        {
+            let bytes = upsert.content.len();
+            return Ok(Verdict::Poison(format!(
+                "the document has {bytes} bytes, the limit is {limit} ([ingest] max_document_bytes)"
+            )));
+        }
+        let key = event.key.hash();
+        let catalog = Arc::clone(&self.indexes.catalog);
+        if retried {
+            blocking(move || catalog.forget_event(&key)).await.map_err(|error| error.to_string())?;
+        }
+        let origin = Some(Origin { event: key, position: Some(published) });
+        let receipt =
+            self.ingestor.ask_patiently(Receive { operation, origin }).await.map_err(|error| error.to_string())?;
+        if receipt.outcome != Outcome::Accepted {
+            self.state.changed_nothing.fetch_add(1, Ordering::Relaxed);
+        }
+        if matches!(receipt.outcome, Outcome::Outdated | Outcome::Absent) || receipt.seq == 0 {
+            return Ok(Verdict::Settled);
+        }
+        // As long as it takes: the operation is on disk, and is carried out in any case.
+        while !self.indexes.freshness.settle(receipt.seq, Duration::from_secs(600)).await {}
+        let catalog = Arc::clone(&self.indexes.catalog);
+        let outcome = blocking(move || catalog.outcome(receipt.seq)).await.map_err(|error| error.to_string())?;
+        Ok(match outcome {
+            Some((OperationState::Failed, reason)) => Verdict::Poison(reason.unwrap_or_default()),
+            _ => Verdict::Settled,
+        })
+    }
+
+    async fn fetch(&self, bus: &Bus, dataref: &str) -> Result<Vec<u8>, ObjectError> {
+        let object = dataref.strip_prefix(OBJECT_SCHEME).and_then(|rest| rest.split_once('/'));
+        match object {
+            Some((bucket, name)) => bus.object(bucket, name, self.indexes.config.ingest.max_document_bytes).await,
+            None => Err(ObjectError::Absent(format!(
+                "its `dataref` is {dataref:?}, it must be {OBJECT_SCHEME}<bucket>/<name>"
+            ))),
+        }
+    }
+}

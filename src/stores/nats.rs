@@ -1,0 +1,356 @@
+//! NATS JetStream: the stream of document events, its durable consumer, and the stream of dead letters.
+
+use std::time::Duration;
+
+use async_nats::header::{HeaderMap, NATS_MESSAGE_ID};
+use async_nats::jetstream::consumer::{AckPolicy, Consumer, DeliverPolicy, pull};
+use async_nats::jetstream::stream::{self, DiscardPolicy, Stream};
+use async_nats::jetstream::{self, Context};
+use async_nats::{Client, ConnectOptions};
+use bytes::Bytes;
+use tokio::io::AsyncReadExt;
+
+use crate::config::NatsConfig;
+
+/// Subjects of dead letters begin so; the collection follows.
+pub const DEAD_LETTER_PREFIX: &str = "answerd.dlq";
+/// Header of a dead letter: why the event was given up.
+pub const REASON: &str = "Answerd-Reason";
+/// Header of a dead letter: how often the event had been delivered.
+pub const ATTEMPTS: &str = "Answerd-Attempts";
+/// Header of a dead letter: the subject that the event came on.
+pub const SUBJECT: &str = "Answerd-Subject";
+/// Header of an event that is published again by hand: it is taken although it was given up before.
+pub const RETRY: &str = "Answerd-Retry";
+
+/// A connection to JetStream; see the module. Cheap to clone.
+#[derive(Clone)]
+pub struct Bus {
+    client: Client,
+    jetstream: Context,
+    config: NatsConfig,
+}
+
+/// A dead letter as it is kept.
+#[derive(Debug, Clone)]
+pub struct DeadLetter {
+    /// Its number in the stream of dead letters.
+    pub sequence: u64,
+    /// The subject it was published on.
+    pub subject: String,
+    /// Its headers: those of the event, and why it is here.
+    pub headers: HeaderMap,
+    /// The event's payload.
+    pub payload: Bytes,
+    /// When it was given up.
+    pub time: String,
+}
+
+impl DeadLetter {
+    /// A header's value, empty where there is none.
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.as_str())
+    }
+}
+
+/// In words for the operator.
+fn failed(doing: &str, error: impl std::fmt::Display) -> String {
+    format!("cannot {doing}: {error}")
+}
+
+impl Bus {
+    /// Connects. The connection is made again by itself when it is lost.
+    ///
+    /// # Errors
+    /// In words for the operator: an address, a file or credentials that do not work.
+    pub async fn connect(config: &NatsConfig) -> Result<Self, String> {
+        let servers: Vec<async_nats::ServerAddr> = config
+            .servers
+            .split(',')
+            .map(str::trim)
+            .map(|server| server.parse().map_err(|error| format!("[nats] servers: {server:?} is no address: {error}")))
+            .collect::<Result<_, _>>()?;
+        let mut options = ConnectOptions::new()
+            .name("answerd")
+            .connection_timeout(Duration::from_secs(5))
+            .request_timeout(Some(Duration::from_secs(10)))
+            .require_tls(config.tls_required);
+        if !config.user.is_empty() {
+            options = options.user_and_password(config.user.clone(), config.password.clone());
+        }
+        if !config.token.is_empty() {
+            options = options.token(config.token.clone());
+        }
+        let given = |path: &std::path::Path| !path.as_os_str().is_empty();
+        if given(&config.nkey_file) {
+            let seed = std::fs::read_to_string(&config.nkey_file)
+                .map_err(|error| failed(&format!("read the nkey {}", config.nkey_file.display()), error))?;
+            options = options.nkey(seed.trim().to_owned());
+        }
+        if given(&config.credentials_file) {
+            options = options.credentials_file(&config.credentials_file).await.map_err(|error| {
+                failed(&format!("use the credentials {}", config.credentials_file.display()), error)
+            })?;
+        }
+        if given(&config.tls_ca_file) {
+            options = options.add_root_certificates(config.tls_ca_file.clone());
+        }
+        if given(&config.tls_certificate_file) {
+            options = options.add_client_certificate(config.tls_certificate_file.clone(), config.tls_key_file.clone());
+        }
+        let client = options
+            .connect(servers)
+            .await
+            .map_err(|error| failed(&format!("connect to NATS at {}", config.servers), error))?;
+        Ok(Self { jetstream: jetstream::new(client.clone()), client, config: config.clone() })
+    }
+
+    /// Whether the connection stands now.
+    pub fn connected(&self) -> bool {
+        self.client.connection_state() == async_nats::connection::State::Connected
+    }
+
+    /// The durable consumer of the events. Streams and consumer are made where they are missing, if the configuration
+    /// says so.
+    ///
+    /// # Errors
+    /// What is missing or cannot be made, in words for the operator.
+    pub async fn consumer(&self) -> Result<Consumer<pull::Config>, String> {
+        self.dead_letters().await?;
+        let config = &self.config;
+        let stream = self.stream(&config.stream, &config.subject).await?;
+        let wanted = pull::Config {
+            durable_name: Some(config.consumer.clone()),
+            filter_subject: config.subject.clone(),
+            deliver_policy: DeliverPolicy::All,
+            ack_policy: AckPolicy::Explicit,
+            ack_wait: Duration::from_secs(config.ack_wait_s),
+            // Never given up by the server: what cannot be taken goes to the dead letters, with its reason.
+            max_deliver: -1,
+            max_ack_pending: config.max_in_flight as i64,
+            ..pull::Config::default()
+        };
+        let name = &config.consumer;
+        let found: Result<Consumer<pull::Config>, _> = stream.get_consumer(name).await;
+        let consumer = match found {
+            // Settings that were changed are carried over; where it stands stays.
+            _ if config.create => stream
+                .create_consumer(wanted)
+                .await
+                .map_err(|error| failed(&format!("make the consumer {name} of the stream {}", config.stream), error))?,
+            Ok(consumer) => consumer,
+            Err(error) => {
+                return Err(failed(&format!("find the consumer {name} of the stream {}", config.stream), error));
+            }
+        };
+        let kept = &consumer.cached_info().config;
+        if kept.ack_policy != AckPolicy::Explicit {
+            return Err(format!(
+                "the consumer {name} does not ask for explicit acknowledgement: documents would be lost"
+            ));
+        }
+        if kept.max_deliver > 0 {
+            return Err(format!(
+                "the consumer {name} gives an event up after {} deliveries: documents could be lost. Set its max_deliver to -1.",
+                kept.max_deliver
+            ));
+        }
+        Ok(consumer)
+    }
+
+    async fn stream(&self, name: &str, subject: &str) -> Result<Stream, String> {
+        if let Ok(stream) = self.jetstream.get_stream(name).await {
+            return Ok(stream);
+        }
+        if !self.config.create {
+            return Err(format!("there is no stream {name}, and [nats] create = false says not to make one"));
+        }
+        self.jetstream
+            .get_or_create_stream(stream::Config {
+                name: name.to_owned(),
+                subjects: vec![subject.to_owned()],
+                discard: DiscardPolicy::New,
+                ..stream::Config::default()
+            })
+            .await
+            .map_err(|error| failed(&format!("make the stream {name}"), error))
+    }
+
+    async fn dead_letters(&self) -> Result<Stream, String> {
+        self.stream(&self.config.dead_letters, &format!("{DEAD_LETTER_PREFIX}.>")).await
+    }
+
+    /// Publishes a message and waits until a stream has stored it. Messages with the same `key` within the stream's
+    /// duplicate window are stored once; says whether this one was.
+    ///
+    /// # Errors
+    /// In words for the operator.
+    pub async fn publish(
+        &self,
+        subject: &str,
+        mut headers: HeaderMap,
+        payload: Bytes,
+        key: &str,
+    ) -> Result<bool, String> {
+        headers.insert(NATS_MESSAGE_ID, key);
+        let stored = self.jetstream.publish_with_headers(subject.to_owned(), headers, payload).await;
+        let stored = stored.map_err(|error| failed(&format!("publish on {subject}"), error))?;
+        stored.await.map_err(|error| failed(&format!("publish on {subject}"), error)).map(|stored| !stored.duplicate)
+    }
+
+    /// Gives an event to the dead letters; says whether it was not there already.
+    ///
+    /// # Errors
+    /// In words for the operator.
+    pub async fn bury(
+        &self,
+        collection: &str,
+        mut headers: HeaderMap,
+        payload: Bytes,
+        (subject, reason, attempts): (&str, &str, i64),
+        key: &str,
+    ) -> Result<bool, String> {
+        // A header cannot hold line breaks.
+        let reason: String = reason.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        headers.insert(REASON, reason.as_str());
+        headers.insert(ATTEMPTS, attempts.to_string().as_str());
+        headers.insert(SUBJECT, subject);
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+        let collection = if !collection.is_empty() && collection.chars().all(allowed) { collection } else { "unknown" };
+        self.publish(&format!("{DEAD_LETTER_PREFIX}.{collection}"), headers, payload, key).await
+    }
+
+    /// The dead letters in order, from a number on, at most so many.
+    ///
+    /// # Errors
+    /// In words for the operator.
+    pub async fn buried(&self, from: u64, most: usize) -> Result<Vec<DeadLetter>, String> {
+        let mut stream = self.dead_letters().await?;
+        let state =
+            stream.info().await.map_err(|error| failed("read the stream of dead letters", error))?.state.clone();
+        let mut letters = Vec::new();
+        for sequence in from.max(state.first_sequence)..=state.last_sequence {
+            if letters.len() == most || state.messages == 0 {
+                break;
+            }
+            if let Some(letter) = self.letter(&stream, sequence).await? {
+                letters.push(letter);
+            }
+        }
+        Ok(letters)
+    }
+
+    /// One dead letter.
+    ///
+    /// # Errors
+    /// In words for the operator; also where there is none of this number.
+    pub async fn dead_letter(&self, sequence: u64) -> Result<DeadLetter, String> {
+        let stream = self.dead_letters().await?;
+        self.letter(&stream, sequence).await?.ok_or_else(|| format!("there is no dead letter {sequence}"))
+    }
+
+    async fn letter(&self, stream: &Stream, sequence: u64) -> Result<Option<DeadLetter>, String> {
+        use async_nats::jetstream::stream::RawMessageErrorKind;
+        match stream.get_raw_message(sequence).await {
+            Ok(message) => Ok(Some(DeadLetter {
+                sequence,
+                subject: message.subject.to_string(),
+                headers: message.headers,
+                payload: message.payload,
+                time: message.time.to_string(),
+            })),
+            Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(None),
+            Err(error) => Err(failed(&format!("read the dead letter {sequence}"), error)),
+        }
+    }
+
+    /// How many dead letters there are.
+    ///
+    /// # Errors
+    /// In words for the operator.
+    pub async fn buried_count(&self) -> Result<u64, String> {
+        let mut stream = self.dead_letters().await?;
+        let info = stream.info().await.map_err(|error| failed("read the stream of dead letters", error))?;
+        Ok(info.state.messages)
+    }
+
+    /// Publishes a dead letter once more on the subject it came from, and removes it from the dead letters.
+    ///
+    /// # Errors
+    /// In words for the operator.
+    pub async fn retry(&self, letter: DeadLetter) -> Result<(), String> {
+        let subject = letter.header(SUBJECT).to_owned();
+        let mut headers = HeaderMap::new();
+        for (name, values) in letter.headers.iter() {
+            let ours = [REASON, ATTEMPTS, SUBJECT].iter().any(|own| own.eq_ignore_ascii_case(name.as_ref()));
+            if !ours {
+                values.iter().for_each(|value| headers.append(name.clone(), value.clone()));
+            }
+        }
+        headers.insert(RETRY, "1");
+        let key = format!("retry-{}-{}", letter.sequence, letter.time);
+        self.publish(&subject, headers, letter.payload, &key).await?;
+        let stream = self.dead_letters().await?;
+        stream
+            .delete_message(letter.sequence)
+            .await
+            .map_err(|error| failed(&format!("remove the dead letter {}", letter.sequence), error))
+            .map(|_| ())
+    }
+
+    /// Reads an object of the object store, at most `limit` bytes.
+    ///
+    /// # Errors
+    /// [`ObjectError`]
+    pub async fn object(&self, bucket: &str, name: &str, limit: usize) -> Result<Vec<u8>, ObjectError> {
+        use async_nats::jetstream::object_store::GetErrorKind;
+        let transient =
+            |error: String| ObjectError::Unavailable(failed(&format!("read the object {bucket}/{name}"), error));
+        let store = match self.jetstream.get_object_store(bucket).await {
+            Ok(store) => store,
+            // Absent and unreachable look alike here: the connection tells them apart.
+            Err(error) if self.connected() && self.jetstream.query_account().await.is_ok() => {
+                return Err(ObjectError::Absent(format!("there is no bucket {bucket}: {error}")));
+            }
+            Err(error) => return Err(transient(error.to_string())),
+        };
+        let object = match store.get(name).await {
+            Ok(object) => object,
+            Err(error) if error.kind() == GetErrorKind::NotFound => {
+                return Err(ObjectError::Absent(format!("there is no object {name} in the bucket {bucket}")));
+            }
+            Err(error) => return Err(transient(error.to_string())),
+        };
+        let size = object.info().size;
+        if size > limit {
+            return Err(ObjectError::TooLarge(format!(
+                "the object {bucket}/{name} has {size} bytes, the limit is {limit} ([ingest] max_document_bytes)"
+            )));
+        }
+        let mut bytes = Vec::with_capacity(size);
+        object.take(limit as u64 + 1).read_to_end(&mut bytes).await.map_err(|error| transient(error.to_string()))?;
+        Ok(bytes)
+    }
+
+    /// Sends what is still in its buffers.
+    ///
+    /// # Errors
+    /// In words for the operator.
+    pub async fn flush(&self) -> Result<(), String> {
+        self.client.flush().await.map_err(|error| failed("reach NATS", error))
+    }
+}
+
+/// Why an object was not read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ObjectError {
+    /// There is none.
+    #[error("{0}")]
+    Absent(String),
+    /// It is larger than a document may be.
+    #[error("{0}")]
+    TooLarge(String),
+    /// It could not be read now.
+    #[error("{0}")]
+    Unavailable(String),
+}

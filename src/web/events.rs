@@ -1,0 +1,47 @@
+//! `POST /v1/events`: a document event by HTTP, for publishers without NATS. Read are the modes of the CloudEvents HTTP
+//! binding; see `docs/events.md`. Answered with 202 and a `seq` once it is on disk.
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde_json::json;
+
+use super::error::{Kind, Problem, method_not_allowed};
+use crate::actors::ingestor::Receive;
+use crate::app::App;
+use crate::documents::cloudevent::{Delivery, read};
+use crate::error::ServiceError;
+use crate::stores::catalog::Origin;
+
+/// The routes of this file.
+pub fn routes(config: &mut web::ServiceConfig) {
+    let resource = web::resource("/v1/events");
+    config.service(resource.route(web::post().to(take)).default_service(web::to(method_not_allowed)));
+}
+
+async fn take(request: HttpRequest, app: web::Data<App>, body: web::Bytes) -> Result<HttpResponse, Problem> {
+    let mut headers = Vec::new();
+    for (name, value) in request.headers() {
+        if let Ok(value) = value.to_str() {
+            headers.push((name.to_string(), value.to_owned()));
+        }
+    }
+    let fallback_id = uuid::Uuid::now_v7().to_string();
+    let event = read(&Delivery { headers, body: &body, bus_subject: None, fallback_id })
+        .map_err(|error| Problem::new(Kind::InvalidRequest, error.to_string()))?;
+    if let Some(dataref) = &event.dataref {
+        let detail = format!(
+            "its `dataref` {dataref} is not followed for an event that comes by HTTP: put the content into the event, or publish it on NATS"
+        );
+        return Err(Problem::new(Kind::InvalidRequest, detail));
+    }
+    let id = event.operation.id().to_string();
+    let origin = Some(Origin { event: event.key.hash(), position: None });
+    let receipt = app.ingestor.ask(Receive { operation: event.operation, origin }).await.map_err(ServiceError::from)?;
+    let body = json!({
+        "document": id,
+        "event": { "source": event.key.source, "id": event.key.id },
+        "seq": receipt.seq,
+        "revision": receipt.revision,
+        "outcome": receipt.outcome,
+    });
+    Ok(HttpResponse::Accepted().json(body))
+}

@@ -1,0 +1,290 @@
+//! Document events: from a real nats-server, and by HTTP.
+
+mod common;
+
+use async_nats::header::HeaderMap;
+use async_nats::jetstream::Context;
+use common::nats::Nats;
+use common::{Home, Server, Setup, problem};
+
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+
+fn setup(nats: &Nats) -> Setup {
+    Setup { settings: nats.settings(), ..Setup::default() }
+}
+
+/// Publishes a binary CloudEvent and waits until the stream has it.
+async fn publish(bus: &Context, document: &str, action: &str, id: &str, more: &[(&str, &str)], body: &str) {
+    let mut headers = HeaderMap::new();
+    let kind = format!("com.example.document.{action}");
+    let fixed = [
+        ("ce-specversion", "1.0"),
+        ("ce-type", &kind),
+        ("ce-source", "//test"),
+        ("ce-id", id),
+        ("ce-subject", document),
+    ];
+    for (name, value) in fixed.iter().chain(more) {
+        headers.insert(*name, *value);
+    }
+    let stored = bus.publish_with_headers(format!("documents.wiki.{action}"), headers, body.to_owned().into()).await;
+    stored.expect("published").await.expect("stored");
+}
+
+/// Waits until every event of the stream is acknowledged.
+async fn all_taken(server: &Server, bus: &Context) {
+    server
+        .until("all events are acknowledged", async || {
+            let Ok(stream) = bus.get_stream("DOCUMENTS").await else { return false };
+            let Ok(info) = stream.consumer_info("answerd").await else { return false };
+            info.num_pending == 0 && info.num_ack_pending == 0
+        })
+        .await;
+}
+
+/// Waits until answerd has made the stream.
+async fn stream_is_there(server: &Server, bus: &Context) {
+    server.until("the stream", async || bus.get_stream("DOCUMENTS").await.is_ok()).await;
+}
+
+async fn text(server: &Server, id: &str) -> Option<String> {
+    let (status, body) = server.get(&format!("/v1/documents/{id}")).await;
+    (status == StatusCode::OK).then(|| body["text"].as_str().unwrap_or_default().to_owned())
+}
+
+#[tokio::test]
+async fn events_in_every_mode_become_documents() {
+    let nats = Nats::start().await;
+    let home = Home::new();
+    let server = home.serve(&setup(&nats)).await;
+    let bus = nats.jetstream().await;
+    stream_is_there(&server, &bus).await;
+    publish(
+        &bus,
+        "b/%C3%BC.md",
+        "upserted",
+        "1",
+        &[("ce-revision", "3"), ("content-type", "text/markdown")],
+        "# Alpha",
+    )
+    .await;
+    publish(&bus, "gone", "upserted", "2", &[], "to be deleted").await;
+    publish(&bus, "gone", "deleted", "3", &[], "").await;
+    let structured = json!({ "specversion": "1.0", "type": "x.upserted", "source": "s", "id": "1", "subject": "s.txt", "data": "Beta" });
+    let plain = json!({ "document": "p.md", "content": "Gamma", "title": "Plain", "metadata": { "lang": "en" } });
+    for body in [structured, plain] {
+        bus.publish("documents.other.upserted", body.to_string().into())
+            .await
+            .expect("published")
+            .await
+            .expect("stored");
+    }
+    let bucket = async_nats::jetstream::object_store::Config { bucket: "files".into(), ..Default::default() };
+    let store = bus.create_object_store(bucket).await.expect("a bucket");
+    store.put("o.md", &mut "# Delta\n\nFrom the store.".as_bytes()).await.expect("an object");
+    publish(&bus, "o.md", "upserted", "4", &[("ce-dataref", "nats-object://files/o.md")], "").await;
+    all_taken(&server, &bus).await;
+
+    let (_, document) = server.get("/v1/documents/b/%C3%BC.md").await;
+    assert_eq!(
+        (&document["status"], &document["revision"], &document["collection"]),
+        (&json!("visible"), &json!(3), &json!("wiki"))
+    );
+    assert_eq!(text(&server, "gone").await, None);
+    assert_eq!(text(&server, "s.txt").await.as_deref(), Some("Beta"));
+    let (_, document) = server.get("/v1/documents/p.md").await;
+    assert_eq!(
+        (&document["title"], &document["collection"], &document["metadata"]["lang"]),
+        (&json!("Plain"), &json!("other"), &json!("en"))
+    );
+    assert_eq!(server.found("Delta", "lexical").await, ["o.md"]);
+    let (_, ready) = server.get("/readyz").await;
+    assert_eq!(ready["degraded"], json!([]));
+}
+
+#[tokio::test]
+async fn repeated_reordered_and_replayed_events_change_nothing_that_is_right() {
+    let nats = Nats::start().await;
+    let home = Home::new();
+    let server = home.serve(&setup(&nats)).await;
+    let bus = nats.jetstream().await;
+    stream_is_there(&server, &bus).await;
+    publish(&bus, "a", "upserted", "2", &[("ce-revision", "2")], "the second").await;
+    publish(&bus, "a", "upserted", "1", &[("ce-revision", "1")], "the first, late").await;
+    publish(&bus, "a", "upserted", "2", &[("ce-revision", "2")], "the second").await;
+    // A deletion that comes before what it deletes.
+    publish(&bus, "d", "deleted", "9", &[("ce-revision", "9")], "").await;
+    publish(&bus, "d", "upserted", "8", &[("ce-revision", "8")], "too late").await;
+    // Without revisions the bus decides; the last one repeats an event that was taken.
+    publish(&bus, "n", "upserted", "n1", &[], "one").await;
+    publish(&bus, "n", "upserted", "n2", &[], "two").await;
+    publish(&bus, "n", "upserted", "n1", &[], "one").await;
+    all_taken(&server, &bus).await;
+    let state = async |server: &Server| (text(server, "a").await, text(server, "d").await, text(server, "n").await);
+    let right = (Some("the second".to_owned()), None, Some("two".to_owned()));
+    assert_eq!(state(&server).await, right);
+    let seq = server.get("/admin/status").await.1["freshness"]["seq"].clone();
+    server.kill();
+
+    // The whole stream once more, for a consumer that begins anew.
+    bus.get_stream("DOCUMENTS").await.expect("the stream").delete_consumer("answerd").await.expect("deleted");
+    let server = home.serve(&setup(&nats)).await;
+    all_taken(&server, &bus).await;
+    assert_eq!(state(&server).await, right);
+    assert_eq!(server.get("/admin/status").await.1["freshness"]["seq"], seq);
+}
+
+#[tokio::test]
+async fn poison_goes_to_the_dead_letters_once_with_its_reason_and_the_rest_goes_on() {
+    let nats = Nats::start().await;
+    let home = Home::new();
+    let setup = setup(&nats);
+    let server = home.serve(&setup).await;
+    let bus = nats.jetstream().await;
+    stream_is_there(&server, &bus).await;
+    publish(&bus, "bad", "upserted", "1", &[("ce-revision", "soon"), ("x-own", "kept")], "x").await;
+    publish(&bus, "binary", "upserted", "2", &[("content-type", "text/plain")], "a\0\u{1}\u{2}b\0\0").await;
+    publish(&bus, "nothing", "upserted", "3", &[], "").await;
+    publish(&bus, "astray", "upserted", "4", &[("ce-dataref", "nats-object://none/x")], "").await;
+    bus.publish("documents.wiki.upserted", "no event".into()).await.expect("published").await.expect("stored");
+    publish(&bus, "good", "upserted", "5", &[], "fine").await;
+    publish(&bus, "binary", "upserted", "2", &[("content-type", "text/plain")], "a\0\u{1}\u{2}b\0\0").await;
+    all_taken(&server, &bus).await;
+    assert_eq!(text(&server, "good").await.as_deref(), Some("fine"));
+    let (_, status) = server.get("/admin/status").await;
+    assert_eq!(status["events"]["dead_letters"], 5, "{status}");
+
+    let output = |args: &[&str]| {
+        let output = home.run(&setup, args);
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let list = output(&["dlq", "list"]);
+    assert_eq!(list.lines().count(), 5, "{list}");
+    for reason in ["whole number", "declared as text/plain", "no content", "no bucket none", "docs/events.md"] {
+        assert!(list.contains(reason), "{reason} is not in\n{list}");
+    }
+    let number = list.lines().find(|line| line.contains("whole number")).unwrap().split_whitespace().next().unwrap();
+    let shown = output(&["dlq", "show", number]);
+    assert!(shown.contains("x-own: kept") && shown.contains("documents.wiki.upserted"), "{shown}");
+
+    // The object is put where it should have been: the event is taken now.
+    let bucket = async_nats::jetstream::object_store::Config { bucket: "none".into(), ..Default::default() };
+    let store = bus.create_object_store(bucket).await.expect("a bucket");
+    store.put("x", &mut "found".as_bytes()).await.expect("an object");
+    let number = list.lines().find(|line| line.contains("no bucket none")).unwrap().split_whitespace().next().unwrap();
+    output(&["dlq", "retry", number]);
+    server.until("the document", async || text(&server, "astray").await.as_deref() == Some("found")).await;
+    assert_eq!(output(&["dlq", "list"]).lines().count(), 4);
+}
+
+#[tokio::test]
+async fn without_nats_it_serves_what_it_has_and_catches_up_by_itself() {
+    let mut nats = Nats::absent(&[]);
+    let home = Home::new();
+    let server = home.serve(&setup(&nats)).await;
+    server.put_visible("here", "already here").await;
+    server
+        .until("it says that NATS is absent", async || {
+            let (status, body) = server.get("/readyz").await;
+            status == StatusCode::OK && body["degraded"].to_string().contains("NATS")
+        })
+        .await;
+    nats.run().await;
+    let bus = nats.jetstream().await;
+    stream_is_there(&server, &bus).await;
+    publish(&bus, "one", "upserted", "1", &[], "first").await;
+    all_taken(&server, &bus).await;
+    nats.kill();
+    server
+        .until("it says that NATS is lost", async || {
+            server.get("/readyz").await.1["degraded"].to_string().contains("NATS")
+        })
+        .await;
+    assert_eq!(server.found("already", "lexical").await, ["here"]);
+    nats.run().await;
+    let bus = nats.jetstream().await;
+    publish(&bus, "two", "upserted", "2", &[], "second").await;
+    server.until("the second", async || text(&server, "two").await.is_some()).await;
+    server.until("all is well", async || server.get("/readyz").await.1["degraded"] == json!([])).await;
+}
+
+#[tokio::test]
+async fn a_killed_answerd_and_a_panicking_source_lose_nothing() {
+    let nats = Nats::start().await;
+    let home = Home::new();
+    let mut setup = setup(&nats);
+    setup.failpoints = "source=3*panic".to_owned();
+    let server = home.serve(&setup).await;
+    let bus = nats.jetstream().await;
+    stream_is_there(&server, &bus).await;
+    for n in 0..60 {
+        publish(&bus, &format!("d{n}"), "upserted", &n.to_string(), &[], &format!("text of number{n}")).await;
+    }
+    server.until("some are there", async || text(&server, "d5").await.is_some()).await;
+    assert!(server.actor("write/source").await["panics"].as_u64() >= Some(1));
+    server.kill();
+    setup.failpoints.clear();
+    let server = home.serve(&setup).await;
+    all_taken(&server, &bus).await;
+    for n in 0..60 {
+        assert_eq!(text(&server, &format!("d{n}")).await, Some(format!("text of number{n}")));
+    }
+    let (_, status) = server.get("/admin/status").await;
+    assert_eq!((&status["catalog"]["documents"], &status["freshness"]["seq"]), (&json!(60), &json!(60)), "{status}");
+}
+
+#[tokio::test]
+async fn credentials_are_used_and_wrong_ones_are_told() {
+    let mut nats = Nats::absent(&["--user", "answerd", "--pass", "secret"]);
+    nats.run().await;
+    let home = Home::new();
+    let wrong =
+        Setup { settings: format!("{}\nnats.user=answerd\nnats.password=wrong", nats.settings()), ..Setup::default() };
+    let server = home.serve(&wrong).await;
+    server
+        .until("it says so", async || {
+            let degraded = server.get("/readyz").await.1["degraded"].to_string();
+            degraded.to_lowercase().contains("authorization") && !degraded.contains("wrong")
+        })
+        .await;
+    server.kill();
+    let right = Setup { settings: wrong.settings.replace("wrong", "secret"), ..Setup::default() };
+    let server = home.serve(&right).await;
+    server.until("it is connected", async || server.get("/admin/status").await.1["events"]["connected"] == true).await;
+}
+
+#[tokio::test]
+async fn events_come_by_http_too() {
+    let home = Home::new();
+    let server = home.serve(&Setup::default()).await;
+    let send = async |id: &str, body: &str| {
+        let request = server.http.post(server.url("/v1/events")).header("ce-specversion", "1.0").header("ce-id", id);
+        let request = request.header("ce-type", "x.upserted").header("ce-source", "s").header("ce-subject", "h.md");
+        let response =
+            request.header("content-type", "text/markdown").body(body.to_owned()).send().await.expect("a response");
+        let status = response.status();
+        (status, response.json::<Value>().await.expect("JSON"))
+    };
+    let (status, first) = send("1", "# One").await;
+    assert_eq!((status, &first["outcome"]), (StatusCode::ACCEPTED, &json!("accepted")));
+    assert_eq!(send("2", "# Two").await.1["outcome"], "accepted");
+    assert_eq!(send("1", "# One").await.1["outcome"], "repeated");
+    server.until("the second", async || text(&server, "h.md").await.as_deref() == Some("# Two")).await;
+    assert!(problem(&send("3", "").await, 422, "invalid-request").contains("dataref"));
+    let refused = server.post("/v1/events", json!({ "content": "x" })).await;
+    assert!(problem(&refused, 422, "invalid-request").contains("document"));
+
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("published.md"), "# Published\n\nBy the command line.").expect("a file");
+    let path = folder.path().to_str().expect("a path");
+    let publish = |args: &[&str]| {
+        let output = home.run(&Setup::default(), &[&["publish", "--server", &server.base], args].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    publish(&[path]);
+    server.until("it is published", async || text(&server, "published.md").await.is_some()).await;
+    publish(&["--delete", "published.md"]);
+    server.until("it is deleted", async || text(&server, "published.md").await.is_none()).await;
+}
