@@ -22,7 +22,7 @@ use bert::{Bert, BertConfig, Workspace};
 const MAX_TOKENS: usize = 256;
 
 /// Tokens computed together. More of them reuse the weights better, fewer stay in the cache of a core.
-const BATCH_TOKENS: usize = 512;
+const BATCH_TOKENS: usize = 1024;
 
 /// The embedding model; see the module.
 pub struct MiniLm {
