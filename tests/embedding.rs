@@ -2,6 +2,7 @@
 
 mod common;
 
+use base64::Engine;
 use std::fs;
 
 use answerd::models::Embedder;
@@ -21,25 +22,10 @@ fn cosine(a: &[f32], b: &[f32]) -> f64 {
 fn golden() -> Vec<(String, Vec<f32>)> {
     let rows: Vec<Value> = serde_json::from_str(include_str!("golden/minilm.json")).unwrap();
     let vector = |text: &str| {
-        let bytes = base64(text);
+        let bytes = base64::engine::general_purpose::STANDARD.decode(text).unwrap();
         bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
     };
     rows.iter().map(|row| (row["text"].as_str().unwrap().to_owned(), vector(row["vector"].as_str().unwrap()))).collect()
-}
-
-fn base64(text: &str) -> Vec<u8> {
-    const LETTERS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut bytes = Vec::new();
-    let (mut bits, mut count) = (0u32, 0);
-    for letter in text.bytes().filter(|letter| *letter != b'=') {
-        bits = bits << 6 | LETTERS.iter().position(|l| *l == letter).unwrap() as u32;
-        count += 6;
-        if count >= 8 {
-            count -= 8;
-            bytes.push((bits >> count) as u8);
-        }
-    }
-    bytes
 }
 
 #[test]
