@@ -156,6 +156,11 @@ proptest! {
                     if receipt.outcome == Outcome::Accepted {
                         prop_assert!(catalog.store_delete(receipt.seq, 1).expect("stored").is_some());
                         model.insert(id, (None, receipt.revision));
+                    } else if receipt.outcome == Outcome::Absent
+                        && let Some((_, last)) = model.get_mut(&id)
+                    {
+                        // Deleted already; a newer deletion still voids what is older than it.
+                        *last = (*last).max(revision.unwrap_or(0));
                     }
                 }
                 Step::Fail => fail_next = true,
