@@ -68,9 +68,8 @@ async fn publish(bus: &Context, event: &Event) -> Result<(), String> {
     sent.map_err(|error| error.to_string())?.await.map_err(|error| error.to_string()).map(|_| ())
 }
 
-async fn start(home: &Home, nats: &Nats, more: &str) -> (Server, Context) {
-    let settings =
-        format!("{}\nmodels.chat.threads=2\n{more}", nats.settings().replace("ack_wait_s=2", "ack_wait_s=30"));
+async fn start(home: &Home, nats: &Nats) -> (Server, Context) {
+    let settings = format!("{}\nmodels.chat.threads=2", nats.settings().replace("ack_wait_s=2", "ack_wait_s=30"));
     let server = home.serve(&Setup { settings, folder: Some(sample()), ..Setup::default() }).await;
     let bus = nats.jetstream().await;
     server.until("the stream", async || bus.get_stream("DOCUMENTS").await.is_ok()).await;
@@ -137,7 +136,7 @@ fn event(n: usize, words: usize) -> Event {
 
 async fn visible() {
     let (nats, home) = (Nats::start().await, Home::new());
-    let (server, bus) = start(&home, &nats, "").await;
+    let (server, bus) = start(&home, &nats).await;
     let mut times = Vec::new();
     for n in 0..210 {
         let event = event(n, 400);
@@ -167,7 +166,7 @@ async fn visible() {
 
 async fn bulk() {
     let (nats, home) = (Nats::start().await, Home::new());
-    let (server, bus) = start(&home, &nats, "").await;
+    let (server, bus) = start(&home, &nats).await;
     const COUNT: usize = 2000;
     let began = Instant::now();
     let mut bytes = 0;
@@ -206,7 +205,7 @@ async fn first_token(server: &Server, question: &str) -> f64 {
 
 async fn questions() {
     let (nats, home) = (Nats::start().await, Home::new());
-    let (server, bus) = start(&home, &nats, "").await;
+    let (server, bus) = start(&home, &nats).await;
     let questions: Vec<Value> =
         serde_json::from_str(include_str!("../tests/sample_questions.json")).expect("the sample questions");
     let questions: Vec<&str> = questions.iter().filter_map(|q| q["question"].as_str()).collect();
@@ -278,7 +277,7 @@ async fn faults() {
     }
     // Poison may have been chosen as a duplicate too; it is still one dead letter.
     let began = Instant::now();
-    let (mut server, mut bus) = start(&home, &nats, "").await;
+    let (mut server, mut bus) = start(&home, &nats).await;
     let (mut nats_kills, mut own_kills) = (0, 0);
     for (n, event) in events.iter().enumerate() {
         if n % (count / 4) == count / 8 && nats_kills < 3 {

@@ -121,6 +121,21 @@ impl Role for Source {
     }
 }
 
+/// Tries something that may not be available, however often it takes.
+async fn until_done<T>(doing: &str, attempt: impl AsyncFn() -> Result<T, String>) -> T {
+    let mut pause = Duration::from_millis(100);
+    loop {
+        match attempt().await {
+            Ok(value) => return value,
+            Err(reason) => {
+                tracing::warn!(doing, reason, "not possible now; it is tried again");
+                actix_rt::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        }
+    }
+}
+
 /// What is to become of an event.
 enum Verdict {
     /// Its operation is settled, or changed nothing.
@@ -211,6 +226,7 @@ impl Shared {
         fail::fail_point!("source");
         let none = HeaderMap::new();
         let headers = message.headers.as_ref().unwrap_or(&none);
+        let retried = headers.get(RETRY).is_some();
         let read = cloudevent::read(&Delivery {
             headers: headers
                 .iter()
@@ -228,60 +244,36 @@ impl Shared {
                     Operation::Upsert(upsert) => Some(upsert.collection.clone()),
                     Operation::Delete { .. } => None,
                 };
-                let retried = headers.get(RETRY).is_some();
-                (key, collection, self.carry_out(bus, event, published, retried).await)
+                let doing = format!("an event about {}", event.operation.id());
+                let verdict = until_done(&doing, async || self.try_once(bus, &event, published, retried).await).await;
+                (key, collection, verdict)
             }
         };
         let Verdict::Poison(reason) = verdict else { return };
         // An event is buried once, however often it is delivered.
         let grave = EventKey { source: format!("buried:{}", key.source), id: key.id }.hash();
         let collection = collection.or_else(|| collection_of(&message.subject).map(str::to_owned)).unwrap_or_default();
-        let mut pause = Duration::from_millis(100);
-        loop {
+        let buried = until_done("giving an event to the dead letters", async || {
             let catalog = Arc::clone(&self.indexes.catalog);
-            let buried = async {
-                let retried = headers.get(RETRY).is_some();
-                let knows = blocking(move || catalog.knows_event(&grave)).await.map_err(|error| error.to_string())?;
-                if knows && !retried {
-                    return Ok(false);
-                }
-                let about = (message.subject.as_str(), reason.as_str(), delivered);
-                let id = if retried { format!("{}-{}", hex::encode(grave), delivery.id) } else { hex::encode(grave) };
-                let new = bus.bury(&collection, headers.clone(), message.payload.clone(), about, &id).await?;
-                let catalog = Arc::clone(&self.indexes.catalog);
-                blocking(move || catalog.remember_event(&grave)).await.map_err(|error| error.to_string())?;
-                Ok::<_, String>(new)
-            };
-            match buried.await {
-                Ok(true) => {
-                    self.state.buried.fetch_add(1, Ordering::Relaxed);
-                    return tracing::warn!(subject = %message.subject, reason, "an event went to the dead letters");
-                }
-                Ok(false) => return,
-                Err(error) => {
-                    tracing::warn!(error, "an event cannot be given to the dead letters now; it is tried again");
-                    actix_rt::time::sleep(pause).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
-                }
+            let knows = blocking(move || catalog.knows_event(&grave)).await.map_err(|error| error.to_string())?;
+            if knows && !retried {
+                return Ok(false);
             }
+            let about = (message.subject.as_str(), reason.as_str(), delivered);
+            let id = if retried { format!("{}-{}", hex::encode(grave), delivery.id) } else { hex::encode(grave) };
+            let new = bus.bury(&collection, headers.clone(), message.payload.clone(), about, &id).await?;
+            let catalog = Arc::clone(&self.indexes.catalog);
+            blocking(move || catalog.remember_event(&grave)).await.map_err(|error| error.to_string())?;
+            Ok(new)
+        });
+        if buried.await {
+            self.state.buried.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(subject = %message.subject, reason, "an event went to the dead letters");
         }
     }
 
-    /// Carries an event out, however often it takes.
-    async fn carry_out(&self, bus: &Bus, event: DocumentEvent, published: i64, retried: bool) -> Verdict {
-        let mut pause = Duration::from_millis(100);
-        loop {
-            match self.try_once(bus, &event, published, retried).await {
-                Ok(verdict) => return verdict,
-                Err(reason) => {
-                    tracing::warn!(document = %event.operation.id(), reason, "an event will be tried again");
-                    actix_rt::time::sleep(pause).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
-                }
-            }
-        }
-    }
-
+    /// Carries an event out once.
+    ///
     /// # Errors
     /// What was not available: to be tried again.
     async fn try_once(

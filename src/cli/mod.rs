@@ -1,5 +1,6 @@
 //! The command line. `serve` runs the service; `ask`, `search` and `ingest` speak to a running one, or, where none
-//! answers, do their work in this process on the same data folder; `publish` and `dlq` speak to NATS; `check` and `eval` need no service.
+//! answers, do their work in this process on the same data folder; `publish` and `dlq` speak to NATS; `check` and
+//! `eval` need no service.
 
 mod client;
 mod dlq;

@@ -102,9 +102,6 @@ pub async fn run(config: Config, what: Publish) -> Result<(), String> {
             .await
             .map_err(|error| format!("{id}: {error}"))?;
     }
-    if let Way::Nats(bus) = way {
-        bus.flush().await?;
-    }
     println!("{count} events published");
     Ok(())
 }

@@ -1,8 +1,8 @@
 //! CloudEvents 1.0 about documents: what a bus or an HTTP client delivers, to an [`Operation`].
 //!
 //! Read are the binary mode (attributes in headers), the structured mode (one JSON object) and plain JSON without an
-//! envelope, after the CloudEvents specification 1.0.2 with its NATS and HTTP bindings. `docs/events.md` is the contract for
-//! publishers. Nothing here knows a transport: it hands over headers and bytes.
+//! envelope, after the CloudEvents specification 1.0.2 with its NATS and HTTP bindings. `docs/events.md` is the
+//! contract for publishers. Nothing here knows a transport: it hands over headers and bytes.
 
 use base64::Engine;
 use percent_encoding::percent_decode_str;
@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use super::event::{COLLECTION_DEFAULT, DocumentId, JsonDocument, Metadata, Operation, Upsert};
+use super::parse::essence;
 
 /// An event as it was delivered.
 #[derive(Debug, Clone)]
@@ -102,11 +103,6 @@ pub fn read(delivery: &Delivery<'_>) -> Result<DocumentEvent, InvalidEvent> {
     } else {
         plain(delivery, object)
     }
-}
-
-/// A media type without its parameters, in lower case.
-fn essence(media_type: &str) -> String {
-    media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
 /// The context attributes, as far as they matter here.

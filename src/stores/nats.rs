@@ -36,8 +36,6 @@ pub struct Bus {
 pub struct DeadLetter {
     /// Its number in the stream of dead letters.
     pub sequence: u64,
-    /// The subject it was published on.
-    pub subject: String,
     /// Its headers: those of the event, and why it is here.
     pub headers: HeaderMap,
     /// The event's payload.
@@ -131,17 +129,14 @@ impl Bus {
             ..pull::Config::default()
         };
         let name = &config.consumer;
-        let found: Result<Consumer<pull::Config>, _> = stream.get_consumer(name).await;
-        let consumer = match found {
+        let consumer: Consumer<pull::Config> = if config.create {
             // Settings that were changed are carried over; where it stands stays.
-            _ if config.create => stream
-                .create_consumer(wanted)
-                .await
-                .map_err(|error| failed(&format!("make the consumer {name} of the stream {}", config.stream), error))?,
-            Ok(consumer) => consumer,
-            Err(error) => {
-                return Err(failed(&format!("find the consumer {name} of the stream {}", config.stream), error));
-            }
+            let made = stream.create_consumer(wanted).await;
+            made.map_err(|error| failed(&format!("make the consumer {name} of the stream {}", config.stream), error))?
+        } else {
+            let found = stream.get_consumer(name).await;
+            found
+                .map_err(|error| failed(&format!("find the consumer {name} of the stream {}", config.stream), error))?
         };
         let kept = &consumer.cached_info().config;
         if kept.ack_policy != AckPolicy::Explicit {
@@ -254,7 +249,6 @@ impl Bus {
         match stream.get_raw_message(sequence).await {
             Ok(message) => Ok(Some(DeadLetter {
                 sequence,
-                subject: message.subject.to_string(),
                 headers: message.headers,
                 payload: message.payload,
                 time: message.time.to_string(),
@@ -330,14 +324,6 @@ impl Bus {
         let mut bytes = Vec::with_capacity(size);
         object.take(limit as u64 + 1).read_to_end(&mut bytes).await.map_err(|error| transient(error.to_string()))?;
         Ok(bytes)
-    }
-
-    /// Sends what is still in its buffers.
-    ///
-    /// # Errors
-    /// In words for the operator.
-    pub async fn flush(&self) -> Result<(), String> {
-        self.client.flush().await.map_err(|error| failed("reach NATS", error))
     }
 }
 

@@ -13,6 +13,7 @@ use super::error::{Kind, Problem, method_not_allowed};
 use crate::actors::compute::blocking;
 use crate::app::App;
 use crate::documents::event::{COLLECTION_DEFAULT, DocumentId, JsonDocument, Metadata, Operation, Upsert};
+use crate::documents::parse::essence;
 use crate::error::ServiceError;
 use crate::stores::catalog::{DocumentQuery, DocumentRecord, OperationState, Outcome, Receipt};
 
@@ -56,7 +57,7 @@ async fn put(
     let wait = wait_of(query.wait.as_deref(), app.config.ingest.max_wait_s)?;
     let declared = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let envelope: Option<JsonDocument> = match declared {
-        Some(media_type) if is_json(media_type) => {
+        Some(media_type) if essence(media_type) == "application/json" => {
             let mut json = serde_json::Deserializer::from_slice(&body);
             serde_path_to_error::deserialize(&mut json).map_err(|error| {
                 let detail = format!(
@@ -78,7 +79,8 @@ async fn put(
             url: url.or(query.url),
             collection: collection.or(query.collection).unwrap_or_else(|| COLLECTION_DEFAULT.to_owned()),
             metadata,
-            content: content.unwrap_or_default(),
+            content: content
+                .ok_or_else(|| Problem::new(Kind::InvalidJson, "a JSON body is an envelope, and it lacks `content`"))?,
         },
         None => Upsert {
             id,
@@ -228,10 +230,6 @@ fn check(upsert: &Upsert) -> Result<(), Problem> {
         return Err(invalid("the body is empty: send the document's content".into()));
     }
     upsert.check_description().map_err(invalid)
-}
-
-fn is_json(media_type: &str) -> bool {
-    media_type.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"))
 }
 
 /// `wait=true`, or `wait=` so many seconds.

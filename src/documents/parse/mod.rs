@@ -163,6 +163,11 @@ fn decide(text: &str, hint: Option<Format>, name: &str) -> Format {
     }
 }
 
+/// A media type without its parameters, in lower case.
+pub fn essence(media_type: &str) -> String {
+    media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
 /// A media type, taken apart (RFC 9110, section 8.3).
 struct MediaType {
     /// `type/subtype` in lower case.
@@ -172,14 +177,12 @@ struct MediaType {
 
 impl MediaType {
     fn parse(value: &str) -> MediaType {
-        let mut parts = value.split(';');
-        let essence = parts.next().unwrap_or_default().trim().to_ascii_lowercase();
-        let charset = parts.find_map(|parameter| {
+        let charset = value.split(';').skip(1).find_map(|parameter| {
             let (name, value) = parameter.split_once('=')?;
             let value = value.trim().trim_matches(['"', '\'']);
             (name.trim().eq_ignore_ascii_case("charset") && !value.is_empty()).then(|| value.to_owned())
         });
-        MediaType { essence, charset }
+        MediaType { essence: essence(value), charset }
     }
 
     /// The format it names; `None` where it names none.

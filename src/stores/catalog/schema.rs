@@ -79,11 +79,10 @@ CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 
 /// From version 1 to 2. `events` remembers every event that was taken, so that one delivered or replayed again changes
 /// nothing; `operations.position` is when the bus received the event behind an operation, which orders events that
-/// state no revision; `chunks.page` is the page that a chunk begins on.
+/// state no revision.
 const TO_2: &str = "
 CREATE TABLE events (key BLOB PRIMARY KEY, seq INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 ALTER TABLE operations ADD COLUMN position INTEGER;
-ALTER TABLE chunks ADD COLUMN page INTEGER;
 ";
 
 /// Takes the data folder for this process alone; the lock ends with the returned file.

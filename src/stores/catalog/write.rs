@@ -27,8 +27,8 @@ struct Known {
 }
 
 impl Known {
-    /// Whether the bus received an event later than what is known already. Decides only where no revision does.
-    fn is_newer_than(&self, position: Option<i64>) -> bool {
+    /// Whether what is known came on the bus at `position` or later. Decides only where no revision does.
+    fn is_from_or_after(&self, position: Option<i64>) -> bool {
         matches!((self.position, position), (Some(known), Some(position)) if position <= known)
     }
 }
@@ -126,7 +126,7 @@ impl Catalog {
                 chunks.len() as i64
             ])?;
             let version = t.last_insert_rowid();
-            let mut insert = t.prepare_cached("INSERT INTO chunks (chunk, version, section, start, stop, tokens, hash, vector) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?;
+            let mut insert = t.prepare_cached("INSERT INTO chunks VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?;
             for (number, chunk) in (i64::from(first)..).zip(chunks) {
                 insert.execute(params![
                     number,
@@ -261,7 +261,7 @@ fn receive_upsert(
                 )?;
                 return Ok(Receipt { seq: known.seq, revision: given, outcome: Outcome::Unchanged });
             }
-            None if known.is_newer_than(position) => return receipt(Outcome::Outdated),
+            None if known.is_from_or_after(position) => return receipt(Outcome::Outdated),
             None if same => {
                 // So that an event from before this one is still known to be older.
                 t.execute(
@@ -317,7 +317,7 @@ fn receive_delete(
         Some(known) if given.is_some_and(|given| given < known.revision) => {
             return Ok(Receipt { seq: known.seq, revision: known.revision, outcome: Outcome::Outdated });
         }
-        Some(known) if given.is_none() && known.is_newer_than(position) => {
+        Some(known) if given.is_none() && known.is_from_or_after(position) => {
             return Ok(Receipt { seq: known.seq, revision: known.revision, outcome: Outcome::Outdated });
         }
         // With a revision or a place on the bus, a delete of what never came is remembered: its upsert may still be on
