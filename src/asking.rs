@@ -21,6 +21,8 @@ use crate::retrieval::passage::{Passage, snippet};
 
 /// Longest snippet of a source, in characters.
 const SNIPPET_CHARS: usize = 280;
+/// The lexical rank down to which a passage found by similarity as well counts as found by both.
+const AGREED_RANK: usize = 10;
 
 /// A question, checked by nobody yet.
 #[derive(Debug, Clone, serde::Deserialize)]
@@ -171,7 +173,7 @@ impl Task {
                 seed: uuid::Uuid::now_v7().as_u128() as u32,
             },
             max_tokens: self.budget.max_tokens,
-            stop: Vec::new(),
+            stop: vec![prompt::RUN_ON.to_owned()],
             sink: Box::new(sink),
         };
         // The sink tells the log how it ends. A sink that is dropped untold, because its actor failed, ends
@@ -193,10 +195,17 @@ impl Task {
         Ok(self.asker.retriever.ask(search).await?)
     }
 
-    /// Whether anything found has to do with the question. Without the vector stage nothing can tell.
+    /// Whether anything found has to do with the question. Without the vector stage nothing can tell. A passage that
+    /// both stages rank high needs less similarity: they err in different ways.
     fn relevant(&self, found: &Found) -> bool {
-        let floor = self.asker.indexes.config.search.min_similarity;
-        !found.passages.is_empty() && found.best_similarity.is_none_or(|best| best >= floor)
+        let config = &self.asker.indexes.config.search;
+        let agreed = |passage: &Passage| {
+            passage.scores.lexical.is_some_and(|stage| stage.rank <= AGREED_RANK)
+                && passage.scores.vector.is_some_and(|stage| stage.score >= config.min_similarity_agreed)
+        };
+        !found.passages.is_empty()
+            && (found.best_similarity.is_none_or(|best| best >= config.min_similarity)
+                || found.passages.iter().any(agreed))
     }
 
     /// Packs what fits into the prompt; `None` where nothing fits.

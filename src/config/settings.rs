@@ -423,9 +423,12 @@ pub struct SearchConfig {
     /// Weight of the vector stage: questions are phrased unlike documents more often than not. Default 1.5.
     #[garde(range(min = 0.0, max = 1000.0))]
     pub vector_weight: f32,
-    /// A passage counts as evidence from this cosine similarity on, -1 to 1. Default 0.30.
+    /// A question counts as answerable from this cosine similarity of its best passage on, -1 to 1. Default 0.30.
     #[garde(range(min = -1.0, max = 1.0))]
     pub min_similarity: f32,
+    /// The same for a passage among the ten best of the lexical stage. Default 0.28.
+    #[garde(range(min = -1.0, max = 1.0))]
+    pub min_similarity_agreed: f32,
     /// Searches at once; more are refused. Default 16.
     #[garde(range(min = 1, max = 100_000))]
     pub concurrency: usize,
@@ -447,6 +450,7 @@ impl Default for SearchConfig {
             lexical_weight: 1.0,
             vector_weight: 1.5,
             min_similarity: 0.30,
+            min_similarity_agreed: 0.28,
             concurrency: 16,
             max_query_bytes: 4096,
             min_seq_timeout_ms: 5000,
