@@ -137,10 +137,8 @@ pub fn render(template: ChatTemplate, system: &str, turns: &[Turn]) -> Vec<Segme
     segments
 }
 
-/// What stands before the question.
-const QUESTION: &str = "Question: ";
-
-/// Where an answer is over although the model goes on: small models ask themselves the next question.
+/// How the question is introduced, and with that where an answer is over although the model goes on: small models ask
+/// themselves the next question in the same way.
 pub const RUN_ON: &str = "\n\nQuestion:";
 
 /// The prompt of an answer. The best passage comes last, next to the question: a small model heeds most what it read
@@ -150,7 +148,9 @@ pub fn answer_prompt(template: ChatTemplate, passages: &[&Passage], earlier: &[T
     for (n, passage) in passages.iter().enumerate().rev() {
         content.push_str(&render_passage(n + 1, passage));
     }
-    content.push_str(QUESTION);
+    // A passage ends with the blank line.
+    content.push_str(RUN_ON.trim_start());
+    content.push(' ');
     content.push_str(question.trim());
     let mut turns = earlier.to_vec();
     turns.push(Turn { role: Role::User, content });

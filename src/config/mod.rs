@@ -1,10 +1,11 @@
 //! Raw settings to validated settings: the defaults, then the file, then the environment. All mistakes are
 //! told at once, each with its path and its place, and with one of them the process does not start.
 //!
-//! `settings` holds the sections and the range of each value; `read` finds what is no setting at all;
-//! this file checks what lies between settings. Called once, by the command line. It never warns and goes on,
-//! and opens nothing that a setting names.
+//! `settings` holds the sections and the range of each value, `nats` those of `[nats]`; `read` finds what is
+//! no setting at all; this file checks what lies between settings. Called once, by the command line. It never warns
+//! and goes on, and opens nothing that a setting names.
 
+mod nats;
 mod read;
 mod settings;
 
@@ -14,6 +15,7 @@ use std::sync::Arc;
 
 use garde::Validate;
 
+pub use self::nats::NatsConfig;
 use self::read::{Merged, Reader};
 pub use self::settings::*;
 

@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 use garde::Validate;
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::NatsConfig;
 use crate::documents::event::{DocumentId, validate_collection};
 
 /// Bytes in a mebibyte.
-const MIB: usize = 1 << 20;
+pub(super) const MIB: usize = 1 << 20;
 
 /// Tokens of the embedding model's input that its special tokens, the title and the headings above a
 /// chunk may take. A chunk's own text and these together stay within the 256 tokens all-MiniLM-L6-v2 sees.
@@ -211,103 +212,6 @@ impl Default for IngestConfig {
             workers: 2,
             max_attempts: 5,
             max_wait_s: 30,
-        }
-    }
-}
-
-/// `[nats]`: document events from NATS JetStream.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Validate)]
-#[serde(default, deny_unknown_fields)]
-pub struct NatsConfig {
-    /// Addresses of the servers, with commas between them, such as `nats://nats:4222` or `tls://...`; empty: no events
-    /// by NATS. Default empty.
-    #[garde(length(max = 4096))]
-    pub servers: String,
-    /// The stream that holds the events. Default `DOCUMENTS`.
-    #[garde(custom(nats_name))]
-    pub stream: String,
-    /// The subjects it takes. Default `documents.>`.
-    #[garde(custom(nats_subject))]
-    pub subject: String,
-    /// The durable consumer. Each data folder needs one of its own. Default `answerd`.
-    #[garde(custom(nats_name))]
-    pub consumer: String,
-    /// The stream of the events that were given up; they come on `answerd.dlq.<collection>`. Default `ANSWERD_DLQ`.
-    #[garde(custom(nats_name))]
-    pub dead_letters: String,
-    /// Make the streams and the consumer where they are missing; otherwise they must be there. Default true.
-    #[garde(skip)]
-    pub create: bool,
-    /// Events worked on at once. Default 64.
-    #[garde(range(min = 1, max = 10_000))]
-    pub max_in_flight: usize,
-    /// Bytes of the events worked on at once; no more are pulled from there on. Default 64 MiB.
-    #[garde(range(min = MIB, max = 65_536 * MIB))]
-    pub max_in_flight_bytes: usize,
-    /// An event that was not acknowledged for so long, in seconds, is delivered again; work on one is announced three
-    /// times as often. Default 30.
-    #[garde(range(min = 2, max = 3600))]
-    pub ack_wait_s: u64,
-    /// User, with `password`. Default none.
-    #[garde(skip)]
-    pub user: String,
-    /// Password of the user; better given by the environment. Default none.
-    #[garde(skip)]
-    pub password: String,
-    /// Token, instead of a user; better given by the environment. Default none.
-    #[garde(skip)]
-    pub token: String,
-    /// File with an nkey seed. Default none.
-    #[garde(skip)]
-    pub nkey_file: PathBuf,
-    /// File with credentials (JWT and seed, `.creds`). Default none.
-    #[garde(skip)]
-    pub credentials_file: PathBuf,
-    /// File with the certificate of the authority that signed the servers' (PEM). Default: those of the system.
-    #[garde(skip)]
-    pub tls_ca_file: PathBuf,
-    /// File with this client's certificate (PEM), where the servers ask for one. Default none.
-    #[garde(skip)]
-    pub tls_certificate_file: PathBuf,
-    /// File with its key (PEM). Default none.
-    #[garde(skip)]
-    pub tls_key_file: PathBuf,
-    /// Refuse servers without TLS. Default false.
-    #[garde(skip)]
-    pub tls_required: bool,
-}
-
-impl std::fmt::Debug for NatsConfig {
-    /// Without its secrets.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("NatsConfig")
-            .field("servers", &self.servers)
-            .field("stream", &self.stream)
-            .finish_non_exhaustive()
-    }
-}
-
-impl Default for NatsConfig {
-    fn default() -> Self {
-        Self {
-            servers: String::new(),
-            stream: "DOCUMENTS".into(),
-            subject: "documents.>".into(),
-            consumer: "answerd".into(),
-            dead_letters: "ANSWERD_DLQ".into(),
-            create: true,
-            max_in_flight: 64,
-            max_in_flight_bytes: 64 * MIB,
-            ack_wait_s: 30,
-            user: String::new(),
-            password: String::new(),
-            token: String::new(),
-            nkey_file: PathBuf::new(),
-            credentials_file: PathBuf::new(),
-            tls_ca_file: PathBuf::new(),
-            tls_certificate_file: PathBuf::new(),
-            tls_key_file: PathBuf::new(),
-            tls_required: false,
         }
     }
 }
@@ -621,21 +525,6 @@ fn socket_address<'de, D: Deserializer<'de>>(from: D) -> Result<SocketAddr, D::E
 
 fn given(path: &Path, _: &()) -> garde::Result {
     if path.as_os_str().is_empty() { Err(garde::Error::new("must be given: it has no value")) } else { Ok(()) }
-}
-
-fn nats_name(name: &str, _: &()) -> garde::Result {
-    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
-    if name.is_empty() || name.len() > 64 || !name.chars().all(allowed) {
-        return Err(garde::Error::new("must have 1 to 64 of the characters A-Z a-z 0-9 _ -"));
-    }
-    Ok(())
-}
-
-fn nats_subject(subject: &str, _: &()) -> garde::Result {
-    if subject.is_empty() || subject.split('.').any(str::is_empty) || subject.contains(char::is_whitespace) {
-        return Err(garde::Error::new("must be words with dots between them, such as documents.>"));
-    }
-    Ok(())
 }
 
 fn model_name(name: &str, _: &()) -> garde::Result {
