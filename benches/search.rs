@@ -142,6 +142,7 @@ fn make(data: &std::path::Path, model: &MiniLm) {
             chunks.push(NewChunk {
                 section: Vec::new(),
                 span: start..text.len() - 1,
+                page: None,
                 tokens: 0,
                 hash: [0; 32],
                 vector,
@@ -159,7 +160,7 @@ fn make(data: &std::path::Path, model: &MiniLm) {
             content: n.to_string().into_bytes(),
         };
         let receipt = catalog.receive(&Operation::Upsert(upsert), None, 0).expect("received");
-        let parsed = ParsedDocument { title: None, text, format: Format::Text };
+        let parsed = ParsedDocument::new(Format::Text, None, text);
         catalog.store_version(receipt.seq, &parsed, &chunks, 0).expect("stored");
     }
     std::fs::write(data.join("complete"), "").expect("the mark");

@@ -9,11 +9,12 @@ use futures_util::future::LocalBoxFuture;
 use sha2::{Digest, Sha256};
 
 use super::compute::{Compute, blocking};
+use super::contained::{self, Job};
 use super::door::{Door, DoorError, Factory, Role};
 use super::embedder::{Embed, Embedder};
 use super::indexer::{Indexer, Indexes, Wake};
 use super::stats::now_ms;
-use crate::documents::parse::{ParseInput, ParseLimits, parse};
+use crate::documents::parse::{ParseInput, ParseLimits, is_risky, parse};
 use crate::documents::{Chunk, ParsedDocument, chunk};
 use crate::models;
 use crate::stores::StoreError;
@@ -129,13 +130,15 @@ impl DocumentTools {
     async fn upsert(&self, pending: Pending) -> Result<Option<u64>, ProcessError> {
         let Pending { seq, document, content, .. } = pending;
         let Some(content) = content else { return Ok(None) };
+        let title = content.title.clone();
+        let parsed = self.parse(&document, content).await?;
         let (indexes, model) = (Arc::clone(&self.indexes), Arc::clone(&self.model));
-        let id = document.clone();
         let (parsed, chunks) = self
             .compute
             .run(move || {
                 fail::fail_point!("document");
-                read(&indexes, &*model, &id, &content)
+                let pieces = cut(&indexes, &*model, title.as_deref(), &parsed)?;
+                Ok::<_, ProcessError>((parsed, pieces))
             })
             .await?;
         self.stages.insert(seq, Stage::Parsed);
@@ -159,6 +162,7 @@ impl DocumentTools {
             .zip(vectors)
             .map(|(chunk, vector)| NewChunk {
                 section: chunk.chunk.section,
+                page: parsed.page_at(chunk.chunk.span.start),
                 span: chunk.chunk.span,
                 tokens: chunk.chunk.tokens,
                 hash: chunk.hash,
@@ -167,6 +171,35 @@ impl DocumentTools {
             .collect();
         let catalog = Arc::clone(&self.indexes.catalog);
         Ok(blocking(move || catalog.store_version(seq, &parsed, &chunks, now_ms() as i64)).await?)
+    }
+
+    /// Parses a document: here where that is bounded, else in a process of its own.
+    async fn parse(&self, document: &str, content: PendingContent) -> Result<ParsedDocument, ProcessError> {
+        let config = &self.indexes.config.ingest;
+        let limits = ParseLimits {
+            max_text_bytes: config.max_text_bytes,
+            max_nesting: config.max_nesting,
+            max_pages: config.max_pages,
+            max_unpacked_bytes: config.max_unpacked_bytes,
+        };
+        if is_risky(&content.bytes) {
+            let job = Job {
+                name: document.to_owned(),
+                media_type: content.media_type,
+                limits,
+                cpu_seconds: config.parse_cpu_s,
+                memory_bytes: config.parse_memory_bytes,
+            };
+            return contained::parse(&job, &content.bytes).await;
+        }
+        let name = document.to_owned();
+        self.compute
+            .run(move || {
+                let input =
+                    ParseInput { name: &name, media_type: content.media_type.as_deref(), bytes: &content.bytes };
+                parse(&input, &limits).map_err(|error| ProcessError::Unfit(error.to_string()))
+            })
+            .await
     }
 
     /// Waits until the commit is visible. An indexer that fails now finds it later: the catalog has it.
@@ -189,22 +222,19 @@ struct Piece {
     hash: [u8; 32],
 }
 
-/// Parses and chunks a document.
-fn read(
+/// Cuts a document into chunks.
+fn cut(
     indexes: &Indexes,
     model: &dyn models::Embedder,
-    document: &str,
-    content: &PendingContent,
-) -> Result<(ParsedDocument, Vec<Piece>), ProcessError> {
+    title: Option<&str>,
+    parsed: &ParsedDocument,
+) -> Result<Vec<Piece>, ProcessError> {
     let config = &indexes.config;
-    let limits = ParseLimits { max_text_bytes: config.ingest.max_text_bytes, max_nesting: config.ingest.max_nesting };
-    let input = ParseInput { name: document, media_type: content.media_type.as_deref(), bytes: &content.bytes };
-    let parsed = parse(&input, &limits).map_err(|error| ProcessError::Unfit(error.to_string()))?;
     let limits =
         chunk::ChunkLimits { max_tokens: config.chunking.max_tokens, overlap_tokens: config.chunking.overlap_tokens };
-    let chunks = chunk::chunk(&parsed, &|text| model.count_tokens(text), limits)
+    let chunks = chunk::chunk(parsed, &|text| model.count_tokens(text), limits)
         .map_err(|error| ProcessError::Unfit(error.to_string()))?;
-    let title = content.title.as_deref().or(parsed.title.as_deref()).unwrap_or_default().to_owned();
+    let title = title.or(parsed.title.as_deref()).unwrap_or_default().to_owned();
     let pieces = chunks
         .into_iter()
         .map(|chunk| {
@@ -213,7 +243,7 @@ fn read(
             Piece { chunk, embedded, hash }
         })
         .collect();
-    Ok((parsed, pieces))
+    Ok(pieces)
 }
 
 /// What is embedded for a chunk: its text under the title and headings it stands under, without which

@@ -19,6 +19,7 @@
 //! Around them: [`stats`] counts at the doors, [`overseer`] reads the doors, [`compute`] has the threads.
 
 pub mod compute;
+pub mod contained;
 pub mod document;
 pub mod door;
 pub mod embedder;

@@ -173,7 +173,7 @@ fn find(indexes: &Indexes, view: &View, search: &Search, mode: Mode, as_of: AsOf
             url: version.url.clone(),
             collection: version.collection.clone(),
             section: text.section,
-            page: None,
+            page: text.page,
             start: text.span.start,
             end: text.span.end,
             text: text.text,

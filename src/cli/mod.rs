@@ -81,6 +81,9 @@ enum Command {
     },
     /// Check the configuration and print every mistake with its path.
     Check,
+    /// Parse one document from standard input: what the service starts for formats whose parsers it does not trust.
+    #[command(hide = true)]
+    ParseWorker,
     /// Measure retrieval on a collection in BEIR layout (corpus.jsonl, queries.jsonl, qrels.tsv).
     Eval {
         /// The folder of the collection.
@@ -114,9 +117,13 @@ pub async fn run(cli: Cli) -> ExitCode {
 }
 
 async fn execute(cli: Cli) -> Result<(), String> {
+    if matches!(cli.command, Command::ParseWorker) {
+        return crate::actors::contained::work().map_err(|error| error.to_string());
+    }
     let path = cli.config.or_else(|| Some(PathBuf::from("config.toml")).filter(|path| path.exists()));
     let config = Config::load(path.as_deref()).map_err(|errors| errors.to_string())?;
     match cli.command {
+        Command::ParseWorker => Ok(()),
         Command::Check => {
             let from = path.map_or_else(|| "the defaults".to_owned(), |path| path.display().to_string());
             println!("{from}: no mistakes");

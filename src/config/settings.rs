@@ -188,6 +188,19 @@ pub struct IngestConfig {
     /// Deepest nesting of elements that a parser follows. Default 256.
     #[garde(range(min = 1, max = 1024))]
     pub max_nesting: usize,
+    /// Most pages or slides of a document. Default 10,000.
+    #[garde(range(min = 1, max = 1_000_000))]
+    pub max_pages: usize,
+    /// Most bytes that a document which is an archive (DOCX, PPTX, XLSX, ODT, EPUB) may unpack to. Default 256 MiB.
+    #[garde(range(min = 1, max = 64 * 1024 * MIB as u64))]
+    pub max_unpacked_bytes: u64,
+    /// Processor time that a process which parses one document (PDF, office documents, books, RTF, e-mail) may use,
+    /// in seconds. Default 60.
+    #[garde(range(min = 1, max = 86_400))]
+    pub parse_cpu_s: u64,
+    /// Memory that such a process may use, in bytes. Default 1 GiB.
+    #[garde(range(min = 128 * MIB as u64, max = 1024 * 1024 * MIB as u64))]
+    pub parse_memory_bytes: u64,
     /// Operations accepted but not yet visible to searches; more are refused. Default 10,000.
     #[garde(range(min = 1, max = 10_000_000))]
     pub max_pending: usize,
@@ -208,6 +221,10 @@ impl Default for IngestConfig {
             max_document_bytes: 16 * MIB,
             max_text_bytes: 8 * MIB,
             max_nesting: 256,
+            max_pages: 10_000,
+            max_unpacked_bytes: 256 * MIB as u64,
+            parse_cpu_s: 60,
+            parse_memory_bytes: 1024 * MIB as u64,
             max_pending: 10_000,
             workers: 2,
             max_attempts: 5,

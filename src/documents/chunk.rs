@@ -89,7 +89,7 @@ pub fn chunk(
     let text = doc.text.as_str();
     let sizer = Sizer::new(count_tokens, max);
     let mut chunks = Chunks { text, sizer: &sizer, limits, out: Vec::new() };
-    if doc.format == Format::Text {
+    if !doc.format.is_markdown() {
         chunks.section(&[], 0..text.len(), 0, &Splitting::Paragraphs);
         return Ok(chunks.out);
     }
@@ -248,7 +248,7 @@ mod tests {
     }
 
     fn doc(format: Format, text: &str) -> ParsedDocument {
-        ParsedDocument { title: None, text: text.to_owned(), format }
+        ParsedDocument::new(format, None, text.to_owned())
     }
 
     fn run(text: &str, max_tokens: usize, overlap_tokens: usize) -> Vec<(String, String)> {

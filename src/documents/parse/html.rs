@@ -126,7 +126,7 @@ pub fn parse(html: &str, limits: &ParseLimits) -> Result<ParsedDocument, ParseEr
         None => String::new(),
     };
     let title = if stated.is_empty() { markdown::title(&text) } else { Some(stated) };
-    Ok(ParsedDocument { title, text, format: Format::Html })
+    Ok(ParsedDocument::new(Format::Html, title, text))
 }
 
 fn convert(converter: &HtmlToMarkdown, html: &str) -> Result<String, ParseError> {

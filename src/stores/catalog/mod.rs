@@ -109,6 +109,8 @@ pub struct NewChunk {
     pub section: Vec<String>,
     /// Byte span in the source text.
     pub span: Range<usize>,
+    /// Page or slide of the original on which it starts.
+    pub page: Option<u32>,
     /// Length in tokens of the embedding model.
     pub tokens: usize,
     /// Hash of what was embedded.
@@ -155,6 +157,8 @@ pub struct ChunkText {
     pub span: Range<usize>,
     /// The text of that span.
     pub text: String,
+    /// Page or slide of the original on which it starts.
+    pub page: Option<u32>,
 }
 
 /// The last operation on a document, as far as the disk knows.

@@ -299,7 +299,7 @@ impl Catalog {
     }
 }
 
-const CHUNK_TEXT: &str = "SELECT chunk, section, start, stop, substr(text, start + 1, stop - start) FROM chunks JOIN versions USING (version)";
+const CHUNK_TEXT: &str = "SELECT chunk, section, start, stop, substr(text, start + 1, stop - start), page FROM chunks JOIN versions USING (version)";
 
 fn chunk_text(row: &Row<'_>) -> rusqlite::Result<ChunkText> {
     let (start, stop): (i64, i64) = (row.get(2)?, row.get(3)?);
@@ -308,6 +308,7 @@ fn chunk_text(row: &Row<'_>) -> rusqlite::Result<ChunkText> {
         section: from_json(&row.get::<_, String>(1)?),
         span: start as usize..stop as usize,
         text: String::from_utf8_lossy(row.get_ref(4)?.as_blob()?).into_owned(),
+        page: row.get(5)?,
     })
 }
 
@@ -337,12 +338,7 @@ fn record(row: &Row<'_>) -> rusqlite::Result<DocumentRecord> {
     Ok(DocumentRecord {
         id: row.get(0)?,
         version,
-        format: row.get::<_, Option<String>>(8)?.and_then(|name| match name.as_str() {
-            "markdown" => Some(Format::Markdown),
-            "html" => Some(Format::Html),
-            "text" => Some(Format::Text),
-            _ => None,
-        }),
+        format: row.get::<_, Option<String>>(8)?.and_then(|name| Format::from_name(&name)),
         metadata: from_json(&row.get::<_, String>(9)?),
         last: LastOperation {
             seq: row.get::<_, i64>(1)? as u64,

@@ -8,7 +8,7 @@ use rusqlite::{Connection, OpenFlags};
 use crate::stores::StoreError;
 
 /// Version of the tables below, in SQLite's `user_version`.
-pub(super) const SCHEMA_VERSION: i64 = 2;
+pub(super) const SCHEMA_VERSION: i64 = 3;
 
 /// - `operations`: what was received. Written, and on disk, before a caller is told so. One row stays for each
 ///   document as the memory of its last revision; its content is dropped once the operation is settled.
@@ -85,6 +85,17 @@ CREATE TABLE events (key BLOB PRIMARY KEY, seq INTEGER NOT NULL) STRICT, WITHOUT
 ALTER TABLE operations ADD COLUMN position INTEGER;
 ";
 
+/// From version 2 to 3: the page of the original on which a chunk starts, and when an operation passed its stages.
+const TO_3: &str = "
+ALTER TABLE chunks ADD COLUMN page INTEGER;
+ALTER TABLE operations ADD COLUMN parsed_ms INTEGER;
+ALTER TABLE operations ADD COLUMN embedded_ms INTEGER;
+ALTER TABLE operations ADD COLUMN visible_ms INTEGER;
+";
+
+/// What leads to each version of the schema from the one before, the first from nothing.
+const STEPS: [&str; SCHEMA_VERSION as usize] = [SCHEMA, TO_2, TO_3];
+
 /// Takes the data folder for this process alone; the lock ends with the returned file.
 pub(super) fn lock(folder: &Path) -> Result<File, StoreError> {
     let failed = |doing: &str, error: &std::io::Error| {
@@ -122,19 +133,17 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
         connection.busy_timeout(std::time::Duration::from_secs(10))?;
         let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
         match version {
-            0 => {
-                connection.execute_batch(&format!(
-                    "BEGIN; {SCHEMA} {TO_2} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
-                ))?;
-            }
-            1 | SCHEMA_VERSION => {
-                let verdict: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
-                if verdict != "ok" {
-                    return Ok(Err(damaged(path, &verdict)));
+            0..=SCHEMA_VERSION => {
+                if version > 0 {
+                    let verdict: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+                    if verdict != "ok" {
+                        return Ok(Err(damaged(path, &verdict)));
+                    }
                 }
-                if version == 1 {
+                if version < SCHEMA_VERSION {
+                    let steps = STEPS[version as usize..].concat();
                     connection
-                        .execute_batch(&format!("BEGIN; {TO_2} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"))?;
+                        .execute_batch(&format!("BEGIN; {steps} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"))?;
                 }
             }
             newer => {

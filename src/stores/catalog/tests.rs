@@ -29,7 +29,7 @@ fn upsert(id: &str, revision: Option<u64>, text: &str) -> Operation {
 
 /// Carries an accepted upsert out, with a chunk for each word.
 fn store(catalog: &Catalog, seq: u64, text: &str) -> Option<u64> {
-    let parsed = ParsedDocument { title: None, text: text.to_owned(), format: Format::Text };
+    let parsed = ParsedDocument::new(Format::Text, None, text.to_owned());
     let mut at = 0;
     let chunks: Vec<NewChunk> = text
         .split(' ')
@@ -39,6 +39,7 @@ fn store(catalog: &Catalog, seq: u64, text: &str) -> Option<u64> {
             NewChunk {
                 section: vec!["s".into()],
                 span,
+                page: None,
                 tokens: 1,
                 hash: [word.len() as u8; 32],
                 vector: vec![0.5; DIMENSIONS],

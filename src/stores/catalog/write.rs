@@ -3,8 +3,8 @@
 use rusqlite::{OptionalExtension, Transaction, params};
 
 use super::{Catalog, ChunkId, NewChunk, Origin, Outcome, Receipt, StoreError, to_json, vector_to_bytes};
+use crate::documents::ParsedDocument;
 use crate::documents::event::{Operation, Upsert, content_hash};
-use crate::documents::{Format, ParsedDocument};
 
 /// `operations.kind`.
 pub(super) const UPSERT: i64 = 0;
@@ -118,7 +118,7 @@ impl Catalog {
             .execute(params![
                 seq as i64,
                 commit as i64,
-                format_name(parsed.format),
+                parsed.format.name(),
                 title,
                 parsed.text.as_bytes(),
                 now_ms,
@@ -126,7 +126,7 @@ impl Catalog {
                 chunks.len() as i64
             ])?;
             let version = t.last_insert_rowid();
-            let mut insert = t.prepare_cached("INSERT INTO chunks VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?;
+            let mut insert = t.prepare_cached("INSERT INTO chunks VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?;
             for (number, chunk) in (i64::from(first)..).zip(chunks) {
                 insert.execute(params![
                     number,
@@ -136,7 +136,8 @@ impl Catalog {
                     chunk.span.end as i64,
                     chunk.tokens as i64,
                     chunk.hash.as_slice(),
-                    vector_to_bytes(&chunk.vector)
+                    vector_to_bytes(&chunk.vector),
+                    chunk.page
                 ])?;
             }
             settle(t, seq, STORED, None, now_ms)?;
@@ -395,12 +396,4 @@ fn settle(t: &Transaction<'_>, seq: u64, state: i64, reason: Option<&str>, now_m
     )?
     .execute(params![seq as i64, state, STORED])?;
     Ok(())
-}
-
-pub(super) fn format_name(format: Format) -> &'static str {
-    match format {
-        Format::Markdown => "markdown",
-        Format::Html => "html",
-        Format::Text => "text",
-    }
 }
