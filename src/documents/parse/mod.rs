@@ -1,12 +1,12 @@
 //! Bytes of any supported format to a [`ParsedDocument`]; one file a format does the work:
 //!
-//! - [`detect`] and [`media_type`]: which format it is, by the content and then by what the publisher says
-//! - [`text`]: character encodings, and whether it is text at all
-//! - [`markdown`]: front matter, title, headings
-//! - [`html`]: main content as Markdown, after `html_subset` has bounded what it costs
-//! - [`pdf`], [`office`], [`odt`], [`epub`], [`rtf`], [`email`]: their text, as Markdown where it has headings or lists
-//! - [`csv`] and [`records`]: tables of data as lines that stand alone
-//! - [`archive`] and [`xml`]: what office documents and books are packed in
+//! - `detect` and `media_type`: which format it is, by the content and then by what the publisher says
+//! - `text`: character encodings, and whether it is text at all
+//! - `markdown`: front matter, title, headings
+//! - `html`: main content as Markdown, after `html_subset` has bounded what it costs
+//! - `pdf`, `office`, `odt`, `epub`, `rtf`, `email`: their text, as Markdown where it has headings or lists
+//! - `csv` and `records`: tables of data as lines that stand alone
+//! - `archive` and `xml`: what office documents and books are packed in
 //!
 //! Nothing here reads a file or the network. Text and HTML are parsed in bounded time and memory whatever the input;
 //! the large libraries behind the other formats promise no such thing, so [`is_risky`] says for which documents the
