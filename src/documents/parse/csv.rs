@@ -33,12 +33,9 @@ fn reader(text: &str, delimiter: u8) -> csv::Reader<&[u8]> {
 pub(super) fn parse(text: &str, delimiter: u8, limits: &ParseLimits) -> Result<ParsedDocument, ParseError> {
     let mut out = String::new();
     let mut records = Records::default();
-    let mut row: Vec<String> = Vec::new();
     for record in reader(text, delimiter).records() {
         let record = record.map_err(|error| ParseError::Malformed { format: "CSV", reason: error.to_string() })?;
-        row.clear();
-        row.extend(record.iter().map(str::to_owned));
-        if let Some((line, _)) = records.line(&row) {
+        if let Some((line, _)) = records.line(record.iter()) {
             out.push_str(&line);
             out.push('\n');
             // Names of values are repeated with each record: the text outgrows the file.

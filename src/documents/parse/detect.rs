@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::archive::Archive;
 use super::media_type::MediaType;
-use super::{Format, ParseError, ParseInput, ParseLimits, csv, email, html};
+use super::{Format, ParseError, ParseInput, ParseLimits, email, html};
 
 /// A format that is told by its bytes alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,10 +24,16 @@ const PDF_HEADER_WINDOW: usize = 1024;
 /// Bytes at the end of a PDF that hold its trailer.
 const PDF_TRAILER_WINDOW: usize = 2048;
 
+/// How a ZIP archive begins.
+const ZIP: &[u8] = b"PK\x03\x04";
+
+/// How a document in Rich Text Format begins.
+const RTF: &[u8] = b"{\\rtf";
+
 /// Whether parsing these bytes is the work of a large library, or of one that unpacks: such formats are parsed where a
 /// crash or a hang does no harm.
 pub fn is_risky(bytes: &[u8]) -> bool {
-    is_pdf(bytes) || bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(b"{\\rtf") || email::begins_as_email(bytes)
+    is_pdf(bytes) || bytes.starts_with(ZIP) || bytes.starts_with(RTF) || email::begins_as_email(bytes)
 }
 
 /// The format that bytes of no text format have; `None` where they may be text.
@@ -38,10 +44,10 @@ pub(super) fn binary(bytes: &[u8], limits: &ParseLimits) -> Result<Option<Binary
     if is_pdf(bytes) {
         return Ok(Some(Binary::Format(Format::Pdf)));
     }
-    if bytes.starts_with(b"PK\x03\x04") {
+    if bytes.starts_with(ZIP) {
         return in_archive(&mut Archive::open(bytes, limits)?).map(Some);
     }
-    if bytes.starts_with(b"{\\rtf") {
+    if bytes.starts_with(RTF) {
         return Ok(Some(Binary::Format(Format::Rtf)));
     }
     if bytes.starts_with(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1") {
@@ -110,7 +116,7 @@ pub(super) fn text(text: &str, declared: Option<&MediaType>, input: &ParseInput)
         return Ok(Format::Html);
     }
     let hint = declared.and_then(MediaType::format);
-    let extension = extension(input.name).and_then(format_of_extension);
+    let extension = format_of_name(Path::new(input.name));
     // "text/plain" is what servers say of any text they do not know, so a file name tells more, if it names a text.
     let hinted = match hint {
         None => extension,
@@ -125,7 +131,6 @@ pub(super) fn text(text: &str, declared: Option<&MediaType>, input: &ParseInput)
             Err(ParseError::Mismatch { expected: expected(declared, input.name), found: "text" })
         }
         Some(Format::Html) if !html::has_tags(text) => Ok(Format::Text),
-        Some(Format::Csv) if csv::delimiter(text).is_none() => Ok(Format::Text),
         // Without the headers of a message there is none.
         Some(Format::Email) | None => Ok(Format::Text),
         Some(format) => Ok(format),
@@ -145,17 +150,13 @@ fn is_binary(format: Format) -> bool {
     matches!(format, Pdf | Docx | Pptx | Xlsx | Odt | Epub | Rtf)
 }
 
-fn extension(name: &str) -> Option<&str> {
-    Path::new(name).extension().and_then(|e| e.to_str())
-}
-
 /// Whether a file of this name is worth reading at all: used by whoever walks a folder.
 pub fn supported_extension(path: &Path) -> bool {
-    path.extension().and_then(|e| e.to_str()).is_some_and(|e| format_of_extension(e).is_some())
+    format_of_name(path).is_some()
 }
 
-fn format_of_extension(extension: &str) -> Option<Format> {
-    Some(match extension.to_ascii_lowercase().as_str() {
+fn format_of_name(name: &Path) -> Option<Format> {
+    Some(match name.extension()?.to_str()?.to_ascii_lowercase().as_str() {
         "md" | "markdown" | "mdown" | "mkd" | "mkdn" | "mdx" => Format::Markdown,
         "html" | "htm" | "xhtml" => Format::Html,
         "txt" | "text" | "log" | "rst" | "adoc" | "asciidoc" | "org" => Format::Text,

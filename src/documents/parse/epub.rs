@@ -2,7 +2,7 @@
 
 use super::archive::Archive;
 use super::xml::{Step, walk};
-use super::{Format, ParseError, ParseLimits, ParsedDocument, html, markdown, plausible_title, text};
+use super::{Format, ParseError, ParseLimits, ParsedDocument, append, html, markdown, plausible_title, text};
 
 /// Name in errors.
 const FORMAT: &str = "EPUB";
@@ -42,11 +42,7 @@ pub(super) fn parse(bytes: &[u8], limits: &ParseLimits) -> Result<ParsedDocument
         let page = text::decode(&page, html::charset(&page[..page.len().min(html::CHARSET_WINDOW)]).as_deref());
         match html::parse(&page, limits) {
             Ok(chapter) => {
-                limits.check_text(book.len() + chapter.text.len())?;
-                if !book.is_empty() {
-                    book.push_str("\n\n");
-                }
-                book.push_str(&chapter.text);
+                append(&mut book, &chapter.text, limits)?;
             }
             Err(ParseError::Empty(_)) => {}
             Err(error) => return Err(error),

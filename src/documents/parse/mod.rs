@@ -41,6 +41,9 @@ use super::{Format, PageStart, ParsedDocument};
 /// What the formats are called in errors.
 const SUPPORTED: &str = "PDF, DOCX, PPTX, XLSX, ODT, RTF, EPUB, e-mail (EML), CSV, HTML, Markdown and plain text";
 
+/// Why a document with pages of pictures is refused.
+const NO_TEXT: ParseError = ParseError::Empty("it has no text, only pictures at most");
+
 /// A document before parsing.
 #[derive(Debug, Clone, Copy)]
 pub struct ParseInput<'a> {
@@ -219,6 +222,20 @@ fn parse_text(
         },
         _ => Ok(ParsedDocument::new(Format::Text, None, text)),
     }
+}
+
+/// Adds a page, slide or chapter to a text; returns where it starts.
+///
+/// # Errors
+/// [`ParseError::TooLarge`] where the text gets longer than allowed.
+fn append(text: &mut String, part: &str, limits: &ParseLimits) -> Result<usize, ParseError> {
+    limits.check_text(text.len() + part.len())?;
+    if !text.is_empty() {
+        text.push_str("\n\n");
+    }
+    let start = text.len();
+    text.push_str(part);
+    Ok(start)
 }
 
 /// A title that a program did not make up: editors put a file's name or "Untitled" into the document's properties.

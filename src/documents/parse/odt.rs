@@ -3,7 +3,7 @@
 
 use super::archive::Archive;
 use super::xml::{Step, walk};
-use super::{Format, ParseError, ParseLimits, ParsedDocument, markdown, plausible_title};
+use super::{Format, NO_TEXT, ParseError, ParseLimits, ParsedDocument, markdown, plausible_title};
 
 /// Name in errors.
 const FORMAT: &str = "ODT";
@@ -31,7 +31,7 @@ pub(super) fn parse(bytes: &[u8], limits: &ParseLimits) -> Result<ParsedDocument
     })?;
     let text = writer.out.trim().to_owned();
     if text.is_empty() {
-        return Err(ParseError::Empty("it has no text, only pictures at most"));
+        return Err(NO_TEXT);
     }
     let stated = match archive.text("meta.xml")? {
         Some(meta) => title(&meta, limits),

@@ -6,7 +6,9 @@ use std::collections::HashMap;
 use undoc::render::{RenderOptions, render_section_to_string};
 use undoc::{Block, Document, Error, Paragraph, Section, Table, TextRun};
 
-use super::{Format, PageStart, ParseError, ParseLimits, ParsedDocument, markdown, plausible_title, records};
+use super::{
+    Format, NO_TEXT, PageStart, ParseError, ParseLimits, ParsedDocument, append, markdown, plausible_title, records,
+};
 
 /// Converts an office document that was found to be of this format, and to keep to the limits of an archive.
 ///
@@ -25,17 +27,13 @@ pub(super) fn parse(bytes: &[u8], format: Format, limits: &ParseLimits) -> Resul
         if rendered.is_empty() {
             continue;
         }
-        limits.check_text(text.len() + rendered.len())?;
-        if !text.is_empty() {
-            text.push_str("\n\n");
-        }
+        let start = append(&mut text, &rendered, limits)?;
         if format == Format::Pptx {
-            pages.push(PageStart { number: at as u32 + 1, start: text.len() });
+            pages.push(PageStart { number: at as u32 + 1, start });
         }
-        text.push_str(&rendered);
     }
     if text.is_empty() {
-        return Err(ParseError::Empty("it has no text, only pictures at most"));
+        return Err(NO_TEXT);
     }
     let stated = document.metadata.title.as_deref().and_then(plausible_title);
     let title = stated.or_else(|| markdown::title(&text));

@@ -6,10 +6,7 @@ use std::sync::LazyLock;
 use unpdf::render::{RenderOptions, to_markdown};
 use unpdf::{Block, Error, InlineContent, Paragraph, ParseOptions, PdfParser};
 
-use super::{Format, PageStart, ParseError, ParseLimits, ParsedDocument, markdown, plausible_title};
-
-/// Text of pages joined to a document.
-const BETWEEN_PAGES: &str = "\n\n";
+use super::{Format, PageStart, ParseError, ParseLimits, ParsedDocument, append, markdown, plausible_title};
 
 /// Converts a PDF. One that is encrypted with an empty password opens, as in any viewer.
 ///
@@ -39,12 +36,10 @@ pub(super) fn parse(bytes: &[u8], limits: &ParseLimits) -> Result<ParsedDocument
         page.elements.iter_mut().for_each(plain);
         document.pages = vec![page];
         let rendered = to_markdown(&document, &OPTIONS).map_err(refused)?;
-        if rendered.trim().is_empty() {
-            continue;
+        let rendered = rendered.trim();
+        if !rendered.is_empty() {
+            starts.push(PageStart { number, start: append(&mut text, rendered, limits)? });
         }
-        limits.check_text(text.len() + rendered.len())?;
-        append(&mut text, &rendered);
-        starts.push(PageStart { number, start: text.len() - rendered.trim().len() });
     }
     if text.is_empty() && fields.is_empty() {
         return Err(if missing > 0 {
@@ -54,7 +49,7 @@ pub(super) fn parse(bytes: &[u8], limits: &ParseLimits) -> Result<ParsedDocument
         });
     }
     if let Some(values) = form(&fields) {
-        append(&mut text, &values);
+        append(&mut text, values.trim(), limits)?;
     }
     let title = stated.or_else(|| markdown::title(&text));
     Ok(ParsedDocument { title, text, format: Format::Pdf, pages: starts })
@@ -66,13 +61,6 @@ static OPTIONS: LazyLock<RenderOptions> = LazyLock::new(|| {
     options.escape_special_chars = false;
     options
 });
-
-fn append(text: &mut String, part: &str) {
-    if !text.is_empty() {
-        text.push_str(BETWEEN_PAGES);
-    }
-    text.push_str(part.trim());
-}
 
 /// The filled-in fields of a form.
 fn form(fields: &[unpdf::FormField]) -> Option<String> {

@@ -4,11 +4,21 @@
 /// One line a row, as items of a Markdown list.
 pub(super) fn list(rows: &[Vec<String>]) -> String {
     let mut text = String::new();
-    Records::default().push_all(rows, |line, record| {
-        text.push_str(if record { "- " } else { "" });
-        text.push_str(line);
-        text.push_str(if record { "\n" } else { "\n\n" });
-    });
+    let mut records = Records::default();
+    let mut any = false;
+    for row in rows {
+        match records.line(row.iter().map(String::as_str)) {
+            Some((line, true)) => {
+                text.push_str(&format!("- {line}\n"));
+                any = true;
+            }
+            Some((line, false)) => text.push_str(&format!("{line}\n\n")),
+            None => {}
+        }
+    }
+    if let (false, Some(header)) = (any, records.header()) {
+        text.push_str(&format!("- {header}\n"));
+    }
     text
 }
 
@@ -20,8 +30,8 @@ pub(super) struct Records {
 
 impl Records {
     /// The line of the next row: `None` for an empty one and for the header, else with whether it is a record.
-    pub fn line(&mut self, row: &[String]) -> Option<(String, bool)> {
-        let cells: Vec<String> = row.iter().map(|cell| cell.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    pub fn line<'a>(&mut self, row: impl Iterator<Item = &'a str>) -> Option<(String, bool)> {
+        let cells: Vec<String> = row.map(|cell| cell.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
         let filled = cells.iter().filter(|cell| !cell.is_empty()).count();
         if filled == 0 {
             return None;
@@ -40,20 +50,6 @@ impl Records {
             return Some((joined(&[], &cells), true));
         };
         Some((joined(header, &cells), true))
-    }
-
-    fn push_all(mut self, rows: &[Vec<String>], mut push: impl FnMut(&str, bool)) {
-        let mut any = false;
-        for row in rows {
-            if let Some((line, record)) = self.line(row) {
-                any |= record;
-                push(&line, record);
-            }
-        }
-        // A header alone is all there is.
-        if let (false, Some(header)) = (any, &self.header) {
-            push(&joined(&[], header), true);
-        }
     }
 
     /// The header as a line: what a table has to say that has no other row.

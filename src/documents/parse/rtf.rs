@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use encoding_rs::{BIG5, EUC_KR, Encoding, GBK, MACINTOSH, SHIFT_JIS, UTF_8, WINDOWS_1252};
 
-use super::{Format, ParseError, ParseLimits, ParsedDocument, plausible_title};
+use super::{Format, NO_TEXT, ParseError, ParseLimits, ParsedDocument, plausible_title};
 
 /// Groups ("destinations") that are no part of the text.
 const SKIPPED: &[&str] = &[
@@ -84,7 +84,7 @@ pub(super) fn parse(bytes: &[u8], limits: &ParseLimits) -> Result<ParsedDocument
     reader.flush();
     let text = reader.text.trim();
     if text.is_empty() {
-        return Err(ParseError::Empty("it has no text, only pictures at most"));
+        return Err(NO_TEXT);
     }
     Ok(ParsedDocument::new(Format::Rtf, plausible_title(&reader.title), text.to_owned()))
 }

@@ -85,12 +85,9 @@ CREATE TABLE events (key BLOB PRIMARY KEY, seq INTEGER NOT NULL) STRICT, WITHOUT
 ALTER TABLE operations ADD COLUMN position INTEGER;
 ";
 
-/// From version 2 to 3: the page of the original on which a chunk starts, and when an operation passed its stages.
+/// From version 2 to 3: the page of the original on which a chunk starts.
 const TO_3: &str = "
 ALTER TABLE chunks ADD COLUMN page INTEGER;
-ALTER TABLE operations ADD COLUMN parsed_ms INTEGER;
-ALTER TABLE operations ADD COLUMN embedded_ms INTEGER;
-ALTER TABLE operations ADD COLUMN visible_ms INTEGER;
 ";
 
 /// What leads to each version of the schema from the one before, the first from nothing.
