@@ -123,7 +123,8 @@ pub(super) fn text(text: &str, declared: Option<&MediaType>, input: &ParseInput)
         Some(Format::Text) => extension.filter(|format| !is_binary(*format)).or(hint),
         Some(_) => hint,
     };
-    if email::begins_as_email(text.as_bytes()) && hinted != Some(Format::Markdown) {
+    // The bytes, as in `is_risky`: what is parsed as a message was contained as one.
+    if email::begins_as_email(input.bytes) && hinted != Some(Format::Markdown) {
         return Ok(Format::Email);
     }
     match hinted {

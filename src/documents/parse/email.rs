@@ -11,6 +11,7 @@ const HEADER_WINDOW: usize = 64 * 1024;
 /// Whether a text begins as a message does: lines of headers to the first blank line, a sender among them, and one
 /// that only transport or MIME adds.
 pub(super) fn begins_as_email(bytes: &[u8]) -> bool {
+    let bytes = without_mark(bytes);
     let head = String::from_utf8_lossy(&bytes[..bytes.len().min(HEADER_WINDOW)]);
     let (mut sender, mut transport) = (false, false);
     for (number, line) in head.lines().enumerate() {
@@ -32,11 +33,17 @@ pub(super) fn begins_as_email(bytes: &[u8]) -> bool {
     sender && transport
 }
 
+/// Drops a byte order mark, which some editors put before the headers.
+fn without_mark(bytes: &[u8]) -> &[u8] {
+    bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes)
+}
+
 /// Converts a message.
 ///
 /// # Errors
 /// [`ParseError`] where it cannot be read or says nothing.
 pub(super) fn parse(bytes: &[u8], limits: &ParseLimits) -> Result<ParsedDocument, ParseError> {
+    let bytes = without_mark(bytes);
     // In a mailbox file, the line before the headers is not the message's.
     let bytes = match bytes.starts_with(b"From ") {
         true => bytes.iter().position(|&b| b == b'\n').map_or(bytes, |end| &bytes[end + 1..]),

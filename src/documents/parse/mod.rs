@@ -350,6 +350,21 @@ mod tests {
     }
 
     #[test]
+    fn what_is_parsed_as_a_message_is_contained_as_one() {
+        let message = "From: a@example.com\r\nMIME-Version: 1.0\r\nSubject: Hello\r\n\r\nText\r\n";
+        let utf16: Vec<u8> =
+            "\u{feff}".encode_utf16().chain(message.encode_utf16()).flat_map(u16::to_le_bytes).collect();
+        let marked = format!("\u{feff}{message}");
+        for (bytes, format) in
+            [(message.as_bytes(), Format::Email), (marked.as_bytes(), Format::Email), (&utf16, Format::Text)]
+        {
+            let parsed = run("a", None, bytes).unwrap();
+            assert_eq!((parsed.format, is_risky(bytes)), (format, format == Format::Email));
+            assert!(parsed.text.contains("Subject: Hello"), "{}", parsed.text);
+        }
+    }
+
+    #[test]
     fn folders_offer_files_of_known_extensions_only() {
         for (name, yes) in [
             ("a.md", true),
