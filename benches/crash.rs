@@ -89,7 +89,7 @@ async fn rounds() {
 }
 
 async fn settled(server: &Server) {
-    server.until("all is settled", async || server.get("/admin/status").await.1["freshness"]["unseen"] == 0).await;
+    server.until("all is settled", async || server.get("/admin/status").await.1["freshness"]["lag_events"] == 0).await;
 }
 
 /// The round that the served text of a document names, as both indexes find it.

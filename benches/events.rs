@@ -82,8 +82,7 @@ async fn caught_up(server: &Server, documents: u64) {
     loop {
         let (_, status) = server.get("/admin/status").await;
         if status["catalog"]["documents"].as_u64() >= Some(documents)
-            && status["freshness"]["unseen"] == 0
-            && status["events"]["waiting_in_stream"] == 0
+            && status["freshness"]["lag_events"] == 0
             && status["events"]["at_work"] == 0
         {
             return;
@@ -234,7 +233,7 @@ async fn questions() {
     println!(
         "    during a bulk load p50 {busy_50:.0} ms, p95 {busy_95:.0} ms; ratio of p95 {:.2}; {} events still waited at the end, {} were taken",
         busy_95 / idle_95,
-        status["events"]["waiting_in_stream"],
+        status["freshness"]["lag_events"],
         status["events"]["taken"]
     );
 }

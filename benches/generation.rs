@@ -40,11 +40,12 @@ async fn measure() {
     let settings = format!("models.chat.threads={threads}");
     let mut server = home.serve(&Setup { folder: Some(sample()), settings, ..Setup::default() }).await;
     // The reference holds up this thread: idle connections would be closed by the server without being noticed here.
-    server.http = reqwest::Client::builder().pool_max_idle_per_host(0).build().expect("a client");
+    server.http =
+        answerd::http::client_builder(None).expect("TLS").pool_max_idle_per_host(0).build().expect("a client");
     server
         .until("the documents are visible", async || {
             let (_, status) = server.get("/admin/status").await;
-            status["catalog"]["documents"].as_u64() >= Some(13) && status["freshness"]["unseen"] == 0
+            status["catalog"]["documents"].as_u64() >= Some(13) && status["freshness"]["lag_events"] == 0
         })
         .await;
     let questions: Vec<Value> =

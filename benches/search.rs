@@ -16,7 +16,7 @@ use answerd::documents::{Format, ParsedDocument};
 use answerd::eval::percentile;
 use answerd::models::Embedder;
 use answerd::models::minilm::MiniLm;
-use answerd::stores::catalog::{Catalog, NewChunk};
+use answerd::stores::catalog::{Catalog, NewChunk, Progress};
 use answerd::stores::hnsw::Plan;
 
 const CHUNKS: usize = 100_000;
@@ -161,7 +161,7 @@ fn make(data: &std::path::Path, model: &MiniLm) {
         };
         let receipt = catalog.receive(&Operation::Upsert(upsert), None, 0).expect("received");
         let parsed = ParsedDocument::new(Format::Text, None, text);
-        catalog.store_version(receipt.seq, &parsed, &chunks, 0).expect("stored");
+        catalog.store_version(receipt.seq, &parsed, &chunks, Progress::default(), 0).expect("stored");
     }
     std::fs::write(data.join("complete"), "").expect("the mark");
     println!("made {CHUNKS} chunks of {} real ones", material.len());

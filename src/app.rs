@@ -9,7 +9,7 @@ use dashmap::DashMap;
 use serde_json::{Value, json};
 
 use crate::actors::compute::{Compute, blocking};
-use crate::actors::document::{DocumentTools, DocumentWorkers, Stage};
+use crate::actors::document::{DocumentTools, DocumentWorkers};
 use crate::actors::door::{Detail, Door, Factory, Plan, RestartPolicy, Role};
 use crate::actors::embedder::Embedder;
 use crate::actors::folder::{Dirty, Folder, Sync};
@@ -29,7 +29,8 @@ use crate::freshness::Freshness;
 use crate::models::llama_cpp::LlamaOptions;
 use crate::models::minilm::MiniLm;
 use crate::models::{self, Generator};
-use crate::stores::catalog::Catalog;
+use crate::stores::catalog::{Catalog, Progress};
+use crate::stores::dataref::Datarefs;
 use crate::stores::hnsw::{VectorIndex, VectorOptions};
 use crate::stores::view::{DocumentTable, Views};
 
@@ -52,15 +53,18 @@ pub struct App {
     pub ingestor: Door<Ingestor>,
     /// The way to the retriever.
     pub retriever: Door<Retriever>,
-    /// Stages of the operations at work.
-    pub stages: Arc<DashMap<u64, Stage>>,
+    /// How far the operations at work are, by `seq`.
+    pub progress: Arc<DashMap<u64, Progress>>,
     asker: Option<Arc<Asker>>,
     indexer: Door<Indexer>,
     maintainer: Door<Maintainer>,
     registry: Registry,
     arbiters: Vec<Arbiter>,
     folders_unseen: Arc<tokio::sync::watch::Sender<usize>>,
-    events: Option<Arc<SourceState>>,
+    /// The source of events, if one is configured.
+    pub events: Option<Arc<SourceState>>,
+    /// Fetches content that is not in its event.
+    pub datarefs: Arc<Datarefs>,
     started: Instant,
 }
 
@@ -139,14 +143,14 @@ impl App {
             None,
             &write,
         );
-        let stages = Arc::new(DashMap::new());
+        let progress = Arc::new(DashMap::new());
         let tools = DocumentTools {
             indexes: Arc::clone(&indexes),
             compute: background("parser", config.ingest.workers)?,
             model: Arc::clone(&model),
             embedder: embedder.clone(),
             indexer: indexer.clone(),
-            stages: Arc::clone(&stages),
+            progress: Arc::clone(&progress),
         };
         let workers = doors.open(
             "write/documents",
@@ -180,11 +184,12 @@ impl App {
         Overseer::start(doors.registry.clone(), &watch.handle());
         let events = (parts.folders && !config.nats.servers.is_empty()).then(Arc::<SourceState>::default);
         let app = Arc::new(Self {
+            datarefs: Arc::new(Datarefs::new(Arc::clone(&config))),
             config,
             indexes,
             ingestor,
             retriever,
-            stages,
+            progress,
             asker,
             indexer,
             maintainer,
@@ -252,7 +257,8 @@ impl App {
     /// Takes events for as long as the process runs, whatever becomes of the connection.
     fn take_events(&self, doors: &Doors) {
         let Some(state) = &self.events else { return };
-        let factory = Source::factory(Arc::clone(&self.indexes), self.ingestor.clone(), Arc::clone(state));
+        let (indexes, datarefs) = (Arc::clone(&self.indexes), Arc::clone(&self.datarefs));
+        let factory = Source::factory(indexes, self.ingestor.clone(), datarefs, Arc::clone(state));
         let shown = Arc::clone(state);
         let detail: Detail = Arc::new(move || shown.describe());
         let reason = "one connection; [nats] max_in_flight bounds the events at work";
@@ -293,10 +299,10 @@ impl App {
                 // A full door means that a look is under way.
                 let _ = indexer.ask(Wake).await;
                 let as_of = indexes.freshness.now();
-                busy = if as_of.unseen > 0 { busy + 1 } else { 0 };
+                busy = if as_of.lag_events > 0 { busy + 1 } else { 0 };
                 if busy > 0 && busy % 2 == 0 {
                     let live = indexes.views.current().map_or(0, |view| view.live.len());
-                    tracing::info!(waiting = as_of.unseen, passages = live, lag_ms = as_of.lag_ms, "indexing");
+                    tracing::info!(waiting = as_of.lag_events, passages = live, lag_ms = as_of.lag_ms, "indexing");
                 }
             }
         });
@@ -326,7 +332,7 @@ impl App {
     pub async fn until_caught_up(&self) {
         // Its sender lives as long as this.
         let _ = self.folders_unseen.subscribe().wait_for(|unseen| *unseen == 0).await;
-        while self.indexes.freshness.now().unseen > 0 {
+        while self.indexes.freshness.unsettled() > 0 {
             actix_rt::time::sleep(Duration::from_millis(20)).await;
         }
     }

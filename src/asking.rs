@@ -254,11 +254,11 @@ fn sources(passages: &[Passage], as_of: AsOf, query: &str) -> Event {
             end: passage.end,
         })
         .collect();
-    Event::Sources { seq: as_of.seq, lag_ms: as_of.lag_ms, sources }
+    Event::Sources { as_of, sources }
 }
 
 fn done(finish_reason: DoneReason, as_of: AsOf) -> Event {
-    Event::Done { finish_reason, cached: false, seq: as_of.seq, lag_ms: as_of.lag_ms }
+    Event::Done { finish_reason, cached: false, as_of }
 }
 
 fn problem(error: impl Into<ServiceError>) -> Event {

@@ -6,6 +6,7 @@ use crate::actors::ingestor::IngestError;
 use crate::actors::retriever::SearchError;
 use crate::models::ModelError;
 use crate::stores::StoreError;
+use crate::stores::dataref::DatarefError;
 
 /// Why a request was not served.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -80,6 +81,15 @@ impl From<StoreError> for ServiceError {
             StoreError::Damaged(reason) | StoreError::Locked(reason) | StoreError::Failed(reason) => {
                 Self::Internal(reason)
             }
+        }
+    }
+}
+
+impl From<DatarefError> for ServiceError {
+    fn from(error: DatarefError) -> Self {
+        match error {
+            DatarefError::Refused(reason) => Self::Invalid(reason),
+            DatarefError::Unavailable(reason) => Self::Unavailable { reason, retry_after_s: 5 },
         }
     }
 }

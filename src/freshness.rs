@@ -2,56 +2,96 @@
 //!
 //! Every accepted operation has a `seq`. It is *settled* once it is visible to searches, given up with a
 //! reason, or overtaken. Everything up to [`Freshness::now`]'s `seq` is settled, so a caller that saw its own
-//! write's number can ask to be held until the index has it.
+//! write's number can ask to be held until the index has it. Events that a bus still holds have no `seq` yet; they count
+//! in the lag.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::actors::stats::now_ms;
 
 /// What answers and searches say about the index they saw.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub struct AsOf {
     /// Every operation up to this one was visible (or given up, or overtaken).
     pub seq: u64,
-    /// Age of the oldest operation that was not yet visible, in milliseconds; 0 where there is none.
+    /// Age of the oldest operation or event that was not yet visible, since it was published or received, in
+    /// milliseconds; 0 where there is none.
     pub lag_ms: u64,
-    /// Operations that were not yet visible.
-    pub unseen: usize,
+    /// Operations that were not yet visible, and events known to wait on the bus.
+    pub lag_events: u64,
+}
+
+impl AsOf {
+    /// Adds the members of this to a JSON object.
+    pub fn beside(&self, mut object: Value) -> Value {
+        object["seq"] = self.seq.into();
+        object["lag_ms"] = self.lag_ms.into();
+        object["lag_events"] = self.lag_events.into();
+        object
+    }
 }
 
 /// The operations that are not settled; see the module.
 #[derive(Debug)]
 pub struct Freshness {
     open: Mutex<Open>,
+    bus: Mutex<OnBus>,
     changed: watch::Sender<()>,
 }
 
 #[derive(Debug, Default)]
 struct Open {
-    /// `seq` to the time it was received.
+    /// `seq` to the time it was published or received.
     unsettled: BTreeMap<u64, i64>,
     /// Settled before they were known to be accepted: the indexer can be faster than the receiver's answer.
     early: HashSet<u64>,
     last: u64,
 }
 
+/// Events that are no operations yet.
+#[derive(Debug, Default)]
+struct OnBus {
+    /// Those that the bus holds back, by its last word.
+    waiting: u64,
+    /// Those that it has delivered: number in the stream to the time at which they were published.
+    delivered: BTreeMap<u64, i64>,
+}
+
 impl Freshness {
     /// Starts from what the catalog knows: its last `seq`, and the operations that wait.
     pub fn new(last: u64, waiting: impl IntoIterator<Item = (u64, i64)>) -> Self {
         let open = Open { unsettled: waiting.into_iter().collect(), early: HashSet::new(), last };
-        Self { open: Mutex::new(open), changed: watch::Sender::new(()) }
+        Self { open: Mutex::new(open), bus: Mutex::default(), changed: watch::Sender::new(()) }
     }
 
-    /// An operation was accepted.
-    pub fn accepted(&self, seq: u64, received_ms: i64) {
+    /// The bus delivered an event, and holds `waiting` more.
+    pub fn delivered(&self, event: u64, published_ms: i64, waiting: u64) {
+        let mut bus = self.bus.lock();
+        bus.delivered.insert(event, published_ms);
+        bus.waiting = waiting;
+    }
+
+    /// An event became an operation, or turned out to be none.
+    pub fn taken(&self, event: u64) {
+        self.bus.lock().delivered.remove(&event);
+    }
+
+    /// A consumer begins anew: what was delivered comes again, and `waiting` events are there.
+    pub fn redelivery(&self, waiting: u64) {
+        *self.bus.lock() = OnBus { waiting, delivered: BTreeMap::new() };
+    }
+
+    /// An operation was accepted that was published or received at `since_ms`.
+    pub fn accepted(&self, seq: u64, since_ms: i64) {
         let mut open = self.open.lock();
         open.last = open.last.max(seq);
         if !open.early.remove(&seq) {
-            open.unsettled.insert(seq, received_ms);
+            open.unsettled.insert(seq, since_ms);
         }
     }
 
@@ -70,15 +110,22 @@ impl Freshness {
 
     /// How fresh a search that begins now is.
     pub fn now(&self) -> AsOf {
+        let (on_bus, oldest_on_bus) = {
+            let bus = self.bus.lock();
+            (bus.waiting + bus.delivered.len() as u64, bus.delivered.values().min().copied())
+        };
         let open = self.open.lock();
-        match open.unsettled.first_key_value() {
-            None => AsOf { seq: open.last, lag_ms: 0, unseen: 0 },
-            Some((first, received)) => AsOf {
-                seq: first - 1,
-                lag_ms: (now_ms() as i64 - received).max(0) as u64,
-                unseen: open.unsettled.len(),
-            },
+        let oldest = open.unsettled.values().copied().chain(oldest_on_bus).min();
+        AsOf {
+            seq: open.unsettled.first_key_value().map_or(open.last, |(first, _)| first - 1),
+            lag_ms: oldest.map_or(0, |oldest| (now_ms() as i64 - oldest).max(0) as u64),
+            lag_events: open.unsettled.len() as u64 + on_bus,
         }
+    }
+
+    /// Operations that are accepted and not settled.
+    pub fn unsettled(&self) -> usize {
+        self.open.lock().unsettled.len()
     }
 
     /// Whether this one operation is settled.
@@ -127,12 +174,30 @@ mod tests {
         freshness.accepted(4, 0);
         freshness.accepted(5, 0);
         freshness.settled([5]);
-        assert_eq!((freshness.now().seq, freshness.now().unseen), (1, 2));
+        assert_eq!((freshness.now().seq, freshness.now().lag_events), (1, 2));
         freshness.settled([2]);
         assert_eq!(freshness.now().seq, 3);
         assert!(freshness.is_settled(5) && !freshness.is_settled(4));
         freshness.settled([4]);
-        assert_eq!(freshness.now(), AsOf { seq: 5, lag_ms: 0, unseen: 0 });
+        assert_eq!(freshness.now(), AsOf { seq: 5, lag_ms: 0, lag_events: 0 });
+    }
+
+    #[test]
+    fn events_on_the_bus_count_until_they_are_operations() {
+        let freshness = Freshness::new(0, []);
+        let now = now_ms() as i64;
+        freshness.delivered(7, now - 60_000, 12);
+        freshness.delivered(8, now, 11);
+        assert_eq!((freshness.now().seq, freshness.now().lag_events), (0, 13));
+        assert!(freshness.now().lag_ms >= 60_000);
+        freshness.accepted(1, now - 60_000);
+        freshness.taken(7);
+        assert_eq!(freshness.now().lag_events, 13);
+        assert!(freshness.now().lag_ms >= 60_000);
+        freshness.settled([1]);
+        assert!(freshness.now().lag_ms < 60_000);
+        freshness.redelivery(0);
+        assert_eq!(freshness.now(), AsOf { seq: 1, lag_ms: 0, lag_events: 0 });
     }
 
     #[test]

@@ -28,6 +28,7 @@ pub mod documents;
 pub mod error;
 pub mod eval;
 pub mod freshness;
+pub mod http;
 pub mod models;
 pub mod retrieval;
 pub mod stores;

@@ -2,55 +2,13 @@
 
 mod common;
 
-use async_nats::header::HeaderMap;
-use async_nats::jetstream::Context;
-use common::nats::Nats;
+use common::nats::{Nats, all_taken, publish, stream_is_there};
 use common::{Home, Server, Setup, problem};
-
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
 fn setup(nats: &Nats) -> Setup {
     Setup { settings: nats.settings(), ..Setup::default() }
-}
-
-/// Publishes a binary CloudEvent and waits until the stream has it.
-async fn publish(bus: &Context, document: &str, action: &str, id: &str, more: &[(&str, &str)], body: &str) {
-    let mut headers = HeaderMap::new();
-    let kind = format!("com.example.document.{action}");
-    let fixed = [
-        ("ce-specversion", "1.0"),
-        ("ce-type", &kind),
-        ("ce-source", "//test"),
-        ("ce-id", id),
-        ("ce-subject", document),
-    ];
-    for (name, value) in fixed.iter().chain(more) {
-        headers.insert(*name, *value);
-    }
-    let stored = bus.publish_with_headers(format!("documents.wiki.{action}"), headers, body.to_owned().into()).await;
-    stored.expect("published").await.expect("stored");
-}
-
-/// Waits until every event of the stream is acknowledged.
-async fn all_taken(server: &Server, bus: &Context) {
-    server
-        .until("all events are acknowledged", async || {
-            let Ok(stream) = bus.get_stream("DOCUMENTS").await else { return false };
-            let Ok(info) = stream.consumer_info("answerd").await else { return false };
-            info.num_pending == 0 && info.num_ack_pending == 0
-        })
-        .await;
-}
-
-/// Waits until answerd has made the stream.
-async fn stream_is_there(server: &Server, bus: &Context) {
-    server.until("the stream", async || bus.get_stream("DOCUMENTS").await.is_ok()).await;
-}
-
-async fn text(server: &Server, id: &str) -> Option<String> {
-    let (status, body) = server.get(&format!("/v1/documents/{id}")).await;
-    (status == StatusCode::OK).then(|| body["text"].as_str().unwrap_or_default().to_owned())
 }
 
 #[tokio::test]
@@ -91,8 +49,8 @@ async fn events_in_every_mode_become_documents() {
         (&document["status"], &document["revision"], &document["collection"]),
         (&json!("visible"), &json!(3), &json!("wiki"))
     );
-    assert_eq!(text(&server, "gone").await, None);
-    assert_eq!(text(&server, "s.txt").await.as_deref(), Some("Beta"));
+    assert_eq!(server.text("gone").await, None);
+    assert_eq!(server.text("s.txt").await.as_deref(), Some("Beta"));
     let (_, document) = server.get("/v1/documents/p.md").await;
     assert_eq!(
         (&document["title"], &document["collection"], &document["metadata"]["lang"]),
@@ -121,7 +79,7 @@ async fn repeated_reordered_and_replayed_events_change_nothing_that_is_right() {
     publish(&bus, "n", "upserted", "n2", &[], "two").await;
     publish(&bus, "n", "upserted", "n1", &[], "one").await;
     all_taken(&server, &bus).await;
-    let state = async |server: &Server| (text(server, "a").await, text(server, "d").await, text(server, "n").await);
+    let state = async |server: &Server| (server.text("a").await, server.text("d").await, server.text("n").await);
     let right = (Some("the second".to_owned()), None, Some("two".to_owned()));
     assert_eq!(state(&server).await, right);
     let seq = server.get("/admin/status").await.1["freshness"]["seq"].clone();
@@ -151,7 +109,7 @@ async fn poison_goes_to_the_dead_letters_once_with_its_reason_and_the_rest_goes_
     publish(&bus, "good", "upserted", "5", &[], "fine").await;
     publish(&bus, "binary", "upserted", "2", &[("content-type", "text/plain")], "a\0\u{1}\u{2}b\0\0").await;
     all_taken(&server, &bus).await;
-    assert_eq!(text(&server, "good").await.as_deref(), Some("fine"));
+    assert_eq!(server.text("good").await.as_deref(), Some("fine"));
     let (_, status) = server.get("/admin/status").await;
     assert_eq!(status["events"]["dead_letters"], 5, "{status}");
 
@@ -175,39 +133,8 @@ async fn poison_goes_to_the_dead_letters_once_with_its_reason_and_the_rest_goes_
     store.put("x", &mut "found".as_bytes()).await.expect("an object");
     let number = list.lines().find(|line| line.contains("no bucket none")).unwrap().split_whitespace().next().unwrap();
     output(&["dlq", "retry", number]);
-    server.until("the document", async || text(&server, "astray").await.as_deref() == Some("found")).await;
+    server.until("the document", async || server.text("astray").await.as_deref() == Some("found")).await;
     assert_eq!(output(&["dlq", "list"]).lines().count(), 4);
-}
-
-#[tokio::test]
-async fn without_nats_it_serves_what_it_has_and_catches_up_by_itself() {
-    let mut nats = Nats::absent(&[]);
-    let home = Home::new();
-    let server = home.serve(&setup(&nats)).await;
-    server.put_visible("here", "already here").await;
-    server
-        .until("it says that NATS is absent", async || {
-            let (status, body) = server.get("/readyz").await;
-            status == StatusCode::OK && body["degraded"].to_string().contains("NATS")
-        })
-        .await;
-    nats.run().await;
-    let bus = nats.jetstream().await;
-    stream_is_there(&server, &bus).await;
-    publish(&bus, "one", "upserted", "1", &[], "first").await;
-    all_taken(&server, &bus).await;
-    nats.kill();
-    server
-        .until("it says that NATS is lost", async || {
-            server.get("/readyz").await.1["degraded"].to_string().contains("NATS")
-        })
-        .await;
-    assert_eq!(server.found("already", "lexical").await, ["here"]);
-    nats.run().await;
-    let bus = nats.jetstream().await;
-    publish(&bus, "two", "upserted", "2", &[], "second").await;
-    server.until("the second", async || text(&server, "two").await.is_some()).await;
-    server.until("all is well", async || server.get("/readyz").await.1["degraded"] == json!([])).await;
 }
 
 #[tokio::test]
@@ -222,37 +149,17 @@ async fn a_killed_answerd_and_a_panicking_source_lose_nothing() {
     for n in 0..60 {
         publish(&bus, &format!("d{n}"), "upserted", &n.to_string(), &[], &format!("text of number{n}")).await;
     }
-    server.until("some are there", async || text(&server, "d5").await.is_some()).await;
+    server.until("some are there", async || server.text("d5").await.is_some()).await;
     assert!(server.actor("write/source").await["panics"].as_u64() >= Some(1));
     server.kill();
     setup.failpoints.clear();
     let server = home.serve(&setup).await;
     all_taken(&server, &bus).await;
     for n in 0..60 {
-        assert_eq!(text(&server, &format!("d{n}")).await, Some(format!("text of number{n}")));
+        assert_eq!(server.text(&format!("d{n}")).await, Some(format!("text of number{n}")));
     }
     let (_, status) = server.get("/admin/status").await;
     assert_eq!((&status["catalog"]["documents"], &status["freshness"]["seq"]), (&json!(60), &json!(60)), "{status}");
-}
-
-#[tokio::test]
-async fn credentials_are_used_and_wrong_ones_are_told() {
-    let mut nats = Nats::absent(&["--user", "answerd", "--pass", "secret"]);
-    nats.run().await;
-    let home = Home::new();
-    let wrong =
-        Setup { settings: format!("{}\nnats.user=answerd\nnats.password=wrong", nats.settings()), ..Setup::default() };
-    let server = home.serve(&wrong).await;
-    server
-        .until("it says so", async || {
-            let degraded = server.get("/readyz").await.1["degraded"].to_string();
-            degraded.to_lowercase().contains("authorization") && !degraded.contains("wrong")
-        })
-        .await;
-    server.kill();
-    let right = Setup { settings: wrong.settings.replace("wrong", "secret"), ..Setup::default() };
-    let server = home.serve(&right).await;
-    server.until("it is connected", async || server.get("/admin/status").await.1["events"]["connected"] == true).await;
 }
 
 #[tokio::test]
@@ -271,7 +178,7 @@ async fn events_come_by_http_too() {
     assert_eq!((status, &first["outcome"]), (StatusCode::ACCEPTED, &json!("accepted")));
     assert_eq!(send("2", "# Two").await.1["outcome"], "accepted");
     assert_eq!(send("1", "# One").await.1["outcome"], "repeated");
-    server.until("the second", async || text(&server, "h.md").await.as_deref() == Some("# Two")).await;
+    server.until("the second", async || server.text("h.md").await.as_deref() == Some("# Two")).await;
     assert!(problem(&send("3", "").await, 422, "invalid-request").contains("dataref"));
     let refused = server.post("/v1/events", json!({ "content": "x" })).await;
     assert!(problem(&refused, 422, "invalid-request").contains("document"));
@@ -284,7 +191,7 @@ async fn events_come_by_http_too() {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     };
     publish(&[path]);
-    server.until("it is published", async || text(&server, "published.md").await.is_some()).await;
+    server.until("it is published", async || server.text("published.md").await.is_some()).await;
     publish(&["--delete", "published.md"]);
-    server.until("it is deleted", async || text(&server, "published.md").await.is_none()).await;
+    server.until("it is deleted", async || server.text("published.md").await.is_none()).await;
 }

@@ -13,7 +13,7 @@ async fn ids(server: &Server) -> Vec<String> {
 
 async fn until_ids(server: &Server, expected: &[&str]) {
     server.until(&format!("documents {expected:?}"), async || ids(server).await == expected).await;
-    server.until("visible", async || server.get("/admin/status").await.1["freshness"]["unseen"] == 0).await;
+    server.until("visible", async || server.get("/admin/status").await.1["freshness"]["lag_events"] == 0).await;
 }
 
 fn write(folder: &Path, name: &str, text: &str) {

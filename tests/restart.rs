@@ -21,7 +21,7 @@ async fn fill(server: &Server) {
 
 /// Everything is found, once, by both indexes.
 async fn check(server: &Server) {
-    server.until("visible", async || server.get("/admin/status").await.1["freshness"]["unseen"] == 0).await;
+    server.until("visible", async || server.get("/admin/status").await.1["freshness"]["lag_events"] == 0).await;
     let expected: Vec<String> = (0..DOCUMENTS).map(|n| format!("doc-{n:02}")).collect();
     for mode in ["lexical", "vector", "hybrid"] {
         let mut found = server.found("lighthouse keeper entry", mode).await;
@@ -127,7 +127,7 @@ async fn nothing_acknowledged_is_lost_or_doubled_by_kill_9() {
         server.kill();
     }
     let server = home.serve(&Setup::default()).await;
-    server.until("visible", async || server.get("/admin/status").await.1["freshness"]["unseen"] == 0).await;
+    server.until("visible", async || server.get("/admin/status").await.1["freshness"]["lag_events"] == 0).await;
     let (_, list) = server.get("/v1/documents?limit=1000").await;
     let ids = common::texts(&list["documents"], "id");
     assert!(ids.len() >= acknowledged, "{} of {acknowledged} acknowledged", ids.len());

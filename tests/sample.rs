@@ -14,7 +14,7 @@ async fn questions_about_the_sample_documents_rest_on_the_right_sources() {
     server
         .until("all documents visible", async || {
             let (_, status) = server.get("/admin/status").await;
-            status["catalog"]["documents"] == files && status["freshness"]["unseen"] == 0
+            status["catalog"]["documents"] == files && status["freshness"]["lag_events"] == 0
         })
         .await;
 

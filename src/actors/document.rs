@@ -18,7 +18,7 @@ use crate::documents::parse::{ParseInput, ParseLimits, is_risky, parse};
 use crate::documents::{Chunk, ParsedDocument, chunk};
 use crate::models;
 use crate::stores::StoreError;
-use crate::stores::catalog::{NewChunk, Pending, PendingContent};
+use crate::stores::catalog::{NewChunk, Pending, PendingContent, Progress};
 
 /// Texts sent to the embedder at once.
 const EMBED_TEXTS: usize = 32;
@@ -27,18 +27,6 @@ const EMBED_TEXTS: usize = 32;
 pub struct Process {
     /// Its number.
     pub seq: u64,
-}
-
-/// How far an operation is while it is at work.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Stage {
-    /// Accepted, on disk.
-    Received,
-    /// Its text and chunks are known.
-    Parsed,
-    /// Its vectors are known.
-    Embedded,
 }
 
 /// Why an operation was not carried out.
@@ -70,8 +58,8 @@ pub struct DocumentTools {
     pub embedder: Door<Embedder>,
     /// The way to the indexer.
     pub indexer: Door<Indexer>,
-    /// Stages of the operations at work, by `seq`.
-    pub stages: Arc<DashMap<u64, Stage>>,
+    /// How far the operations at work are, by `seq`.
+    pub progress: Arc<DashMap<u64, Progress>>,
 }
 
 /// The document workers; see the module. One actor, as many documents at once as its door admits.
@@ -97,7 +85,7 @@ impl Role for DocumentWorkers {
         let tools = Arc::clone(&self.0);
         async move {
             let result = tools.process(seq).await;
-            tools.stages.remove(&seq);
+            tools.progress.remove(&seq);
             result
         }
         .boxed_local()
@@ -111,7 +99,6 @@ impl DocumentTools {
             self.indexes.freshness.settled([seq]);
             return Ok(());
         };
-        self.stages.insert(seq, Stage::Received);
         let commit = match pending.content {
             None => {
                 let catalog = Arc::clone(&self.indexes.catalog);
@@ -141,7 +128,8 @@ impl DocumentTools {
                 Ok::<_, ProcessError>((parsed, pieces))
             })
             .await?;
-        self.stages.insert(seq, Stage::Parsed);
+        let parsed_ms = Some(now_ms() as i64);
+        self.progress.insert(seq, Progress { parsed_ms, embedded_ms: None });
 
         let catalog = Arc::clone(&self.indexes.catalog);
         let known = blocking(move || catalog.vectors_by_hash(&document)).await?;
@@ -154,7 +142,8 @@ impl DocumentTools {
                 vectors[n] = Some(vector);
             }
         }
-        self.stages.insert(seq, Stage::Embedded);
+        let progress = Progress { parsed_ms, embedded_ms: Some(now_ms() as i64) };
+        self.progress.insert(seq, progress);
         tracing::debug!(seq, chunks = chunks.len(), embedded = new.len(), "embedded");
 
         let chunks: Vec<NewChunk> = chunks
@@ -170,7 +159,7 @@ impl DocumentTools {
             })
             .collect();
         let catalog = Arc::clone(&self.indexes.catalog);
-        Ok(blocking(move || catalog.store_version(seq, &parsed, &chunks, now_ms() as i64)).await?)
+        Ok(blocking(move || catalog.store_version(seq, &parsed, &chunks, progress, now_ms() as i64)).await?)
     }
 
     /// Parses a document: here where that is bounded, else in a process of its own.

@@ -15,6 +15,7 @@ use roaring::RoaringBitmap;
 
 use super::compute::Compute;
 use super::door::{Factory, Role};
+use super::stats::now_ms;
 use crate::config::Config;
 use crate::error::ServiceError;
 use crate::freshness::Freshness;
@@ -261,6 +262,8 @@ impl Writer {
         let later = unpublished.split_off(&(self.commit + 1));
         let published = std::mem::replace(&mut *unpublished, later);
         let missing = |seq: &u64| self.missing.iter().any(|version| version.seq == *seq);
-        indexes.freshness.settled(published.into_values().filter(|seq| !missing(seq)));
+        let visible: Vec<u64> = published.into_values().filter(|seq| !missing(seq)).collect();
+        indexes.catalog.became_visible(visible.iter().copied(), now_ms() as i64);
+        indexes.freshness.settled(visible);
     }
 }

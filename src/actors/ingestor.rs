@@ -171,20 +171,22 @@ impl Role for Ingestor {
         async move {
             let indexes = &intake.indexes;
             let limit = indexes.config.ingest.max_pending;
-            let waiting = indexes.freshness.now().unseen;
+            let waiting = indexes.freshness.unsettled();
             if waiting >= limit {
                 return Err(IngestError::Backlog { waiting, limit });
             }
             let document = operation.id().to_string();
             let catalog = Arc::clone(&indexes.catalog);
             let now = now_ms() as i64;
+            // The lag counts from where the publisher let go of it.
+            let published = origin.and_then(|origin| origin.position).map(|position| position / 1_000_000);
             let receipt = blocking(move || {
                 fail::fail_point!("ingestor");
                 catalog.receive(&operation, origin.as_ref(), now)
             })
             .await?;
             if receipt.outcome == Outcome::Accepted {
-                indexes.freshness.accepted(receipt.seq, now);
+                indexes.freshness.accepted(receipt.seq, published.unwrap_or(now).min(now));
                 intake.dispatch(document, receipt.seq);
             }
             Ok(receipt)

@@ -70,6 +70,7 @@ impl Role for Maintainer {
 }
 
 fn round(indexes: &Indexes, saved: &mut Saved, last: bool) -> Result<(), StoreError> {
+    indexes.catalog.flush()?;
     let Some(view) = indexes.views.current() else { return Ok(()) };
     let commit = view.commit;
     let points = indexes.vectors.chunks().len();

@@ -20,11 +20,11 @@ use super::compute::blocking;
 use super::door::{Door, Factory, Role};
 use super::indexer::Indexes;
 use super::ingestor::{Ingestor, Receive};
-use super::stats::now_ms;
 use crate::documents::cloudevent::{self, Delivery, DocumentEvent, EventKey, collection_of};
 use crate::documents::event::Operation;
 use crate::stores::catalog::{OperationState, Origin, Outcome};
-use crate::stores::nats::{Bus, ObjectError, RETRY};
+use crate::stores::dataref::{DatarefError, Datarefs};
+use crate::stores::nats::{Bus, RETRY};
 
 /// Events asked for in one pull.
 const PULL: usize = 32;
@@ -32,17 +32,14 @@ const PULL: usize = 32;
 const PULL_WAIT: Duration = Duration::from_secs(3);
 /// Longest pause between two tries.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-/// An address in the object store: `nats-object://<bucket>/<name>`.
-const OBJECT_SCHEME: &str = "nats-object://";
 
 /// What the source shares with those who ask how it goes; it outlives a restart of the actor.
 #[derive(Default)]
 pub struct SourceState {
     bus: ArcSwapOption<Bus>,
     trouble: Mutex<Option<String>>,
-    /// Events at work: their number in the stream, when they were published, their size.
-    at_work: Mutex<BTreeMap<u64, (i64, usize)>>,
-    pending: AtomicU64,
+    /// Events at work: their number in the stream, and their size.
+    at_work: Mutex<BTreeMap<u64, usize>>,
     taken: AtomicU64,
     changed_nothing: AtomicU64,
     buried: AtomicU64,
@@ -51,22 +48,23 @@ pub struct SourceState {
 impl SourceState {
     /// Why events do not arrive, where they do not.
     pub fn trouble(&self) -> Option<String> {
-        let lost = self.bus.load().as_ref().is_some_and(|bus| !bus.connected());
-        if lost { Some("the connection to NATS is lost".to_owned()) } else { self.trouble.lock().clone() }
+        let told = self.trouble.lock().clone();
+        told.or_else(|| self.bus.load().as_ref().and_then(|bus| bus.trouble()))
+    }
+
+    /// The connection to NATS, once there was one.
+    pub fn bus(&self) -> Option<Arc<Bus>> {
+        self.bus.load_full()
     }
 
     /// For the admin page.
     pub fn describe(&self) -> Value {
-        let at_work = self.at_work.lock();
-        let oldest = at_work.values().map(|(published_ms, _)| *published_ms).min();
-        let bytes: usize = at_work.values().map(|(_, bytes)| *bytes).sum();
+        let at_work = self.at_work.lock().len();
         json!({
             "connected": self.trouble().is_none(),
             "trouble": self.trouble(),
-            "waiting_in_stream": self.pending.load(Ordering::Relaxed),
-            "at_work": at_work.len(),
-            "at_work_bytes": bytes,
-            "lag_ms": oldest.map_or(0, |oldest| (now_ms() as i64 - oldest).max(0)),
+            "at_work": at_work,
+            "at_work_bytes": self.bytes_at_work(),
             "taken": self.taken.load(Ordering::Relaxed),
             "changed_nothing": self.changed_nothing.load(Ordering::Relaxed),
             "dead_letters": self.buried.load(Ordering::Relaxed),
@@ -74,7 +72,7 @@ impl SourceState {
     }
 
     fn bytes_at_work(&self) -> usize {
-        self.at_work.lock().values().map(|(_, bytes)| *bytes).sum()
+        self.at_work.lock().values().sum()
     }
 }
 
@@ -87,13 +85,19 @@ pub struct Source(Arc<Shared>);
 struct Shared {
     indexes: Arc<Indexes>,
     ingestor: Door<Ingestor>,
+    datarefs: Arc<Datarefs>,
     state: Arc<SourceState>,
 }
 
 impl Source {
     /// The factory of the source.
-    pub fn factory(indexes: Arc<Indexes>, ingestor: Door<Ingestor>, state: Arc<SourceState>) -> Factory<Self> {
-        let shared = Arc::new(Shared { indexes, ingestor, state });
+    pub fn factory(
+        indexes: Arc<Indexes>,
+        ingestor: Door<Ingestor>,
+        datarefs: Arc<Datarefs>,
+        state: Arc<SourceState>,
+    ) -> Factory<Self> {
+        let shared = Arc::new(Shared { indexes, ingestor, datarefs, state });
         Arc::new(move || {
             let source = Self(Arc::clone(&shared));
             async move { Ok(source) }.boxed_local()
@@ -136,6 +140,20 @@ async fn until_done<T>(doing: &str, attempt: impl AsyncFn() -> Result<T, String>
     }
 }
 
+/// An event as JetStream delivers it.
+struct Arrival {
+    /// Its number in the stream.
+    sequence: u64,
+    /// When the stream took it, in nanoseconds since the Unix epoch.
+    published: i64,
+    /// How often it was delivered, this time included.
+    deliveries: i64,
+    /// Names it where it has no name of its own.
+    key: EventKey,
+    /// It was given up before, and published again by hand.
+    retried: bool,
+}
+
 /// What is to become of an event.
 enum Verdict {
     /// Its operation is settled, or changed nothing.
@@ -147,55 +165,74 @@ enum Verdict {
 impl Shared {
     async fn take_events(&self) -> Result<(), String> {
         let config = &self.indexes.config.nats;
-        let bus = match self.state.bus.load_full() {
+        let bus = match self.state.bus.load_full().filter(|bus| !bus.ended()) {
             Some(bus) => bus,
             None => {
+                self.state.bus.store(None);
                 let bus = Arc::new(Bus::connect(config).await?);
                 self.state.bus.store(Some(Arc::clone(&bus)));
                 bus
             }
         };
-        let consumer = bus.consumer().await?;
+        let consumer = bus.consumer(self.indexes.catalog.id()).await?;
         self.state.buried.store(bus.buried_count().await?, Ordering::Relaxed);
         *self.state.trouble.lock() = None;
+        self.indexes.freshness.redelivery(consumer.cached_info().num_pending);
         tracing::info!(stream = config.stream, consumer = config.consumer, "taking events from NATS");
         let mut work = FuturesUnordered::new();
         loop {
             let free = config.max_in_flight - work.len();
             if free == 0 || self.state.bytes_at_work() >= config.max_in_flight_bytes {
-                work.next().await;
+                // Work may wait for the bus too: a connection that ended is not waited for.
+                let _ = tokio::time::timeout(PULL_WAIT, work.next()).await;
+                if bus.ended() {
+                    return Err("the connection to NATS is lost".to_owned());
+                }
                 continue;
             }
             let pull = consumer.batch().max_messages(free.min(PULL)).expires(PULL_WAIT).messages();
             let mut batch = pull.await.map_err(|error| format!("cannot pull events: {error}"))?;
+            let mut came = false;
             loop {
-                let next = tokio::time::timeout(PULL_WAIT * 3, batch.next());
                 tokio::select! {
                     Some(()) = work.next(), if !work.is_empty() => {}
-                    message = next => match message {
-                        Ok(Some(Ok(message))) => work.push(self.take(Arc::clone(&bus), message)),
-                        Ok(None) => break,
-                        Ok(Some(Err(error))) => return Err(format!("the pull of events broke: {error}")),
-                        Err(_) => return Err("NATS does not answer a pull".to_owned()),
+                    message = batch.next() => match message {
+                        Some(Ok(message)) => {
+                            came = true;
+                            work.push(self.take(Arc::clone(&bus), message));
+                        }
+                        Some(Err(error)) => return Err(format!("the pull of events broke: {error}")),
+                        None => break,
                     },
                 }
+            }
+            // A pull ends in the same way where there is nothing to be had and where NATS does not answer.
+            if !came {
+                let asked = tokio::time::timeout(PULL_WAIT, consumer.get_info()).await;
+                asked.map_err(|_| "NATS does not answer".to_owned())?.map_err(|error| format!("NATS: {error}"))?;
             }
         }
     }
 
     /// Takes one event, and tells the server while it works.
     async fn take(&self, bus: Arc<Bus>, message: async_nats::jetstream::Message) {
-        let (stream, sequence, published, delivered) = match message.info() {
+        let arrival = match message.info() {
             Ok(info) => {
-                self.state.pending.store(info.pending, Ordering::Relaxed);
-                let published = info.published.unix_timestamp_nanos() as i64;
-                (info.stream.to_owned(), info.stream_sequence, published, info.delivered)
+                let (sequence, published) = (info.stream_sequence, info.published.unix_timestamp_nanos() as i64);
+                self.indexes.freshness.delivered(sequence, published / 1_000_000, info.pending);
+                Arrival {
+                    sequence,
+                    published,
+                    deliveries: info.delivered,
+                    key: EventKey { source: format!("stream:{}", info.stream), id: format!("{sequence}@{published}") },
+                    retried: message.headers.as_ref().is_some_and(|headers| headers.get(RETRY).is_some()),
+                }
             }
             Err(error) => return tracing::error!(%error, "a message that JetStream did not send is left alone"),
         };
-        self.state.at_work.lock().insert(sequence, (published / 1_000_000, message.payload.len()));
-        let delivery = EventKey { source: format!("stream:{stream}"), id: format!("{sequence}@{published}") };
-        let mut work = std::pin::pin!(self.see_through(&bus, &message, &delivery, published, delivered));
+        let sequence = arrival.sequence;
+        self.state.at_work.lock().insert(sequence, message.payload.len());
+        let mut work = std::pin::pin!(self.see_through(&bus, &message, &arrival));
         let mut tick = actix_rt::time::interval(Duration::from_secs(self.indexes.config.nats.ack_wait_s) / 3);
         tick.tick().await;
         loop {
@@ -211,22 +248,15 @@ impl Shared {
             tracing::debug!(%error, sequence, "an acknowledgement was lost");
         }
         self.state.at_work.lock().remove(&sequence);
+        self.indexes.freshness.taken(sequence);
         self.state.taken.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Carries an event out, or gives it to the dead letters.
-    async fn see_through(
-        &self,
-        bus: &Bus,
-        message: &async_nats::jetstream::Message,
-        delivery: &EventKey,
-        published: i64,
-        delivered: i64,
-    ) {
+    async fn see_through(&self, bus: &Bus, message: &async_nats::jetstream::Message, arrival: &Arrival) {
         fail::fail_point!("source");
         let none = HeaderMap::new();
         let headers = message.headers.as_ref().unwrap_or(&none);
-        let retried = headers.get(RETRY).is_some();
         let read = cloudevent::read(&Delivery {
             headers: headers
                 .iter()
@@ -234,10 +264,10 @@ impl Shared {
                 .collect(),
             body: &message.payload,
             bus_subject: Some(&message.subject),
-            fallback_id: delivery.id.clone(),
+            fallback_id: arrival.key.id.clone(),
         });
         let (key, collection, verdict) = match read {
-            Err(error) => (delivery.clone(), None, Verdict::Poison(error.to_string())),
+            Err(error) => (arrival.key.clone(), None, Verdict::Poison(error.to_string())),
             Ok(event) => {
                 let key = event.key.clone();
                 let collection = match &event.operation {
@@ -245,7 +275,7 @@ impl Shared {
                     Operation::Delete { .. } => None,
                 };
                 let doing = format!("an event about {}", event.operation.id());
-                let verdict = until_done(&doing, async || self.try_once(bus, &event, published, retried).await).await;
+                let verdict = until_done(&doing, async || self.try_once(bus, &event, arrival).await).await;
                 (key, collection, verdict)
             }
         };
@@ -256,11 +286,14 @@ impl Shared {
         let buried = until_done("giving an event to the dead letters", async || {
             let catalog = Arc::clone(&self.indexes.catalog);
             let knows = blocking(move || catalog.knows_event(&grave)).await.map_err(|error| error.to_string())?;
-            if knows && !retried {
+            if knows && !arrival.retried {
                 return Ok(false);
             }
-            let about = (message.subject.as_str(), reason.as_str(), delivered);
-            let id = if retried { format!("{}-{}", hex::encode(grave), delivery.id) } else { hex::encode(grave) };
+            let about = (message.subject.as_str(), reason.as_str(), arrival.deliveries);
+            let mut id = hex::encode(grave);
+            if arrival.retried {
+                id = format!("{id}-{}", arrival.key.id);
+            }
             let new = bus.bury(&collection, headers.clone(), message.payload.clone(), about, &id).await?;
             let catalog = Arc::clone(&self.indexes.catalog);
             blocking(move || catalog.remember_event(&grave)).await.map_err(|error| error.to_string())?;
@@ -276,24 +309,14 @@ impl Shared {
     ///
     /// # Errors
     /// What was not available: to be tried again.
-    async fn try_once(
-        &self,
-        bus: &Bus,
-        event: &DocumentEvent,
-        published: i64,
-        retried: bool,
-    ) -> Result<Verdict, String> {
+    async fn try_once(&self, bus: &Bus, event: &DocumentEvent, arrival: &Arrival) -> Result<Verdict, String> {
         let mut operation = event.operation.clone();
-        if let (Operation::Upsert(upsert), Some(dataref)) = (&mut operation, &event.dataref) {
-            match self.fetch(bus, dataref).await {
-                Ok(content) if content.is_empty() => {
-                    return Ok(Verdict::Poison(format!("there is nothing at its `dataref` {dataref}")));
-                }
-                Ok(content) => upsert.content = content,
-                Err(ObjectError::Unavailable(reason)) => return Err(reason),
-                Err(error) => return Ok(Verdict::Poison(error.to_string())),
-            }
-        }
+        // Its place in memory is held until the operation is on disk.
+        let _room = match self.datarefs.complete(&mut operation, event.dataref.as_deref(), Some(bus)).await {
+            Ok(room) => room,
+            Err(DatarefError::Unavailable(reason)) => return Err(reason),
+            Err(DatarefError::Refused(reason)) => return Ok(Verdict::Poison(reason)),
+        };
         let limit = self.indexes.config.ingest.max_document_bytes;
         if let Operation::Upsert(upsert) = &operation
             && upsert.content.len() > limit
@@ -305,12 +328,14 @@ impl Shared {
         }
         let key = event.key.hash();
         let catalog = Arc::clone(&self.indexes.catalog);
-        if retried {
+        if arrival.retried {
             blocking(move || catalog.forget_event(&key)).await.map_err(|error| error.to_string())?;
         }
-        let origin = Some(Origin { event: key, position: Some(published) });
+        let origin = Some(Origin { event: key, position: Some(arrival.published) });
         let receipt =
             self.ingestor.ask_patiently(Receive { operation, origin }).await.map_err(|error| error.to_string())?;
+        // From here on it counts as an operation.
+        self.indexes.freshness.taken(arrival.sequence);
         if receipt.outcome != Outcome::Accepted {
             self.state.changed_nothing.fetch_add(1, Ordering::Relaxed);
         }
@@ -325,15 +350,5 @@ impl Shared {
             Some((OperationState::Failed, reason)) => Verdict::Poison(reason.unwrap_or_default()),
             _ => Verdict::Settled,
         })
-    }
-
-    async fn fetch(&self, bus: &Bus, dataref: &str) -> Result<Vec<u8>, ObjectError> {
-        let object = dataref.strip_prefix(OBJECT_SCHEME).and_then(|rest| rest.split_once('/'));
-        match object {
-            Some((bucket, name)) => bus.object(bucket, name, self.indexes.config.ingest.max_document_bytes).await,
-            None => Err(ObjectError::Absent(format!(
-                "its `dataref` is {dataref:?}, it must be {OBJECT_SCHEME}<bucket>/<name>"
-            ))),
-        }
     }
 }

@@ -12,6 +12,8 @@ use futures_util::Stream;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::freshness::AsOf;
+
 /// Where an answer is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -79,10 +81,8 @@ pub enum Event {
     },
     /// The passages it rests on.
     Sources {
-        /// Operations up to this one were visible to the search.
-        seq: u64,
-        /// Age of the oldest one that was not, in milliseconds.
-        lag_ms: u64,
+        /// How fresh the index was that was searched.
+        as_of: AsOf,
         /// The passages, by number.
         sources: Vec<Source>,
     },
@@ -109,9 +109,7 @@ pub enum Event {
         /// Whether it came from the cache.
         cached: bool,
         /// As in `Sources`.
-        seq: u64,
-        /// As in `Sources`.
-        lag_ms: u64,
+        as_of: AsOf,
     },
     /// It failed: a problem document (RFC 9457). The last event.
     Error(Value),
@@ -134,7 +132,7 @@ impl Event {
     pub fn data(&self) -> Value {
         match self {
             Self::Status { stage, queue_position } => json!({ "stage": stage, "queue_position": queue_position }),
-            Self::Sources { seq, lag_ms, sources } => json!({ "seq": seq, "lag_ms": lag_ms, "sources": sources }),
+            Self::Sources { as_of, sources } => as_of.beside(json!({ "sources": sources })),
             Self::Token { text } => json!({ "text": text }),
             Self::Usage { prompt_tokens, completion_tokens, total_tokens, cached_prompt_tokens } => json!({
                 "prompt_tokens": prompt_tokens,
@@ -142,8 +140,8 @@ impl Event {
                 "total_tokens": total_tokens,
                 "cached_prompt_tokens": cached_prompt_tokens,
             }),
-            Self::Done { finish_reason, cached, seq, lag_ms } => {
-                json!({ "finish_reason": finish_reason, "cached": cached, "seq": seq, "lag_ms": lag_ms })
+            Self::Done { finish_reason, cached, as_of } => {
+                as_of.beside(json!({ "finish_reason": finish_reason, "cached": cached }))
             }
             Self::Error(problem) => problem.clone(),
         }
@@ -315,7 +313,7 @@ mod tests {
     }
 
     fn done() -> Event {
-        Event::Done { finish_reason: DoneReason::Stop, cached: false, seq: 0, lag_ms: 0 }
+        Event::Done { finish_reason: DoneReason::Stop, cached: false, as_of: AsOf::default() }
     }
 
     #[test]

@@ -15,6 +15,7 @@ use crate::asking::Question;
 use crate::config::Config;
 use crate::documents::event::{DocumentId, Metadata, Operation, Upsert};
 use crate::error::ServiceError;
+use crate::http::client_builder;
 use crate::stores::catalog::OperationState;
 
 /// The events of an answer: name and data.
@@ -39,10 +40,8 @@ pub enum Target {
 impl Target {
     /// The server that was named; else the configured one, if it answers; else this process.
     pub async fn choose(config: Config, server: Option<String>, chat: bool) -> Result<Self, String> {
-        let http = reqwest::Client::builder()
-            .connect_timeout(Duration::from_secs(2))
-            .build()
-            .map_err(|error| error.to_string())?;
+        let http =
+            client_builder(None)?.connect_timeout(Duration::from_secs(2)).build().map_err(|error| error.to_string())?;
         let base = server.clone().unwrap_or_else(|| format!("http://{}", config.server.bind));
         let base = base.trim_end_matches('/').to_owned();
         let answer = http.get(format!("{base}/healthz")).timeout(Duration::from_secs(5)).send().await;

@@ -268,16 +268,7 @@ async fn ask(target: Target, question: String, json: bool) -> Result<(), String>
     if !json {
         println!();
         for source in &sources {
-            let section = source["section"]
-                .as_array()
-                .map(|parts| parts.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" > "));
-            println!(
-                "[{}] {} ({}){}",
-                source["n"],
-                source["title"].as_str().unwrap_or_default(),
-                source["document_id"].as_str().unwrap_or_default(),
-                section.filter(|s| !s.is_empty()).map(|s| format!(", {s}")).unwrap_or_default()
-            );
+            println!("[{}] {}", source["n"], place(source));
         }
     }
     failure.map_or(Ok(()), Err)
@@ -337,21 +328,27 @@ fn print_json(value: &Value) {
     println!("{}", serde_json::to_string_pretty(value).unwrap_or_default());
 }
 
+/// Where a passage or source stands, in words.
+fn place(passage: &Value) -> String {
+    let text = |name: &str| passage[name].as_str().unwrap_or_default();
+    let section: Vec<&str> = passage["section"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let mut place = format!("{} ({})", text("title"), text("document_id"));
+    if !section.is_empty() {
+        place = format!("{place}, {}", section.join(" > "));
+    }
+    match passage["page"].as_u64() {
+        Some(page) => format!("{place}, page {page}"),
+        None => place,
+    }
+}
+
 fn print_passages(response: &Value) {
     let results = response["results"].as_array().cloned().unwrap_or_default();
     if results.is_empty() {
         println!("nothing found");
     }
     for (n, passage) in results.iter().enumerate() {
-        let section: Vec<&str> =
-            passage["section"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-        println!(
-            "{}. {} ({}) {}",
-            n + 1,
-            passage["title"].as_str().unwrap_or_default(),
-            passage["document_id"].as_str().unwrap_or_default(),
-            section.join(" > ")
-        );
+        println!("{}. {}", n + 1, place(passage));
         let text = passage["text"].as_str().unwrap_or_default();
         println!("   {}\n", crate::retrieval::passage::snippet(text, "", 300));
     }

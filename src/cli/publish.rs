@@ -9,6 +9,7 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use super::documents_in;
 use crate::config::Config;
 use crate::documents::event::{COLLECTION_DEFAULT, DocumentId, validate_collection};
+use crate::http::client;
 use crate::stores::nats::Bus;
 
 /// What the CloudEvents bindings percent-encode in a header: everything that is not printable ASCII, and `"` and `%`.
@@ -53,7 +54,7 @@ pub async fn run(config: Config, what: Publish) -> Result<(), String> {
         None if !config.nats.servers.is_empty() => Way::Nats(Box::new(Bus::connect(&config.nats).await?)),
         server => {
             let base = server.unwrap_or_else(|| format!("http://{}", config.server.bind));
-            Way::Http { url: format!("{}/v1/events", base.trim_end_matches('/')), http: reqwest::Client::new() }
+            Way::Http { url: format!("{}/v1/events", base.trim_end_matches('/')), http: client()? }
         }
     };
     let mut events: Vec<(String, Option<PathBuf>)> = Vec::new();

@@ -1,11 +1,11 @@
 //! Raw settings to validated settings: the defaults, then the file, then the environment. All mistakes are
 //! told at once, each with its path and its place, and with one of them the process does not start.
 //!
-//! `settings` holds the sections and the range of each value, `nats` those of `[nats]`; `read` finds what is
+//! `settings` holds the sections and the range of each value, `events` those of `[nats]` and `[fetch]`; `read` finds what is
 //! no setting at all; this file checks what lies between settings. Called once, by the command line. It never warns
 //! and goes on, and opens nothing that a setting names.
 
-mod nats;
+mod events;
 mod read;
 mod settings;
 
@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use garde::Validate;
 
-pub use self::nats::NatsConfig;
+pub use self::events::{FetchConfig, NatsConfig};
 use self::read::{Merged, Reader};
 pub use self::settings::*;
 
@@ -264,8 +264,9 @@ impl Config {
             ("tls_certificate_file", &mut nats.tls_certificate_file),
             ("tls_key_file", &mut nats.tls_key_file),
         ];
-        let given = files.into_iter().filter(|(_, path)| !path.as_os_str().is_empty());
-        paths.extend(given.map(|(name, path)| (format!("nats.{name}"), path)));
+        let files = files.into_iter().map(|(name, path)| (format!("nats.{name}"), path));
+        let files = files.chain([("fetch.tls_ca_file".to_owned(), &mut self.fetch.tls_ca_file)]);
+        paths.extend(files.filter(|(_, path)| !path.as_os_str().is_empty()));
         let mut errors = Vec::new();
         for (name, path) in paths {
             match resolved(path, base) {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use garde::Validate;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::NatsConfig;
+use super::{FetchConfig, NatsConfig};
 use crate::documents::event::{DocumentId, validate_collection};
 
 /// Bytes in a mebibyte.
@@ -41,6 +41,9 @@ pub struct Config {
     /// Events from NATS JetStream.
     #[garde(dive)]
     pub nats: NatsConfig,
+    /// Content that is not in its event but at an HTTP(S) address.
+    #[garde(dive)]
+    pub fetch: FetchConfig,
     /// How documents are cut.
     #[garde(dive)]
     pub chunking: ChunkingConfig,
@@ -79,6 +82,7 @@ impl Default for Config {
             }],
             ingest: IngestConfig::default(),
             nats: NatsConfig::default(),
+            fetch: FetchConfig::default(),
             chunking: ChunkingConfig::default(),
             embedding: EmbeddingConfig::default(),
             index: IndexConfig::default(),

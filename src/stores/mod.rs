@@ -1,9 +1,10 @@
 //! Where things are kept. [`catalog`] is the durable truth: documents, chunks, vectors and the
 //! operation number `seq`. [`tantivy`] (lexical) and [`hnsw`] (vectors) are derived from it, hold
 //! nothing that it does not hold, and can be rebuilt from it at any time; a search sees both at one commit through
-//! a [`view`].
+//! a [`view`]. [`nats`] and [`dataref`] are where documents come from.
 
 pub mod catalog;
+pub mod dataref;
 pub mod hnsw;
 pub mod nats;
 pub mod tantivy;

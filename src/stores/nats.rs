@@ -1,15 +1,20 @@
 //! NATS JetStream: the stream of document events, its durable consumer, and the stream of dead letters.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_nats::header::{HeaderMap, NATS_MESSAGE_ID};
 use async_nats::jetstream::consumer::{AckPolicy, Consumer, DeliverPolicy, pull};
+use async_nats::jetstream::object_store::{GetErrorKind, Object};
 use async_nats::jetstream::stream::{self, DiscardPolicy, Stream};
 use async_nats::jetstream::{self, Context};
 use async_nats::{Client, ConnectOptions};
 use bytes::Bytes;
-use tokio::io::AsyncReadExt;
+use parking_lot::Mutex;
 
+use super::dataref::DatarefError;
 use crate::config::NatsConfig;
 
 /// Subjects of dead letters begin so; the collection follows.
@@ -23,12 +28,42 @@ pub const SUBJECT: &str = "Answerd-Subject";
 /// Header of an event that is published again by hand: it is taken although it was given up before.
 pub const RETRY: &str = "Answerd-Retry";
 
+/// Tries to make a lost connection again with the same credentials; they take some 4 s.
+const RECONNECTS: usize = 12;
+/// In a consumer's metadata: the catalog that it fills.
+const CATALOG: &str = "answerd-catalog";
+
 /// A connection to JetStream; see the module. Cheap to clone.
 #[derive(Clone)]
 pub struct Bus {
     client: Client,
     jetstream: Context,
     config: NatsConfig,
+    life: Arc<Life>,
+}
+
+/// What the client says of its connection.
+#[derive(Default)]
+struct Life {
+    /// It has given up: a new connection is needed.
+    ended: AtomicBool,
+    /// Its last complaint since it was connected.
+    complaint: Mutex<Option<String>>,
+}
+
+impl Life {
+    fn hear(&self, event: &async_nats::Event) {
+        use async_nats::Event::{ClientError, Closed, Connected, ServerError};
+        match event {
+            Connected => *self.complaint.lock() = None,
+            Closed | ClientError(async_nats::ClientError::MaxReconnects) => self.ended.store(true, Ordering::Relaxed),
+            ServerError(_) | ClientError(_) => {
+                tracing::warn!(%event, "the connection to NATS");
+                *self.complaint.lock() = Some(event.to_string());
+            }
+            _ => tracing::debug!(%event, "the connection to NATS"),
+        }
+    }
 }
 
 /// A dead letter as it is kept.
@@ -57,7 +92,8 @@ fn failed(doing: &str, error: impl std::fmt::Display) -> String {
 }
 
 impl Bus {
-    /// Connects. The connection is made again by itself when it is lost.
+    /// Connects. A connection that is lost is made again with the same credentials, a few times; then it has
+    /// [`Bus::ended`], and a new one is to be made, which reads the credentials anew.
     ///
     /// # Errors
     /// In words for the operator: an address, a file or credentials that do not work.
@@ -68,8 +104,15 @@ impl Bus {
             .map(str::trim)
             .map(|server| server.parse().map_err(|error| format!("[nats] servers: {server:?} is no address: {error}")))
             .collect::<Result<_, _>>()?;
+        let life = Arc::new(Life::default());
+        let listener = Arc::clone(&life);
         let mut options = ConnectOptions::new()
             .name("answerd")
+            .max_reconnects(RECONNECTS)
+            .event_callback(move |event| {
+                listener.hear(&event);
+                std::future::ready(())
+            })
             .connection_timeout(Duration::from_secs(5))
             .request_timeout(Some(Duration::from_secs(10)))
             .require_tls(config.tls_required);
@@ -96,11 +139,12 @@ impl Bus {
         if given(&config.tls_certificate_file) {
             options = options.add_client_certificate(config.tls_certificate_file.clone(), config.tls_key_file.clone());
         }
-        let client = options
-            .connect(servers)
-            .await
-            .map_err(|error| failed(&format!("connect to NATS at {}", config.servers), error))?;
-        Ok(Self { jetstream: jetstream::new(client.clone()), client, config: config.clone() })
+        let client = options.connect(servers).await.map_err(|error| {
+            let hint =
+                if config.tls_required { " ([nats] tls_required is true: do the servers speak TLS?)" } else { "" };
+            failed(&format!("connect to NATS at {}", config.servers), format!("{error}{hint}"))
+        })?;
+        Ok(Self { jetstream: jetstream::new(client.clone()), client, config: config.clone(), life })
     }
 
     /// Whether the connection stands now.
@@ -108,12 +152,29 @@ impl Bus {
         self.client.connection_state() == async_nats::connection::State::Connected
     }
 
+    /// Whether the connection is lost and will not be made again.
+    pub fn ended(&self) -> bool {
+        self.life.ended.load(Ordering::Relaxed)
+    }
+
+    /// Why the connection does not stand, if it does not; for the operator.
+    pub fn trouble(&self) -> Option<String> {
+        if self.connected() {
+            return None;
+        }
+        let complaint = self.life.complaint.lock().clone();
+        Some(match complaint {
+            Some(complaint) => format!("the connection to NATS is lost ({complaint})"),
+            None => "the connection to NATS is lost".to_owned(),
+        })
+    }
+
     /// The durable consumer of the events. Streams and consumer are made where they are missing, if the configuration
-    /// says so.
+    /// says so. It belongs to the catalog `catalog_id`: what it has acknowledged is there and nowhere else.
     ///
     /// # Errors
-    /// What is missing or cannot be made, in words for the operator.
-    pub async fn consumer(&self) -> Result<Consumer<pull::Config>, String> {
+    /// What is missing or cannot be made, in words for the operator; also where the consumer belongs to another catalog.
+    pub async fn consumer(&self, catalog_id: &str) -> Result<Consumer<pull::Config>, String> {
         self.dead_letters().await?;
         let config = &self.config;
         let stream = self.stream(&config.stream, &config.subject).await?;
@@ -126,9 +187,20 @@ impl Bus {
             // Never given up by the server: what cannot be taken goes to the dead letters, with its reason.
             max_deliver: -1,
             max_ack_pending: config.max_in_flight as i64,
+            metadata: HashMap::from([(CATALOG.to_owned(), catalog_id.to_owned())]),
             ..pull::Config::default()
         };
         let name = &config.consumer;
+        if let Ok(known) = stream.consumer_info(name).await
+            && known.config.metadata.get(CATALOG).is_some_and(|owner| owner != catalog_id)
+        {
+            return Err(format!(
+                "the consumer {name} of the stream {} belongs to another data folder: the events it has acknowledged would \
+                 be missing in this one. Give this one a consumer of its own in [nats] consumer, which begins with the \
+                 first event; or, if that folder is gone for good, remove the consumer.",
+                config.stream
+            ));
+        }
         let consumer: Consumer<pull::Config> = if config.create {
             // Settings that were changed are carried over; where it stands stays.
             let made = stream.create_consumer(wanted).await;
@@ -292,51 +364,26 @@ impl Bus {
             .map(|_| ())
     }
 
-    /// Reads an object of the object store, at most `limit` bytes.
+    /// Opens an object of the object store, to be read.
     ///
     /// # Errors
-    /// [`ObjectError`]
-    pub async fn object(&self, bucket: &str, name: &str, limit: usize) -> Result<Vec<u8>, ObjectError> {
-        use async_nats::jetstream::object_store::GetErrorKind;
+    /// [`DatarefError`]
+    pub async fn object(&self, bucket: &str, name: &str) -> Result<Object, DatarefError> {
         let transient =
-            |error: String| ObjectError::Unavailable(failed(&format!("read the object {bucket}/{name}"), error));
+            |error: String| DatarefError::Unavailable(failed(&format!("read the object {bucket}/{name}"), error));
         let store = match self.jetstream.get_object_store(bucket).await {
             Ok(store) => store,
             // Absent and unreachable look alike here: the connection tells them apart.
             Err(error) if self.connected() && self.jetstream.query_account().await.is_ok() => {
-                return Err(ObjectError::Absent(format!("there is no bucket {bucket}: {error}")));
+                return Err(DatarefError::Refused(format!("there is no bucket {bucket}: {error}")));
             }
             Err(error) => return Err(transient(error.to_string())),
         };
-        let object = match store.get(name).await {
-            Ok(object) => object,
-            Err(error) if error.kind() == GetErrorKind::NotFound => {
-                return Err(ObjectError::Absent(format!("there is no object {name} in the bucket {bucket}")));
+        store.get(name).await.map_err(|error| match error.kind() {
+            GetErrorKind::NotFound => {
+                DatarefError::Refused(format!("there is no object {name} in the bucket {bucket}"))
             }
-            Err(error) => return Err(transient(error.to_string())),
-        };
-        let size = object.info().size;
-        if size > limit {
-            return Err(ObjectError::TooLarge(format!(
-                "the object {bucket}/{name} has {size} bytes, the limit is {limit} ([ingest] max_document_bytes)"
-            )));
-        }
-        let mut bytes = Vec::with_capacity(size);
-        object.take(limit as u64 + 1).read_to_end(&mut bytes).await.map_err(|error| transient(error.to_string()))?;
-        Ok(bytes)
+            _ => transient(error.to_string()),
+        })
     }
-}
-
-/// Why an object was not read.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ObjectError {
-    /// There is none.
-    #[error("{0}")]
-    Absent(String),
-    /// It is larger than a document may be.
-    #[error("{0}")]
-    TooLarge(String),
-    /// It could not be read now.
-    #[error("{0}")]
-    Unavailable(String),
 }

@@ -88,11 +88,10 @@ async fn collect(log: &Arc<AnswerLog>) -> Result<Value, Value> {
             Event::Error(problem) => return Err(problem.clone()),
             Event::Usage { .. } => answer["usage"] = event.data(),
             Event::Sources { sources, .. } => answer["sources"] = json!(sources),
-            Event::Done { finish_reason, cached, seq, lag_ms } => {
+            Event::Done { finish_reason, cached, as_of } => {
                 answer["finish_reason"] = json!(finish_reason);
                 answer["cached"] = json!(cached);
-                answer["seq"] = json!(seq);
-                answer["lag_ms"] = json!(lag_ms);
+                answer = as_of.beside(answer);
             }
         }
     }

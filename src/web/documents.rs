@@ -15,7 +15,7 @@ use crate::app::App;
 use crate::documents::event::{COLLECTION_DEFAULT, DocumentId, JsonDocument, Metadata, Operation, Upsert};
 use crate::documents::parse::essence;
 use crate::error::ServiceError;
-use crate::stores::catalog::{DocumentQuery, DocumentRecord, OperationState, Outcome, Receipt};
+use crate::stores::catalog::{DocumentQuery, DocumentRecord, OperationState, Outcome, Progress, Receipt};
 
 const PATH: &str = "/v1/documents";
 
@@ -182,20 +182,35 @@ async fn record(app: &App, id: &str) -> Result<Option<DocumentRecord>, Problem> 
 /// A document as JSON: what is served, and how far its last operation is.
 fn describe(app: &App, record: &DocumentRecord) -> Value {
     let last = &record.last;
+    let progress = app.progress.get(&last.seq).map_or(last.progress, |progress| *progress);
     let settled = app.indexes.freshness.is_settled(last.seq);
     let status = match last.state {
         OperationState::Failed => json!("failed"),
         OperationState::Stored | OperationState::Superseded if !settled => json!("embedded"),
         OperationState::Stored | OperationState::Superseded if last.delete => json!("deleted"),
         OperationState::Stored | OperationState::Superseded => json!("visible"),
-        OperationState::Received => app.stages.get(&last.seq).map_or(json!("received"), |stage| json!(*stage)),
+        OperationState::Received => match progress {
+            Progress { embedded_ms: Some(_), .. } => json!("embedded"),
+            Progress { parsed_ms: Some(_), .. } => json!("parsed"),
+            _ => json!("received"),
+        },
     };
+    let times = [
+        ("published_ms", last.published_ms),
+        ("received_ms", Some(last.received_ms)),
+        ("parsed_ms", progress.parsed_ms),
+        ("embedded_ms", progress.embedded_ms),
+        (if last.state == OperationState::Failed { "failed_ms" } else { "stored_ms" }, last.settled_ms),
+        ("visible_ms", last.visible_ms),
+    ];
+    let times: serde_json::Map<String, Value> =
+        times.into_iter().filter_map(|(name, time)| Some((name.to_owned(), time?.into()))).collect();
     let mut body = json!({
         "id": record.id,
         "status": status,
         "seq": last.seq,
         "revision": last.revision,
-        "received_ms": last.received_ms,
+        "times": times,
         "metadata": record.metadata,
     });
     if let Some(reason) = &last.reason {

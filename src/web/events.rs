@@ -25,14 +25,14 @@ async fn take(request: HttpRequest, app: web::Data<App>, body: web::Bytes) -> Re
         }
     }
     let fallback_id = uuid::Uuid::now_v7().to_string();
-    let event = read(&Delivery { headers, body: &body, bus_subject: None, fallback_id })
+    let mut event = read(&Delivery { headers, body: &body, bus_subject: None, fallback_id })
         .map_err(|error| Problem::new(Kind::InvalidRequest, error.to_string()))?;
-    if let Some(dataref) = &event.dataref {
-        let detail = format!(
-            "its `dataref` {dataref} is not followed for an event that comes by HTTP: put the content into the event, or publish it on NATS"
-        );
-        return Err(Problem::new(Kind::InvalidRequest, detail));
-    }
+    let bus = app.events.as_ref().and_then(|events| events.bus());
+    let _room = app
+        .datarefs
+        .complete(&mut event.operation, event.dataref.as_deref(), bus.as_deref())
+        .await
+        .map_err(ServiceError::from)?;
     let id = event.operation.id().to_string();
     let origin = Some(Origin { event: event.key.hash(), position: None });
     let receipt = app.ingestor.ask(Receive { operation: event.operation, origin }).await.map_err(ServiceError::from)?;

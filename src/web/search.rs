@@ -46,11 +46,9 @@ async fn search(app: web::Data<App>, request: web::Json<SearchRequest>) -> Resul
     let began = std::time::Instant::now();
     let search = Search { query: request.query, mode: request.mode, filter: request.filter, limit, vector: None };
     let found = app.retriever.ask(search).await.map_err(crate::error::ServiceError::from)?;
-    Ok(HttpResponse::Ok().json(json!({
+    Ok(HttpResponse::Ok().json(found.as_of.beside(json!({
         "results": found.passages,
-        "seq": found.as_of.seq,
-        "lag_ms": found.as_of.lag_ms,
         "degraded": found.degraded,
         "took_ms": began.elapsed().as_secs_f64() * 1e3,
-    })))
+    }))))
 }

@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 
 pub mod nats;
+pub mod tls;
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -154,7 +155,8 @@ impl Home {
             );
             tokio::time::sleep(Duration::from_millis(20)).await;
         };
-        Server { child, base: format!("http://{}", address.trim()), http: reqwest::Client::new(), log }
+        let http = answerd::http::client().expect("a client");
+        Server { child, base: format!("http://{}", address.trim()), http, log }
     }
 
     /// Runs a command to its end.
@@ -250,6 +252,17 @@ impl Server {
         let (status, body) = self.put(&format!("/v1/documents/{id}?wait=true"), "text/markdown", text.to_owned()).await;
         assert_eq!((status, &body["status"]), (StatusCode::OK, &json!("visible")), "{body}");
         body
+    }
+
+    /// The text of a document that is served.
+    pub async fn text(&self, id: &str) -> Option<String> {
+        let (status, body) = self.get(&format!("/v1/documents/{id}")).await;
+        (status == StatusCode::OK).then(|| body["text"].as_str().unwrap_or_default().to_owned())
+    }
+
+    /// What works only in part, as `/readyz` says it.
+    pub async fn degraded(&self) -> String {
+        self.get("/readyz").await.1["degraded"].to_string()
     }
 
     /// The documents found for a query, best first.

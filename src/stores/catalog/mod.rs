@@ -14,6 +14,7 @@ mod read;
 mod schema;
 mod write;
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -102,6 +103,15 @@ pub struct PendingContent {
     pub title: Option<String>,
 }
 
+/// When an operation came to the stages before it is stored, in milliseconds since the Unix epoch.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Its text and chunks were known.
+    pub parsed_ms: Option<i64>,
+    /// Its vectors were known.
+    pub embedded_ms: Option<i64>,
+}
+
 /// A chunk to store.
 #[derive(Debug, Clone)]
 pub struct NewChunk {
@@ -174,10 +184,16 @@ pub struct LastOperation {
     pub state: OperationState,
     /// Why it failed.
     pub reason: Option<String>,
+    /// When the bus took the event behind it, if one is, in milliseconds since the Unix epoch like all times here.
+    pub published_ms: Option<i64>,
     /// When it was received.
     pub received_ms: i64,
+    /// The stages after that.
+    pub progress: Progress,
     /// When it was stored or given up.
     pub settled_ms: Option<i64>,
+    /// When searches saw it first.
+    pub visible_ms: Option<i64>,
 }
 
 /// A document with its last operation.
@@ -217,7 +233,10 @@ pub struct Catalog {
     path: PathBuf,
     writer: Mutex<Connection>,
     readers: Mutex<Vec<Connection>>,
+    /// Operations that became visible, and when: written with the next transaction, so that it costs none of its own.
+    visible: Mutex<BTreeMap<u64, i64>>,
     dimensions: usize,
+    id: String,
     // Held for as long as the catalog is open.
     _lock: File,
 }
@@ -238,20 +257,27 @@ impl Catalog {
         let lock = schema::lock(folder)?;
         let path = folder.join("catalog.sqlite");
         let writer = schema::open_writer(&path)?;
-        let catalog = Self { path, writer: Mutex::new(writer), readers: Mutex::default(), dimensions, _lock: lock };
+        let id = setting(&writer, "id", &uuid::Uuid::now_v7().to_string())?;
+        let catalog = Self {
+            path,
+            writer: Mutex::new(writer),
+            readers: Mutex::default(),
+            visible: Mutex::default(),
+            dimensions,
+            id,
+            _lock: lock,
+        };
         catalog.claim_embedding(embedding)?;
         Ok(catalog)
     }
 
+    /// Tells this catalog from every other, for as long as its file lives.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
     fn claim_embedding(&self, embedding: &str) -> Result<(), StoreError> {
-        let writer = self.writer.lock();
-        let found: String = writer
-            .query_row(
-                "INSERT INTO settings VALUES ('embedding', ?1) ON CONFLICT (name) DO UPDATE SET value = value RETURNING value",
-                [embedding],
-                |row| row.get(0),
-            )
-            .map_err(|error| schema::failed("read the catalog's settings", &error))?;
+        let found = setting(&self.writer.lock(), "embedding", embedding)?;
         if found == embedding {
             return Ok(());
         }
@@ -282,14 +308,28 @@ impl Catalog {
         work: impl FnOnce(&rusqlite::Transaction<'_>) -> rusqlite::Result<T>,
     ) -> Result<T, StoreError> {
         let mut writer = self.writer.lock();
+        let visible = self.visible.lock().clone();
         let transact = || -> rusqlite::Result<T> {
             let transaction = writer.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
             let result = work(&transaction)?;
+            write::note_visible(&transaction, &visible)?;
             transaction.commit()?;
+            self.visible.lock().retain(|seq, _| !visible.contains_key(seq));
             Ok(result)
         };
         transact().map_err(|error| schema::failed(doing, &error))
     }
+}
+
+/// A setting of the catalog; where it has none yet, it is `first` from now on.
+fn setting(writer: &Connection, name: &str, first: &str) -> Result<String, StoreError> {
+    writer
+        .query_row(
+            "INSERT INTO settings VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET value = value RETURNING value",
+            [name, first],
+            |row| row.get(0),
+        )
+        .map_err(|error| schema::failed("read the catalog's settings", &error))
 }
 
 /// The fields a caller's filter can name.

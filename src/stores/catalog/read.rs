@@ -8,7 +8,7 @@ use rusqlite::{OptionalExtension, Row, params};
 use super::write::{DELETE, FAILED, RECEIVED, STORED};
 use super::{
     Catalog, CatalogCounts, ChunkId, ChunkText, DocumentRecord, LastOperation, OperationState, Pending, PendingContent,
-    StoreError, Version, from_json, vector_from_bytes,
+    Progress, StoreError, Version, from_json, vector_from_bytes,
 };
 use crate::documents::Format;
 
@@ -232,9 +232,10 @@ impl Catalog {
     /// # Errors
     /// [`StoreError`]
     pub fn document(&self, id: &str) -> Result<Option<DocumentRecord>, StoreError> {
-        self.read("read a document", |c| {
+        let found = self.read("read a document", |c| {
             c.prepare_cached(&format!("{RECORD} WHERE o.document = ?1"))?.query_row([id], record).optional()
-        })
+        })?;
+        Ok(found.map(|record| self.with_visible(record)))
     }
 
     /// The source text of the served version of a document.
@@ -275,8 +276,16 @@ impl Catalog {
                 .collect::<rusqlite::Result<_>>()?;
             let more = documents.len() > query.limit;
             documents.truncate(query.limit);
+            let documents = documents.into_iter().map(|record| self.with_visible(record)).collect();
             Ok(DocumentPage { documents, more })
         })
+    }
+
+    /// Adds what is noted and not yet written.
+    fn with_visible(&self, mut record: DocumentRecord) -> DocumentRecord {
+        let noted = || self.visible.lock().get(&record.last.seq).copied();
+        record.last.visible_ms = record.last.visible_ms.or_else(noted);
+        record
     }
 
     /// Sizes.
@@ -314,7 +323,8 @@ fn chunk_text(row: &Row<'_>) -> rusqlite::Result<ChunkText> {
 
 /// The last operation of each document beside its served version.
 const RECORD: &str = "
-SELECT o.document, o.seq, o.kind, o.revision, o.state, o.reason, o.received_ms, o.settled_ms, v.format, o.metadata,
+SELECT o.document, o.seq, o.kind, o.revision, o.state, o.reason, v.format, o.metadata,
+       o.position, o.received_ms, o.parsed_ms, o.embedded_ms, o.settled_ms, o.visible_ms,
        v.version, v.document, v.revision, v.seq, v.first_chunk, v.chunk_count, v.title, v.url, v.collection, v.media_type, v.metadata, v.updated_ms
 FROM (SELECT max(seq) AS last FROM operations GROUP BY document) AS newest
 JOIN operations AS o ON o.seq = newest.last
@@ -331,23 +341,26 @@ fn state(number: i64) -> OperationState {
 
 fn record(row: &Row<'_>) -> rusqlite::Result<DocumentRecord> {
     let state = state(row.get(4)?);
-    let version = match row.get::<_, Option<i64>>(10)? {
+    let version = match row.get::<_, Option<i64>>(14)? {
         None => None,
-        Some(_) => Some(version_at(row, 10)?),
+        Some(_) => Some(version_at(row, 14)?),
     };
     Ok(DocumentRecord {
         id: row.get(0)?,
         version,
-        format: row.get::<_, Option<String>>(8)?.and_then(|name| Format::from_name(&name)),
-        metadata: from_json(&row.get::<_, String>(9)?),
+        format: row.get::<_, Option<String>>(6)?.and_then(|name| Format::from_name(&name)),
+        metadata: from_json(&row.get::<_, String>(7)?),
         last: LastOperation {
             seq: row.get::<_, i64>(1)? as u64,
             delete: row.get::<_, i64>(2)? == DELETE,
             revision: row.get::<_, i64>(3)? as u64,
             state,
             reason: row.get(5)?,
-            received_ms: row.get(6)?,
-            settled_ms: row.get(7)?,
+            published_ms: row.get::<_, Option<i64>>(8)?.map(|nanoseconds| nanoseconds / 1_000_000),
+            received_ms: row.get(9)?,
+            progress: Progress { parsed_ms: row.get(10)?, embedded_ms: row.get(11)? },
+            settled_ms: row.get(12)?,
+            visible_ms: row.get(13)?,
         },
     })
 }

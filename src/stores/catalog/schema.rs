@@ -8,7 +8,7 @@ use rusqlite::{Connection, OpenFlags};
 use crate::stores::StoreError;
 
 /// Version of the tables below, in SQLite's `user_version`.
-pub(super) const SCHEMA_VERSION: i64 = 3;
+pub(super) const SCHEMA_VERSION: i64 = 4;
 
 /// - `operations`: what was received. Written, and on disk, before a caller is told so. One row stays for each
 ///   document as the memory of its last revision; its content is dropped once the operation is settled.
@@ -90,8 +90,15 @@ const TO_3: &str = "
 ALTER TABLE chunks ADD COLUMN page INTEGER;
 ";
 
+/// From version 3 to 4: when an operation came to its stages, in milliseconds since the Unix epoch.
+const TO_4: &str = "
+ALTER TABLE operations ADD COLUMN parsed_ms INTEGER;
+ALTER TABLE operations ADD COLUMN embedded_ms INTEGER;
+ALTER TABLE operations ADD COLUMN visible_ms INTEGER;
+";
+
 /// What leads to each version of the schema from the one before, the first from nothing.
-const STEPS: [&str; SCHEMA_VERSION as usize] = [SCHEMA, TO_2, TO_3];
+const STEPS: [&str; SCHEMA_VERSION as usize] = [SCHEMA, TO_2, TO_3, TO_4];
 
 /// Takes the data folder for this process alone; the lock ends with the returned file.
 pub(super) fn lock(folder: &Path) -> Result<File, StoreError> {

@@ -46,7 +46,7 @@ fn store(catalog: &Catalog, seq: u64, text: &str) -> Option<u64> {
             }
         })
         .collect();
-    catalog.store_version(seq, &parsed, &chunks, 1).expect("stored")
+    catalog.store_version(seq, &parsed, &chunks, Progress::default(), 1).expect("stored")
 }
 
 fn words(catalog: &Catalog, version: &Version) -> Vec<String> {

@@ -1,8 +1,10 @@
 //! Writing: receiving operations, storing what came of them, forgetting what nobody serves.
 
+use std::collections::BTreeMap;
+
 use rusqlite::{OptionalExtension, Transaction, params};
 
-use super::{Catalog, ChunkId, NewChunk, Origin, Outcome, Receipt, StoreError, to_json, vector_to_bytes};
+use super::{Catalog, ChunkId, NewChunk, Origin, Outcome, Progress, Receipt, StoreError, to_json, vector_to_bytes};
 use crate::documents::ParsedDocument;
 use crate::documents::event::{Operation, Upsert, content_hash};
 
@@ -99,6 +101,7 @@ impl Catalog {
         seq: u64,
         parsed: &ParsedDocument,
         chunks: &[NewChunk],
+        progress: Progress,
         now_ms: i64,
     ) -> Result<Option<u64>, StoreError> {
         debug_assert!(chunks.iter().all(|chunk| chunk.vector.len() == self.dimensions));
@@ -140,9 +143,31 @@ impl Catalog {
                     chunk.page
                 ])?;
             }
+            t.prepare_cached("UPDATE operations SET parsed_ms = ?2, embedded_ms = ?3 WHERE seq = ?1")?.execute(params![
+                seq as i64,
+                progress.parsed_ms,
+                progress.embedded_ms
+            ])?;
             settle(t, seq, STORED, None, now_ms)?;
             Ok(Some(commit))
         })
+    }
+
+    /// Notes when operations became visible. It is written with the next transaction, or by
+    /// [`Catalog::flush`]: a crash in between forgets it.
+    pub fn became_visible(&self, seqs: impl IntoIterator<Item = u64>, now_ms: i64) {
+        self.visible.lock().extend(seqs.into_iter().map(|seq| (seq, now_ms)));
+    }
+
+    /// Writes what was only noted.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn flush(&self) -> Result<(), StoreError> {
+        if self.visible.lock().is_empty() {
+            return Ok(());
+        }
+        self.write("note what is visible", |_| Ok(()))
     }
 
     /// Stores the outcome of a delete. Returns the commit, or `None` where a later operation has
@@ -385,6 +410,11 @@ fn take_chunks(t: &Transaction<'_>, count: usize) -> rusqlite::Result<ChunkId> {
         .prepare_cached("UPDATE counters SET value = value + ?1 WHERE name = 'next_chunk' RETURNING value")?
         .query_row([count as i64], |row| row.get(0))?;
     ChunkId::try_from(next - count as i64).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(0, next))
+}
+
+pub(super) fn note_visible(t: &Transaction<'_>, visible: &BTreeMap<u64, i64>) -> rusqlite::Result<()> {
+    let mut note = t.prepare_cached("UPDATE operations SET visible_ms = ?2 WHERE seq = ?1 AND visible_ms IS NULL")?;
+    visible.iter().try_for_each(|(seq, at)| note.execute(params![*seq as i64, at]).map(drop))
 }
 
 fn settle(t: &Transaction<'_>, seq: u64, state: i64, reason: Option<&str>, now_ms: i64) -> rusqlite::Result<()> {

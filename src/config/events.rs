@@ -1,4 +1,4 @@
-//! The settings of `[nats]`.
+//! The settings of `[nats]` and `[fetch]`: where document events and their contents come from.
 
 use std::path::PathBuf;
 
@@ -101,6 +101,51 @@ impl Default for NatsConfig {
             tls_key_file: PathBuf::new(),
             tls_required: false,
         }
+    }
+}
+
+/// `[fetch]`: the content of documents that is not in their events, but at an HTTP(S) address of the service that owns
+/// them (`dataref`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Validate)]
+#[serde(default, deny_unknown_fields)]
+pub struct FetchConfig {
+    /// Hosts that may be called, with commas between them, such as `wiki.example.com, *.files.example.com, box:8443`;
+    /// an entry without a port means 80 for http and 443 for https. Default empty: none.
+    #[garde(length(max = 16_384), custom(host_list))]
+    pub hosts: String,
+    /// Call these hosts also where they stand for addresses of this machine or of a private network. Default false.
+    #[garde(skip)]
+    pub allow_private: bool,
+    /// Time for one document, in seconds; then it is tried again. Default 30.
+    #[garde(range(min = 1, max = 3600))]
+    pub timeout_s: u64,
+    /// File with certificates of authorities to trust beside those of the system (PEM). Default none.
+    #[garde(skip)]
+    pub tls_ca_file: PathBuf,
+}
+
+impl FetchConfig {
+    /// The entries of `hosts`.
+    pub fn hosts(&self) -> Vec<String> {
+        self.hosts.split(',').map(str::trim).filter(|host| !host.is_empty()).map(str::to_owned).collect()
+    }
+}
+
+impl Default for FetchConfig {
+    fn default() -> Self {
+        Self { hosts: String::new(), allow_private: false, timeout_s: 30, tls_ca_file: PathBuf::new() }
+    }
+}
+
+fn host_list(hosts: &str, _: &()) -> garde::Result {
+    let wrong = |host: &&str| {
+        host.contains('/') || host.contains(char::is_whitespace) || host.trim_start_matches("*.").contains('*')
+    };
+    match hosts.split(',').map(str::trim).find(wrong) {
+        Some(host) => Err(garde::Error::new(format!(
+            "{host:?} is no host: it must be like wiki.example.com, *.example.com or wiki.example.com:8443"
+        ))),
+        None => Ok(()),
     }
 }
 

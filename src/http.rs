@@ -1,0 +1,36 @@
+//! HTTP to others: how a client of ours is made, with TLS.
+
+use std::path::Path;
+
+use reqwest::{Certificate, Client, ClientBuilder};
+
+/// A client builder that trusts the certificate authorities of the system and, where one is given, those in the file
+/// `ca_file` (PEM). Cryptography is ring's, as in the connection to NATS.
+///
+/// # Errors
+/// In words for the operator: a file that cannot be read, or holds no certificate.
+pub fn client_builder(ca_file: Option<&Path>) -> Result<ClientBuilder, String> {
+    // A second time it is there already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    // A machine without any can still speak HTTP, and TLS with an authority of its own.
+    let system = rustls_native_certs::load_native_certs().certs;
+    let mut trusted: Vec<Certificate> = system.iter().filter_map(|der| Certificate::from_der(der).ok()).collect();
+    if let Some(path) = ca_file {
+        let read = |error: &dyn std::fmt::Display| format!("cannot read certificates from {}: {error}", path.display());
+        let pem = std::fs::read(path).map_err(|error| read(&error))?;
+        let own = Certificate::from_pem_bundle(&pem).map_err(|error| read(&error))?;
+        if own.is_empty() {
+            return Err(read(&"there are none"));
+        }
+        trusted.extend(own);
+    }
+    Ok(Client::builder().tls_certs_only(trusted))
+}
+
+/// A client with nothing but the defaults.
+///
+/// # Errors
+/// In words for the operator, where TLS cannot be set up.
+pub fn client() -> Result<Client, String> {
+    client_builder(None)?.build().map_err(|error| format!("cannot make an HTTP client: {error}"))
+}

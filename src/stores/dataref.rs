@@ -1,0 +1,459 @@
+//! The content of an event that is not in the event (the CloudEvents extension `dataref`): an object of the NATS object
+//! store, or an HTTP(S) address of the service that owns the document.
+//!
+//! Whoever may publish an event must not thereby make answerd call whatever can be reached from here (server-side
+//! request forgery): addresses are followed only to hosts that the configuration allows, also by redirects, and to no
+//! private network unless that is allowed too. What a name stands for is checked where the connection is made, so a name
+//! that changes between a check and its use gains nothing.
+
+use std::error::Error;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use reqwest::redirect::Policy;
+use reqwest::{Client, StatusCode};
+use tokio::io::AsyncReadExt;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use url::{Host, Url};
+
+use super::nats::Bus;
+use crate::config::{Config, FetchConfig};
+use crate::documents::event::Operation;
+use crate::http::client_builder;
+
+/// An address in the object store: `nats-object://<bucket>/<name>`.
+const OBJECT_SCHEME: &str = "nats-object://";
+/// Redirects followed for one document.
+const MAX_REDIRECTS: usize = 5;
+/// Time for a connection to be made.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Memory is counted in pieces of so many bytes.
+const PIECE: usize = 1024;
+
+/// Why content was not fetched.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DatarefError {
+    /// It must not or cannot be had, however often it is tried: for the publisher.
+    #[error("{0}")]
+    Refused(String),
+    /// It could not be had now.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+impl DatarefError {
+    fn refused<T>(reason: impl Into<String>) -> Result<T, Self> {
+        Err(Self::Refused(reason.into()))
+    }
+}
+
+/// What was fetched.
+struct Content {
+    bytes: Vec<u8>,
+    /// What the owning service says it is.
+    media_type: Option<String>,
+    room: Room,
+}
+
+/// A place in memory, given back when it is dropped.
+pub type Room = OwnedSemaphorePermit;
+
+/// Fetches content; see the module.
+pub struct Datarefs {
+    config: Arc<Config>,
+    http: OnceLock<Result<Client, String>>,
+    room: Arc<Semaphore>,
+}
+
+impl Datarefs {
+    /// A fetcher under the limits of `config`. Connects to nothing.
+    pub fn new(config: Arc<Config>) -> Self {
+        let pieces = (config.nats.max_in_flight_bytes / PIECE).min(Semaphore::MAX_PERMITS);
+        Self { config, http: OnceLock::new(), room: Arc::new(Semaphore::new(pieces)) }
+    }
+
+    /// Fetches what `dataref` points to, if there is one, into the content of `operation`, with the media type that is
+    /// stated there if the event states none. Waits until there is room for it: all content fetched at once stays within
+    /// `[nats] max_in_flight_bytes`, but for a single document that is larger. The room is the caller's to hold until it
+    /// has passed the content on.
+    ///
+    /// # Errors
+    /// [`DatarefError`]
+    pub async fn complete(
+        &self,
+        operation: &mut Operation,
+        dataref: Option<&str>,
+        bus: Option<&Bus>,
+    ) -> Result<Option<Room>, DatarefError> {
+        let (Operation::Upsert(upsert), Some(dataref)) = (operation, dataref) else { return Ok(None) };
+        let content = match dataref.strip_prefix(OBJECT_SCHEME) {
+            Some(object) => self.object(object, bus).await?,
+            None if dataref.starts_with("http://") || dataref.starts_with("https://") => self.http(dataref).await?,
+            None => {
+                return DatarefError::refused(format!(
+                    "its `dataref` is {dataref:?}: it must begin with https://, http:// or {OBJECT_SCHEME}"
+                ));
+            }
+        };
+        if content.bytes.is_empty() {
+            return DatarefError::refused(format!("there is nothing at its `dataref` {dataref}"));
+        }
+        upsert.content = content.bytes;
+        upsert.media_type = upsert.media_type.take().or(content.media_type);
+        Ok(Some(content.room))
+    }
+
+    async fn object(&self, object: &str, bus: Option<&Bus>) -> Result<Content, DatarefError> {
+        let Some((bucket, name)) =
+            object.split_once('/').filter(|(bucket, name)| !bucket.is_empty() && !name.is_empty())
+        else {
+            return DatarefError::refused(format!(
+                "its `dataref` is \"{OBJECT_SCHEME}{object}\", it must be {OBJECT_SCHEME}<bucket>/<name>"
+            ));
+        };
+        let Some(bus) = bus else {
+            let reason = format!("there is no connection to NATS to read {OBJECT_SCHEME}{object} from");
+            return Err(match self.config.nats.servers.is_empty() {
+                true => DatarefError::Refused(format!("{reason} ([nats] servers is empty)")),
+                false => DatarefError::Unavailable(reason),
+            });
+        };
+        let object = bus.object(bucket, name).await?;
+        let size = object.info().size;
+        self.within_limit(size)?;
+        let room = self.make_room(size).await;
+        let mut bytes = Vec::with_capacity(size);
+        object.take(size as u64).read_to_end(&mut bytes).await.map_err(|error| {
+            DatarefError::Unavailable(format!("the object {bucket}/{name} could not be read: {error}"))
+        })?;
+        Ok(Content { bytes, media_type: None, room })
+    }
+
+    async fn http(&self, dataref: &str) -> Result<Content, DatarefError> {
+        let url = Url::parse(dataref)
+            .map_err(|error| DatarefError::Refused(format!("its `dataref` {dataref:?} is no address: {error}")))?;
+        let rules = Rules::of(&self.config.fetch);
+        rules.check(&url).map_err(|error| DatarefError::Refused(error.0))?;
+        let client = self.http.get_or_init(|| make_client(&self.config.fetch));
+        let client = client.as_ref().map_err(|reason| DatarefError::Unavailable(reason.clone()))?;
+        let failed = |error: reqwest::Error| why(&url, &error);
+        let mut response = client.get(url.clone()).send().await.map_err(failed)?;
+        let status = response.status();
+        if !status.is_success() {
+            let reason = format!("{url} answers with {status}");
+            let later = status.is_server_error()
+                || matches!(
+                    status,
+                    StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS
+                );
+            return Err(if later { DatarefError::Unavailable(reason) } else { DatarefError::Refused(reason) });
+        }
+        let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
+        if let Some(encoding) = header(CONTENT_ENCODING).filter(|encoding| *encoding != "identity") {
+            return DatarefError::refused(format!(
+                "{url} sends its content encoded as {encoding}, and was not asked to"
+            ));
+        }
+        // What servers say where they know nothing.
+        let unknown = ["application/octet-stream", "binary/octet-stream"];
+        let media_type = header(CONTENT_TYPE).filter(|given| !unknown.contains(given)).map(str::to_owned);
+        let expected = response.content_length().map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
+        if let Some(bytes) = expected {
+            self.within_limit(bytes)?;
+        }
+        let room = self.make_room(expected.unwrap_or(self.config.ingest.max_document_bytes)).await;
+        let mut bytes = Vec::with_capacity(expected.unwrap_or_default());
+        while let Some(chunk) = response.chunk().await.map_err(failed)? {
+            bytes.extend_from_slice(&chunk);
+            self.within_limit(bytes.len())?;
+        }
+        Ok(Content { bytes, media_type, room })
+    }
+
+    /// Refuses what is larger than a document may be.
+    ///
+    /// # Errors
+    /// [`DatarefError::Refused`]
+    fn within_limit(&self, bytes: usize) -> Result<(), DatarefError> {
+        let limit = self.config.ingest.max_document_bytes;
+        if bytes <= limit {
+            return Ok(());
+        }
+        DatarefError::refused(format!(
+            "what its `dataref` points to has more than {limit} bytes ([ingest] max_document_bytes)"
+        ))
+    }
+
+    async fn make_room(&self, bytes: usize) -> Room {
+        let all = self.config.nats.max_in_flight_bytes / PIECE;
+        let pieces = bytes.div_ceil(PIECE).min(all).min(u32::MAX as usize) as u32;
+        let room = Arc::clone(&self.room).acquire_many_owned(pieces).await;
+        // It is closed by nobody.
+        room.unwrap_or_else(|error| unreachable!("{error}"))
+    }
+}
+
+/// What must not be called, with the reason.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Forbidden(String);
+
+/// Whom the configuration allows to be called.
+#[derive(Clone)]
+struct Rules {
+    /// Hosts as [`Url`] writes them, or `*.` and a domain; and their ports where not the scheme's own.
+    hosts: Vec<(String, Option<u16>)>,
+    allow_private: bool,
+}
+
+impl Rules {
+    fn of(config: &FetchConfig) -> Self {
+        let hosts = config.hosts();
+        let hosts = hosts.iter().map(|entry| {
+            let (host, port) = split_port(entry);
+            let written = Host::parse(host).map_or_else(|_| host.to_ascii_lowercase(), |host| host.to_string());
+            (written, port)
+        });
+        Self { hosts: hosts.collect(), allow_private: config.allow_private }
+    }
+
+    /// Checks all of an address but what its name stands for.
+    fn check(&self, url: &Url) -> Result<(), Forbidden> {
+        let forbidden = |reason: String| Err(Forbidden(reason));
+        if !matches!(url.scheme(), "http" | "https") {
+            return forbidden(format!("{url} is neither https:// nor http://"));
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return forbidden("its `dataref` holds a user or a password: an event is no place for them".to_owned());
+        }
+        let Some(host) = url.host() else { return forbidden(format!("{url} names no host")) };
+        let name = host.to_string();
+        let name = name.trim_end_matches('.');
+        let allowed = self.hosts.iter().any(|(entry, port)| {
+            let port_fits = port.map_or(url.port().is_none(), |port| url.port_or_known_default() == Some(port));
+            let host_fits = match entry.strip_prefix("*.") {
+                Some(domain) => name.strip_suffix(domain).is_some_and(|rest| rest.ends_with('.')),
+                None => name == entry,
+            };
+            port_fits && host_fits
+        });
+        if !allowed {
+            let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+            return forbidden(format!("the host {name}{port} is not among [fetch] hosts"));
+        }
+        match host {
+            Host::Domain(_) => Ok(()),
+            Host::Ipv4(address) => self.check_address(name, address.into()),
+            Host::Ipv6(address) => self.check_address(name, address.into()),
+        }
+    }
+
+    fn check_address(&self, host: &str, address: IpAddr) -> Result<(), Forbidden> {
+        match reach(address) {
+            Reach::Public => Ok(()),
+            Reach::Private if self.allow_private => Ok(()),
+            Reach::Private => Err(Forbidden(format!(
+                "{host} is {address}, an address of a private network ([fetch] allow_private is false)"
+            ))),
+            Reach::Never => Err(Forbidden(format!("{host} is {address}, an address at which no document can be"))),
+        }
+    }
+}
+
+/// An entry of `[fetch] hosts` in its host and its port.
+fn split_port(entry: &str) -> (&str, Option<u16>) {
+    match entry.rsplit_once(':') {
+        Some((host, port)) if !host.contains(':') || host.ends_with(']') => match port.parse() {
+            Ok(port) => (host, Some(port)),
+            Err(_) => (entry, None),
+        },
+        _ => (entry, None),
+    }
+}
+
+/// Who is behind an address.
+#[derive(Debug, PartialEq, Eq)]
+enum Reach {
+    /// The internet.
+    Public,
+    /// This machine, or a network of the organisation.
+    Private,
+    /// Nobody who could own a document; among them 169.254.169.254, where clouds hand out the machine's credentials.
+    Never,
+}
+
+/// After the IANA special-purpose address registries (RFC 6890 and its updates).
+fn reach(address: IpAddr) -> Reach {
+    match address {
+        IpAddr::V4(address) => reach_v4(address),
+        IpAddr::V6(address) => reach_v6(address),
+    }
+}
+
+fn reach_v4(address: Ipv4Addr) -> Reach {
+    let [a, b, c, _] = address.octets();
+    match (a, b, c) {
+        (10 | 127, ..) | (172, 16..=31, _) | (192, 168, _) | (100, 64..=127, _) => Reach::Private,
+        (0 | 224..=255, ..) | (169, 254, _) | (192, 0, 0 | 2) | (198, 18 | 19, _) | (198, 51, 100) | (203, 0, 113) => {
+            Reach::Never
+        }
+        _ => Reach::Public,
+    }
+}
+
+fn reach_v6(address: Ipv6Addr) -> Reach {
+    let embedded = |high: u16, low: u16| reach_v4(Ipv4Addr::from((u32::from(high) << 16) | u32::from(low)));
+    match address.segments() {
+        [0, 0, 0, 0, 0, 0, 0, 1] => Reach::Private,
+        // IPv4 in IPv6: mapped, translated (RFC 6052), 6to4.
+        [0, 0, 0, 0, 0, 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => {
+            embedded(high, low)
+        }
+        [0xfc00..=0xfdff, ..] => Reach::Private,
+        [0x2001, 0xdb8, ..] => Reach::Never,
+        [0x2000..=0x3fff, ..] => Reach::Public,
+        _ => Reach::Never,
+    }
+}
+
+/// Gives the addresses of a name, if all of them may be called.
+struct GuardedResolver(Rules);
+
+impl Resolve for GuardedResolver {
+    fn resolve(&self, name: Name) -> Resolving {
+        let rules = self.0.clone();
+        Box::pin(async move {
+            let host = name.as_str().to_owned();
+            let found: Vec<SocketAddr> = tokio::net::lookup_host((host.as_str(), 0)).await?.collect();
+            for address in &found {
+                rules.check_address(&host, address.ip())?;
+            }
+            Ok(Box::new(found.into_iter()) as Addrs)
+        })
+    }
+}
+
+fn make_client(config: &FetchConfig) -> Result<Client, String> {
+    let rules = Rules::of(config);
+    let redirects = {
+        let rules = rules.clone();
+        Policy::custom(move |attempt| {
+            let from = attempt.previous().last();
+            if attempt.previous().len() > MAX_REDIRECTS {
+                return attempt.error(Forbidden(format!("more than {MAX_REDIRECTS} redirects")));
+            }
+            if from.is_some_and(|from| from.scheme() == "https") && attempt.url().scheme() != "https" {
+                return attempt.error(Forbidden("it redirects from https to http".to_owned()));
+            }
+            match rules.check(attempt.url()) {
+                Ok(()) => attempt.follow(),
+                Err(error) => attempt.error(Forbidden(format!("it redirects, and {error}"))),
+            }
+        })
+    };
+    let ca_file = Some(config.tls_ca_file.as_path()).filter(|path| !path.as_os_str().is_empty());
+    client_builder(ca_file)?
+        .user_agent(concat!("answerd/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(CONNECT_TIMEOUT)
+        .timeout(Duration::from_secs(config.timeout_s))
+        // A proxy would look names up itself, out of the guard's sight.
+        .no_proxy()
+        .dns_resolver(GuardedResolver(rules))
+        .redirect(redirects)
+        .build()
+        .map_err(|error| format!("cannot make an HTTP client: {error}"))
+}
+
+/// The reason at the bottom of a failed request.
+fn why(url: &Url, error: &reqwest::Error) -> DatarefError {
+    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
+    let mut deepest = String::new();
+    while let Some(this) = cause {
+        if let Some(forbidden) = this.downcast_ref::<Forbidden>() {
+            return DatarefError::Refused(format!("{url} is not fetched: {forbidden}"));
+        }
+        deepest = this.to_string();
+        cause = this.source();
+    }
+    let what = if error.is_timeout() { "did not answer in time" } else { "cannot be fetched" };
+    DatarefError::Unavailable(format!("{url} {what}: {deepest}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn check(hosts: &str, allow_private: bool, url: &str) -> Result<(), String> {
+        let config = FetchConfig { hosts: hosts.to_owned(), allow_private, ..FetchConfig::default() };
+        Rules::of(&config).check(&Url::parse(url).unwrap()).map_err(|error| error.0)
+    }
+
+    #[test]
+    fn only_hosts_that_are_named_are_called() {
+        let hosts = "wiki.example.com, *.files.example.com , 8.8.8.8, box:8443, [2606:4700::1]:81";
+        for good in [
+            "https://wiki.example.com/a?b=c",
+            "http://WIKI.example.com./a",
+            "https://wiki.example.com:443/",
+            "https://a.b.files.example.com/",
+            "http://8.8.8.8/",
+            "https://box:8443/x",
+            "http://[2606:4700::1]:81/",
+        ] {
+            assert_eq!(check(hosts, false, good), Ok(()), "{good}");
+        }
+        for bad in [
+            "https://example.com/",
+            "https://evilwiki.example.com/",
+            "https://wiki.example.com.evil.org/",
+            "https://wiki.example.com:8443/",
+            "https://files.example.com/",
+            "https://evilfiles.example.com/",
+            "http://134744072.example/",
+            "https://box/x",
+            "http://[2606:4700::1]/",
+        ] {
+            assert!(check(hosts, true, bad).unwrap_err().contains("[fetch] hosts"), "{bad}");
+        }
+        assert!(check("", true, "https://wiki.example.com/").is_err());
+        assert!(check("h", true, "https://user:secret@h/").unwrap_err().contains("password"));
+        assert!(check("h", true, "ftp://h/").unwrap_err().contains("https"));
+    }
+
+    #[test]
+    fn addresses_in_whatever_spelling_are_told_apart() {
+        let private = ["127.0.0.1", "0x7f.1", "2130706433", "10.1.2.3", "172.31.0.1", "192.168.1.1", "100.64.0.1"];
+        let private_v6 = ["[::1]", "[::ffff:10.0.0.1]", "[fd00::1]", "[64:ff9b::7f00:1]", "[2002:c0a8:1::]"];
+        for host in private.into_iter().chain(private_v6) {
+            let url = Url::parse(&format!("http://{host}/")).unwrap();
+            let named = url.host_str().unwrap().to_owned();
+            assert!(check(&named, false, url.as_str()).unwrap_err().contains("private network"), "{host}");
+            assert_eq!(check(&named, true, url.as_str()), Ok(()), "{host}");
+        }
+        for host in ["169.254.169.254", "0.0.0.0", "224.0.0.1", "255.255.255.255", "[fe80::1]", "[::]", "[ff02::1]"] {
+            let url = Url::parse(&format!("http://{host}/")).unwrap();
+            let named = url.host_str().unwrap().to_owned();
+            assert!(check(&named, true, url.as_str()).is_err(), "{host}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn an_ipv4_address_within_ipv6_reaches_as_far_as_by_itself(bits: u32) {
+            let address = Ipv4Addr::from(bits);
+            prop_assert_eq!(reach(address.into()), reach(address.to_ipv6_mapped().into()));
+            // The standard library knows some of the ranges.
+            if address.is_private() || address.is_loopback() {
+                prop_assert_eq!(reach(address.into()), Reach::Private);
+            }
+            if address.is_link_local() || address.is_multicast() || address.is_broadcast() || address.is_documentation() {
+                prop_assert_eq!(reach(address.into()), Reach::Never);
+            }
+        }
+    }
+}
