@@ -224,24 +224,70 @@ async fn a_passage_of_a_pdf_or_presentation_says_its_page() {
         let body = server.post("/v1/search", json!({ "query": word, "mode": "lexical", "limit": 1 })).await.1;
         assert_eq!(body["results"][0]["page"], page, "{word}: {body}");
     }
+    let said = home.run(&Setup::default(), &["search", "lighthouse", "--server", &server.base]);
+    assert!(String::from_utf8_lossy(&said.stdout).contains("(p.pdf), page 3"), "{said:?}");
+}
+
+#[tokio::test]
+async fn an_encrypted_pdf_opens_without_a_password_or_says_that_it_needs_one() {
+    let home = Home::new();
+    let server = home.serve(&Setup::default()).await;
+    // Made by pypdf in every way that the PDF standards know.
+    for way in ["rc4-40", "rc4-128", "aes-128", "aes-256-r5", "aes-256"] {
+        let file = |name: &str| {
+            let path = common::here(&format!("tests/documents/{name}-{way}.pdf"));
+            std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+        };
+        let open = put(&server, &format!("open-{way}"), "application/pdf", file("open")).await;
+        assert_eq!(open["status"], "visible", "{open}");
+        let locked = put(&server, &format!("locked-{way}"), "application/pdf", file("locked")).await;
+        assert_eq!(locked["status"], "failed");
+        assert!(
+            locked["reason"].as_str().is_some_and(|reason| reason.contains("protected with a password")),
+            "{locked}"
+        );
+    }
+    assert_eq!(server.found("marmalade", "lexical").await.len(), 5);
+}
+
+#[tokio::test]
+async fn real_reports_are_read_with_their_pages() {
+    // Published by offices of the United States; not part of this repository.
+    let folder = common::here("../shared/sample-docs/pdf-gov");
+    let Ok(entries) = std::fs::read_dir(&folder) else {
+        return eprintln!("{} is not here: nothing was tested", folder.display());
+    };
+    let home = Home::new();
+    let server = home.serve(&Setup::default()).await;
+    for path in entries.map(|entry| entry.expect("an entry").path()) {
+        let name = path.file_name().expect("a name").to_string_lossy().into_owned();
+        let body = put(&server, &name, "application/pdf", std::fs::read(&path).expect("a report")).await;
+        assert_eq!(body["status"], "visible", "{name}: {body}");
+    }
+    let search = json!({ "query": "Federal Employee Viewpoint Survey results", "limit": 5 });
+    let (_, body) = server.post("/v1/search", search).await;
+    assert!(
+        body["results"].as_array().is_some_and(|found| found.iter().all(|hit| hit["page"].as_u64() > Some(0))),
+        "{body}"
+    );
 }
 
 #[tokio::test]
 async fn documents_that_cannot_be_read_say_why_and_harm_nothing() {
     let home = Home::new();
-    let settings = "ingest.max_unpacked_bytes = 10000000\ningest.max_pages = 500";
+    let settings = "ingest.max_unpacked_bytes = 10000000\ningest.max_document_bytes = 50000000";
     let server = home.serve(&Setup { settings: settings.into(), ..Setup::default() }).await;
     server.put_visible("kept", "The kept document about kangaroos.").await;
     let whole = docx(&format!("<w:p><w:r><w:t>{}</w:t></w:r></w:p>", "ferry ".repeat(500)));
     let filler = " ".repeat(50_000_000);
-    let many = vec!["x"; 501];
+    let many = vec!["x"; 100_000];
     let nested = format!("{}x", "<w:p>".repeat(50_000));
     for (id, media_type, bytes, reason) in [
         ("cut.docx", "", whole[..whole.len() / 2].to_vec(), "cut off"),
         ("cut.pdf", "", pdf(&["text"])[..100].to_vec(), "PDF"),
         ("scan.pdf", "", pdf(&["", ""]), "only pictures"),
         ("text.pdf", "application/pdf", b"not a PDF at all".to_vec(), "content is text"),
-        ("pages.pdf", "", pdf(&many), "501 pages"),
+        ("pages.pdf", "", pdf(&many), "100000 pages"),
         ("bomb.docx", "", archive(&[("word/document.xml", &filler)]), "unpack"),
         ("zip.zip", "", archive(&[("a.txt", "a")]), "a ZIP archive"),
         ("broken.docx", "", docx("<w:p><w:r>"), ""),
