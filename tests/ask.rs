@@ -67,7 +67,7 @@ async fn the_same_answer_comes_as_one_json_object_when_asked_for() {
     assert!(!body["answer"].as_str().unwrap().is_empty(), "{body}");
     assert_eq!(body["sources"][0]["document_id"], "expenses.md");
     assert!(body["usage"]["completion_tokens"].as_u64().unwrap() > 0);
-    for member in ["id", "finish_reason", "cached", "seq", "lag_ms"] {
+    for member in ["id", "finish_reason", "cached", "seq", "lag_ms", "lag_events"] {
         assert!(!body[member].is_null(), "{member}: {body}");
     }
 }

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Home, Setup, problem};
+use common::{Home, Server, Setup, problem};
 use reqwest::StatusCode;
 use serde_json::json;
 
@@ -43,6 +43,27 @@ async fn a_replaced_document_is_swapped_whole_and_its_old_text_is_never_found_ag
             assert!(passage["text"].as_str().unwrap().contains(&format!("marker{round}")), "round {round}: {passage}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_document_says_when_it_came_to_each_stage() {
+    let home = Home::new();
+    let server = home.serve(&Setup::default()).await;
+    server.put_visible("d", "# Report\n\nSomething to embed.").await;
+    let stages = ["received_ms", "parsed_ms", "embedded_ms", "stored_ms", "visible_ms"];
+    let times = async |server: &Server| {
+        let (_, document) = server.get("/v1/documents/d").await;
+        let times = &document["times"];
+        stages.map(|stage| times[stage].as_i64().unwrap_or_else(|| panic!("no {stage} in {document}")))
+    };
+    let first = times(&server).await;
+    assert!(first.is_sorted(), "{first:?}");
+    // They outlive the process, once it had the time to note them.
+    assert!(server.stop().await.success());
+    let server = home.serve(&Setup::default()).await;
+    assert_eq!(times(&server).await, first);
+    let (_, failed) = server.put("/v1/documents/f?wait=true", "text/plain", "a\0\u{1}b\0").await;
+    assert!(failed["times"]["failed_ms"].is_i64() && failed["times"]["visible_ms"].is_null(), "{failed}");
 }
 
 #[tokio::test]

@@ -163,6 +163,33 @@ async fn a_killed_answerd_and_a_panicking_source_lose_nothing() {
 }
 
 #[tokio::test]
+async fn searches_and_answers_say_how_many_events_they_have_not_seen() {
+    let nats = Nats::start().await;
+    let home = Home::new();
+    let settings = format!("{}\nnats.max_in_flight=1", nats.settings());
+    let server = home.serve(&Setup { settings, failpoints: "document=sleep(3000)".into(), ..Setup::default() }).await;
+    let bus = nats.jetstream().await;
+    stream_is_there(&server, &bus).await;
+    for n in 0..4 {
+        publish(&bus, &format!("d{n}"), "upserted", &n.to_string(), &[], &format!("text of number{n}")).await;
+    }
+    let search = async || server.post("/v1/search", json!({ "query": "number", "limit": 1 })).await.1;
+    // One at work, the others in the stream.
+    server.until("it has begun", async || search().await["lag_events"].as_u64() >= Some(3)).await;
+    let early = search().await;
+    server.until("it is behind", async || search().await["lag_ms"].as_u64() >= Some(1000)).await;
+    let answer = server.answer("What is the text of number1?").await;
+    let done = common::one(&answer, "done");
+    assert!(done["lag_events"].as_u64() > Some(0) && done["lag_ms"].as_u64() > Some(0), "{early} {done}");
+    all_taken(&server, &bus).await;
+    let (_, status) = server.get("/admin/status").await;
+    assert_eq!((&status["freshness"]["lag_events"], &status["freshness"]["lag_ms"]), (&json!(0), &json!(0)));
+    let (_, document) = server.get("/v1/documents/d3").await;
+    let time = |stage: &str| document["times"][stage].as_i64().unwrap_or_else(|| panic!("no {stage} in {document}"));
+    assert!(time("published_ms") + 3000 <= time("visible_ms"), "{document}");
+}
+
+#[tokio::test]
 async fn events_come_by_http_too() {
     let home = Home::new();
     let server = home.serve(&Setup::default()).await;

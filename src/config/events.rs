@@ -21,7 +21,7 @@ pub struct NatsConfig {
     /// The subjects it takes. Default `documents.>`.
     #[garde(custom(nats_subject))]
     pub subject: String,
-    /// The durable consumer. Each data folder needs one of its own. Default `answerd`.
+    /// The durable consumer. It belongs to one data folder. Default `answerd`.
     #[garde(custom(nats_name))]
     pub consumer: String,
     /// The stream of the events that were given up; they come on `answerd.dlq.<collection>`. Default `ANSWERD_DLQ`.

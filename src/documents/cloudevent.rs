@@ -439,6 +439,70 @@ mod tests {
     }
 
     #[test]
+    fn the_published_schema_and_the_reader_take_and_refuse_the_same() {
+        // Cargo starts tests in the root of the clone.
+        let schema = std::fs::read_to_string("docs/document-event.schema.json").unwrap();
+        let schema = jsonschema::validator_for(&serde_json::from_str(&schema).unwrap()).unwrap();
+        let whole = json!({
+            "specversion": "1.0", "type": "x.upserted.v2", "source": "s", "id": "1", "subject": "a/b", "data": "text",
+        });
+        let with = |changes: Value| {
+            let mut event = whole.clone();
+            for (name, value) in changes.as_object().unwrap() {
+                match value {
+                    Value::Null => drop(event.as_object_mut().unwrap().remove(name)),
+                    value => event[name] = value.clone(),
+                }
+            }
+            event
+        };
+        let reads = |event: &Value| {
+            let body = event.to_string();
+            read(&Delivery { headers: vec![], body: body.as_bytes(), bus_subject: None, fallback_id: "1".into() })
+        };
+        let metadata = json!({ "lang": "en", "year": 2024, "tags": ["a", 1, true, null] });
+        for good in [
+            json!({}),
+            json!({ "revision": 7, "title": "T", "url": "https://x/", "collection": "wiki", "metadata": metadata }),
+            json!({ "revision": "7", "time": "2026-01-01T00:00:00Z", "traceparent": "00-x" }),
+            json!({ "data": null, "data_base64": "SGk=", "datacontenttype": "text/plain" }),
+            json!({ "data": { "content": "x", "media_type": "text/html", "metadata": { "a": 1 }, "revision": 2 } }),
+            json!({ "data": null, "dataref": "https://wiki.example.com/a" }),
+            json!({ "data": null, "dataref": "nats-object://bucket/name" }),
+            json!({ "type": "deleted", "data": null }),
+        ] {
+            let event = with(good);
+            assert!(schema.is_valid(&event), "{event}: {:?}", schema.iter_errors(&event).next());
+            assert!(reads(&event).is_ok(), "{event}: {:?}", reads(&event));
+        }
+        for bad in [
+            json!({ "specversion": "0.3" }),
+            json!({ "type": "x.renamed" }),
+            json!({ "source": null }),
+            json!({ "id": "" }),
+            json!({ "subject": null }),
+            json!({ "subject": "x".repeat(513) }),
+            json!({ "revision": -1 }),
+            json!({ "revision": "soon" }),
+            json!({ "revision": 1.5 }),
+            json!({ "collection": "Wiki" }),
+            json!({ "title": 3 }),
+            json!({ "title": "x".repeat(1025) }),
+            json!({ "metadata": { "deep": { "a": 1 } } }),
+            json!({ "metadata": { "a b": 1 } }),
+            json!({ "data": null }),
+            json!({ "data_base64": "SGk=" }),
+            json!({ "dataref": "https://wiki.example.com/a" }),
+            json!({ "data": { "contents": "x" } }),
+            json!({ "data": 3 }),
+        ] {
+            let event = with(bad);
+            assert!(!schema.is_valid(&event), "the schema takes {event}");
+            assert!(reads(&event).is_err(), "the reader takes {event}");
+        }
+    }
+
+    #[test]
     fn a_deletion_needs_no_content() {
         let event = read(&Delivery {
             headers: headers(&[]),
