@@ -31,7 +31,7 @@ test: setup ## Run all tests
 	fi
 
 bench: ## Run the benchmarks: all, or BENCH=quality|search|embedding|generation|crash|events
-	@scripts/setup.sh bench
+	@case '$(or $(BENCH),$(BENCHES))' in *embedding*|*generation*) scripts/setup.sh bench ;; *) scripts/setup.sh ;; esac
 	@$(ENV); \
 	for name in $(or $(BENCH),$(BENCHES)); do cargo bench --features failpoints --bench "$$name"; done
 

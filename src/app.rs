@@ -279,11 +279,9 @@ impl App {
 
     /// What works only in part, while the service as a whole does its work: empty where all is well.
     pub fn degraded(&self) -> Vec<String> {
-        self.events
-            .iter()
-            .filter_map(|events| events.trouble())
-            .map(|why| format!("no events from NATS: {why}"))
-            .collect()
+        let Some(events) = &self.events else { return Vec::new() };
+        let absent = events.trouble().map(|why| format!("no events from NATS: {why}"));
+        absent.into_iter().chain(events.held_up()).collect()
     }
 
     /// Sets the clocks: the indexer looks for what a failed message left behind, the maintainer makes its rounds,

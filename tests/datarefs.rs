@@ -6,6 +6,7 @@ mod common;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use actix_web::http::header::{CONTENT_TYPE, LOCATION};
@@ -20,6 +21,8 @@ use serde_json::{Value, json};
 struct Owner {
     address: SocketAddr,
     asked: Arc<Mutex<HashMap<String, usize>>>,
+    /// What lies below `/late/` is there from when this is set; until then it hangs.
+    awake: Arc<AtomicBool>,
 }
 
 impl Owner {
@@ -27,18 +30,21 @@ impl Owner {
         let asked = Arc::<Mutex<HashMap<String, usize>>>::default();
         let (sender, receiver) = std::sync::mpsc::channel();
         let counted = Arc::clone(&asked);
+        let awake = Arc::<AtomicBool>::default();
+        let flag = Arc::clone(&awake);
         std::thread::spawn(move || {
             actix_web::rt::System::new().block_on(async move {
                 let server = HttpServer::new(move || {
-                    let counted = Arc::clone(&counted);
-                    App::new().default_service(web::to(move |request| serve(request, Arc::clone(&counted))))
+                    let (counted, flag) = (Arc::clone(&counted), Arc::clone(&flag));
+                    let serve = move |request| serve(request, Arc::clone(&counted), Arc::clone(&flag));
+                    App::new().default_service(web::to(serve))
                 });
                 let server = server.workers(1).bind(("127.0.0.1", 0)).expect("a port");
                 sender.send(server.addrs()[0]).expect("somebody waits");
                 server.run().await
             })
         });
-        Self { address: receiver.recv().expect("an address"), asked }
+        Self { address: receiver.recv().expect("an address"), asked, awake }
     }
 
     fn url(&self, path: &str) -> String {
@@ -55,7 +61,11 @@ impl Owner {
     }
 }
 
-async fn serve(request: HttpRequest, counted: Arc<Mutex<HashMap<String, usize>>>) -> HttpResponse {
+async fn serve(
+    request: HttpRequest,
+    counted: Arc<Mutex<HashMap<String, usize>>>,
+    awake: Arc<AtomicBool>,
+) -> HttpResponse {
     let path = request.path().to_owned();
     let times = {
         let mut counted = counted.lock();
@@ -81,6 +91,12 @@ async fn serve(request: HttpRequest, counted: Arc<Mutex<HashMap<String, usize>>>
         "/endless" => {
             let more = futures_util::stream::repeat_with(|| Ok::<_, actix_web::Error>(web::Bytes::from("endless ")));
             HttpResponse::Ok().insert_header((CONTENT_TYPE, "text/plain")).streaming(more)
+        }
+        late if late.starts_with("/late/") => {
+            while !awake.load(Ordering::Relaxed) {
+                actix_web::rt::time::sleep(Duration::from_millis(50)).await;
+            }
+            document("text/plain", "It was worth the wait.")
         }
         "/packed" => HttpResponse::Ok().insert_header(("content-encoding", "gzip")).body("x"),
         "/to" => HttpResponse::Found().insert_header((LOCATION, request.query_string())).finish(),
@@ -138,6 +154,36 @@ async fn an_event_on_nats_brings_what_its_owner_has_and_tries_again_while_it_is_
     }
     assert_eq!((refused.lines().count(), refused.matches("max_document_bytes").count()), (6, 2), "{refused}");
     assert!(owner.asked("/gone") == 1 && owner.asked("/endless") == 1);
+}
+
+#[tokio::test]
+async fn an_owner_that_hangs_holds_up_its_own_documents_only() {
+    let (nats, owner, home) = (Nats::start().await, Owner::start(), Home::new());
+    let settings = format!("{}\n{}\nfetch.concurrency=2\nnats.max_in_flight=4", nats.settings(), owner.allowed());
+    let server = home.serve(&Setup { settings, ..Setup::default() }).await;
+    let bus = nats.jetstream().await;
+    stream_is_there(&server, &bus).await;
+    for n in 0..12 {
+        let address = owner.url(&format!("/late/{n}"));
+        publish(&bus, &format!("late{n}"), "upserted", &format!("late{n}"), &[("ce-dataref", &address)], "").await;
+    }
+    for n in 0..12 {
+        publish(&bus, &format!("here{n}"), "upserted", &format!("here{n}"), &[], "It is here.").await;
+    }
+    server.until("the others are there", async || server.found("here", "lexical").await.len() == 12).await;
+    server
+        .until("it says so", async || {
+            let degraded = server.degraded().await;
+            degraded.contains("wait to be tried again") && degraded.contains("/late/")
+        })
+        .await;
+    let (_, status) = server.get("/admin/status").await;
+    assert_eq!(status["events"]["fetching"], 12, "{status}");
+    owner.awake.store(true, Ordering::Relaxed);
+    server.until("the late ones are there", async || server.found("worth", "lexical").await.len() == 12).await;
+    all_taken(&server, &bus).await;
+    assert_eq!(server.degraded().await, "[]");
+    assert_eq!(server.get("/admin/status").await.1["events"]["dead_letters"], 0);
 }
 
 #[tokio::test]

@@ -1,11 +1,12 @@
 //! The source takes document events from JetStream. An event is acknowledged once its operation is settled in the
 //! catalog, or once it lies with the dead letters; until then the server is told that work goes on. What was not
 //! available is tried again for as long as it takes. A bounded pull is all the back pressure: nothing is ever refused
-//! back to the server.
+//! back to the server. Events whose content is still to be fetched are counted apart, so that a service that does not
+//! answer holds up its own documents and no others.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -22,9 +23,9 @@ use super::indexer::Indexes;
 use super::ingestor::{Ingestor, Receive};
 use crate::documents::cloudevent::{self, Delivery, DocumentEvent, EventKey, collection_of};
 use crate::documents::event::Operation;
-use crate::stores::catalog::{OperationState, Origin, Outcome};
+use crate::stores::catalog::{OperationState, Origin, Outcome, Receipt};
 use crate::stores::dataref::{DatarefError, Datarefs};
-use crate::stores::nats::{Bus, RETRY};
+use crate::stores::nats::{Bus, FETCHING, RETRY};
 
 /// Events asked for in one pull.
 const PULL: usize = 32;
@@ -40,6 +41,10 @@ pub struct SourceState {
     trouble: Mutex<Option<String>>,
     /// Events at work: their number in the stream, and their size.
     at_work: Mutex<BTreeMap<u64, usize>>,
+    /// Events at work whose content is being fetched.
+    fetching: AtomicUsize,
+    /// Events that wait to be tried again, and why.
+    held_up: Mutex<BTreeMap<u64, String>>,
     taken: AtomicU64,
     changed_nothing: AtomicU64,
     buried: AtomicU64,
@@ -50,6 +55,19 @@ impl SourceState {
     pub fn trouble(&self) -> Option<String> {
         let told = self.trouble.lock().clone();
         told.or_else(|| self.bus.load().as_ref().and_then(|bus| bus.trouble()))
+    }
+
+    /// What holds events up that have arrived.
+    pub fn held_up(&self) -> Option<String> {
+        let held_up = self.held_up.lock();
+        let (_, reason) = held_up.first_key_value()?;
+        Some(format!("{} events wait to be tried again: {reason}", held_up.len()))
+    }
+
+    /// Forgets what was at work: it is delivered again.
+    fn begin_anew(&self) {
+        self.at_work.lock().clear();
+        self.held_up.lock().clear();
     }
 
     /// The connection to NATS, once there was one.
@@ -65,6 +83,8 @@ impl SourceState {
             "trouble": self.trouble(),
             "at_work": at_work,
             "at_work_bytes": self.bytes_at_work(),
+            "fetching": self.fetching.load(Ordering::Relaxed),
+            "held_up": self.held_up(),
             "taken": self.taken.load(Ordering::Relaxed),
             "changed_nothing": self.changed_nothing.load(Ordering::Relaxed),
             "dead_letters": self.buried.load(Ordering::Relaxed),
@@ -114,10 +134,9 @@ impl Role for Source {
     fn handle(&mut self, _: TakeEvents) -> LocalBoxFuture<'static, Result<(), String>> {
         let shared = Arc::clone(&self.0);
         async move {
-            // Whatever was at work is delivered again.
-            shared.state.at_work.lock().clear();
+            shared.state.begin_anew();
             let ended = shared.take_events().await;
-            shared.state.at_work.lock().clear();
+            shared.state.begin_anew();
             *shared.state.trouble.lock() = ended.as_ref().err().cloned();
             ended
         }
@@ -125,18 +144,42 @@ impl Role for Source {
     }
 }
 
-/// Tries something that may not be available, however often it takes.
-async fn until_done<T>(doing: &str, attempt: impl AsyncFn() -> Result<T, String>) -> T {
-    let mut pause = Duration::from_millis(100);
-    loop {
-        match attempt().await {
-            Ok(value) => return value,
-            Err(reason) => {
-                tracing::warn!(doing, reason, "not possible now; it is tried again");
-                actix_rt::time::sleep(pause).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
+impl SourceState {
+    /// Tries something that may not be available for an event, however often it takes.
+    async fn until_done<T>(&self, event: u64, doing: &str, mut attempt: impl AsyncFnMut() -> Result<T, String>) -> T {
+        let mut pause = Duration::from_millis(100);
+        loop {
+            match attempt().await {
+                Ok(value) => {
+                    self.held_up.lock().remove(&event);
+                    return value;
+                }
+                Err(reason) => {
+                    // Told once; what holds events up is in the status as long as it does.
+                    if self.held_up.lock().insert(event, reason.clone()).is_none() {
+                        tracing::warn!(doing, reason, "not possible now; it is tried again until it is");
+                    }
+                    actix_rt::time::sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
             }
         }
+    }
+}
+
+/// Counts an event as one whose content is being fetched.
+struct Fetching<'a>(&'a AtomicUsize);
+
+impl<'a> Fetching<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Fetching<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -181,7 +224,8 @@ impl Shared {
         tracing::info!(stream = config.stream, consumer = config.consumer, "taking events from NATS");
         let mut work = FuturesUnordered::new();
         loop {
-            let free = config.max_in_flight - work.len();
+            let apart = self.state.fetching.load(Ordering::Relaxed).min(FETCHING);
+            let free = config.max_in_flight.saturating_sub(work.len().saturating_sub(apart));
             if free == 0 || self.state.bytes_at_work() >= config.max_in_flight_bytes {
                 // Work may wait for the bus too: a connection that ended is not waited for.
                 let _ = tokio::time::timeout(PULL_WAIT, work.next()).await;
@@ -274,16 +318,15 @@ impl Shared {
                     Operation::Upsert(upsert) => Some(upsert.collection.clone()),
                     Operation::Delete { .. } => None,
                 };
-                let doing = format!("an event about {}", event.operation.id());
-                let verdict = until_done(&doing, async || self.try_once(bus, &event, arrival).await).await;
-                (key, collection, verdict)
+                (key, collection, self.carry_out(bus, event, arrival).await)
             }
         };
         let Verdict::Poison(reason) = verdict else { return };
         // An event is buried once, however often it is delivered.
         let grave = EventKey { source: format!("buried:{}", key.source), id: key.id }.hash();
         let collection = collection.or_else(|| collection_of(&message.subject).map(str::to_owned)).unwrap_or_default();
-        let buried = until_done("giving an event to the dead letters", async || {
+        let doing = "giving an event to the dead letters";
+        let buried = self.state.until_done(arrival.sequence, doing, async || {
             let catalog = Arc::clone(&self.indexes.catalog);
             let knows = blocking(move || catalog.knows_event(&grave)).await.map_err(|error| error.to_string())?;
             if knows && !arrival.retried {
@@ -305,50 +348,66 @@ impl Shared {
         }
     }
 
-    /// Carries an event out once.
-    ///
-    /// # Errors
-    /// What was not available: to be tried again.
-    async fn try_once(&self, bus: &Bus, event: &DocumentEvent, arrival: &Arrival) -> Result<Verdict, String> {
-        let mut operation = event.operation.clone();
-        // Its place in memory is held until the operation is on disk.
-        let _room = match self.datarefs.complete(&mut operation, event.dataref.as_deref(), Some(bus)).await {
-            Ok(room) => room,
-            Err(DatarefError::Unavailable(reason)) => return Err(reason),
-            Err(DatarefError::Refused(reason)) => return Ok(Verdict::Poison(reason)),
-        };
+    /// Carries an event out, trying again what was not available.
+    async fn carry_out(&self, bus: &Bus, event: DocumentEvent, arrival: &Arrival) -> Verdict {
+        let DocumentEvent { key, mut operation, dataref } = event;
+        let about = format!("an event about {}", operation.id());
+        let mut room = None;
+        if let Some(dataref) = &dataref {
+            let _apart = Fetching::new(&self.state.fetching);
+            let fetch = async || match self.datarefs.complete(&mut operation, dataref, Some(bus)).await {
+                Ok(room) => Ok(Ok(room)),
+                Err(DatarefError::Unavailable(reason)) => Err(reason),
+                Err(DatarefError::Refused(reason)) => Ok(Err(reason)),
+            };
+            match self.state.until_done(arrival.sequence, &about, fetch).await {
+                Ok(taken) => room = taken,
+                Err(reason) => return Verdict::Poison(reason),
+            }
+        }
         let limit = self.indexes.config.ingest.max_document_bytes;
         if let Operation::Upsert(upsert) = &operation
             && upsert.content.len() > limit
         {
             let bytes = upsert.content.len();
-            return Ok(Verdict::Poison(format!(
+            return Verdict::Poison(format!(
                 "the document has {bytes} bytes, the limit is {limit} ([ingest] max_document_bytes)"
-            )));
+            ));
         }
-        let key = event.key.hash();
-        let catalog = Arc::clone(&self.indexes.catalog);
-        if arrival.retried {
-            blocking(move || catalog.forget_event(&key)).await.map_err(|error| error.to_string())?;
-        }
-        let origin = Some(Origin { event: key, position: Some(arrival.published) });
-        let receipt =
-            self.ingestor.ask_patiently(Receive { operation, origin }).await.map_err(|error| error.to_string())?;
-        // From here on it counts as an operation.
+        let origin = Origin { event: key.hash(), position: Some(arrival.published) };
+        let receive = async || self.receive(operation.clone(), origin, arrival).await;
+        let receipt = self.state.until_done(arrival.sequence, &about, receive).await;
+        // From here on it is an operation, and on disk.
         self.indexes.freshness.taken(arrival.sequence);
+        drop((room, operation));
         if receipt.outcome != Outcome::Accepted {
             self.state.changed_nothing.fetch_add(1, Ordering::Relaxed);
         }
         if matches!(receipt.outcome, Outcome::Outdated | Outcome::Absent) || receipt.seq == 0 {
-            return Ok(Verdict::Settled);
+            return Verdict::Settled;
         }
-        // As long as it takes: the operation is on disk, and is carried out in any case.
+        // As long as it takes: it is carried out in any case.
         while !self.indexes.freshness.settle(receipt.seq, Duration::from_secs(600)).await {}
-        let catalog = Arc::clone(&self.indexes.catalog);
-        let outcome = blocking(move || catalog.outcome(receipt.seq)).await.map_err(|error| error.to_string())?;
-        Ok(match outcome {
+        let outcome = async || {
+            let catalog = Arc::clone(&self.indexes.catalog);
+            blocking(move || catalog.outcome(receipt.seq)).await.map_err(|error| error.to_string())
+        };
+        match self.state.until_done(arrival.sequence, &about, outcome).await {
             Some((OperationState::Failed, reason)) => Verdict::Poison(reason.unwrap_or_default()),
             _ => Verdict::Settled,
-        })
+        }
+    }
+
+    /// Has an operation accepted.
+    ///
+    /// # Errors
+    /// What was not available: to be tried again.
+    async fn receive(&self, operation: Operation, origin: Origin, arrival: &Arrival) -> Result<Receipt, String> {
+        if arrival.retried {
+            let catalog = Arc::clone(&self.indexes.catalog);
+            blocking(move || catalog.forget_event(&origin.event)).await.map_err(|error| error.to_string())?;
+        }
+        let receive = Receive { operation, origin: Some(origin) };
+        self.ingestor.ask_patiently(receive).await.map_err(|error| error.to_string())
     }
 }

@@ -119,6 +119,9 @@ pub struct FetchConfig {
     /// Time for one document, in seconds; then it is tried again. Default 30.
     #[garde(range(min = 1, max = 3600))]
     pub timeout_s: u64,
+    /// Documents fetched from one host at once. Default 8.
+    #[garde(range(min = 1, max = 10_000))]
+    pub concurrency: usize,
     /// File with certificates of authorities to trust beside those of the system (PEM). Default none.
     #[garde(skip)]
     pub tls_ca_file: PathBuf,
@@ -133,7 +136,7 @@ impl FetchConfig {
 
 impl Default for FetchConfig {
     fn default() -> Self {
-        Self { hosts: String::new(), allow_private: false, timeout_s: 30, tls_ca_file: PathBuf::new() }
+        Self { hosts: String::new(), allow_private: false, timeout_s: 30, concurrency: 8, tls_ca_file: PathBuf::new() }
     }
 }
 

@@ -11,6 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use dashmap::DashMap;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use reqwest::redirect::Policy;
@@ -66,17 +67,19 @@ pub struct Datarefs {
     config: Arc<Config>,
     http: OnceLock<Result<Client, String>>,
     room: Arc<Semaphore>,
+    /// Requests that each host may still get at once.
+    hosts: DashMap<String, Arc<Semaphore>>,
 }
 
 impl Datarefs {
     /// A fetcher under the limits of `config`. Connects to nothing.
     pub fn new(config: Arc<Config>) -> Self {
         let pieces = (config.nats.max_in_flight_bytes / PIECE).min(Semaphore::MAX_PERMITS);
-        Self { config, http: OnceLock::new(), room: Arc::new(Semaphore::new(pieces)) }
+        Self { config, http: OnceLock::new(), room: Arc::new(Semaphore::new(pieces)), hosts: DashMap::new() }
     }
 
-    /// Fetches what `dataref` points to, if there is one, into the content of `operation`, with the media type that is
-    /// stated there if the event states none. Waits until there is room for it: all content fetched at once stays within
+    /// Fetches what `dataref` points to into the content of `operation`, with the media type that is stated there if the
+    /// event states none. Waits until there is room for it: all content fetched at once stays within
     /// `[nats] max_in_flight_bytes`, but for a single document that is larger. The room is the caller's to hold until it
     /// has passed the content on.
     ///
@@ -85,10 +88,10 @@ impl Datarefs {
     pub async fn complete(
         &self,
         operation: &mut Operation,
-        dataref: Option<&str>,
+        dataref: &str,
         bus: Option<&Bus>,
     ) -> Result<Option<Room>, DatarefError> {
-        let (Operation::Upsert(upsert), Some(dataref)) = (operation, dataref) else { return Ok(None) };
+        let Operation::Upsert(upsert) = operation else { return Ok(None) };
         let content = match dataref.strip_prefix(OBJECT_SCHEME) {
             Some(object) => self.object(object, bus).await?,
             None if dataref.starts_with("http://") || dataref.starts_with("https://") => self.http(dataref).await?,
@@ -139,6 +142,7 @@ impl Datarefs {
         rules.check(&url).map_err(|error| DatarefError::Refused(error.0))?;
         let client = self.http.get_or_init(|| make_client(&self.config.fetch));
         let client = client.as_ref().map_err(|reason| DatarefError::Unavailable(reason.clone()))?;
+        let _turn = self.turn(&url).await?;
         let failed = |error: reqwest::Error| why(&url, &error);
         let mut response = client.get(url.clone()).send().await.map_err(failed)?;
         let status = response.status();
@@ -171,6 +175,22 @@ impl Datarefs {
             self.within_limit(bytes.len())?;
         }
         Ok(Content { bytes, media_type, room })
+    }
+
+    /// Waits for a turn at a host, so that one that hangs does not take more and more connections.
+    ///
+    /// # Errors
+    /// [`DatarefError::Unavailable`]
+    async fn turn(&self, url: &Url) -> Result<OwnedSemaphorePermit, DatarefError> {
+        let FetchConfig { concurrency, timeout_s, .. } = self.config.fetch;
+        let host = url.host_str().unwrap_or_default().to_owned();
+        let turns = self.hosts.entry(host).or_insert_with(|| Arc::new(Semaphore::new(concurrency))).clone();
+        match tokio::time::timeout(Duration::from_secs(timeout_s), turns.acquire_owned()).await {
+            Ok(turn) => Ok(turn.unwrap_or_else(|error| unreachable!("{error}"))),
+            Err(_) => Err(DatarefError::Unavailable(format!(
+                "{url} waited {timeout_s} s for its turn: {concurrency} others are fetched from there ([fetch] concurrency)"
+            ))),
+        }
     }
 
     /// Refuses what is larger than a document may be.

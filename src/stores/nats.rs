@@ -30,6 +30,8 @@ pub const RETRY: &str = "Answerd-Retry";
 
 /// Tries to make a lost connection again with the same credentials; they take some 4 s.
 const RECONNECTS: usize = 12;
+/// Events whose content is being fetched that do not count among `[nats] max_in_flight`.
+pub const FETCHING: usize = 1000;
 /// In a consumer's metadata: the catalog that it fills.
 const CATALOG: &str = "answerd-catalog";
 
@@ -186,7 +188,7 @@ impl Bus {
             ack_wait: Duration::from_secs(config.ack_wait_s),
             // Never given up by the server: what cannot be taken goes to the dead letters, with its reason.
             max_deliver: -1,
-            max_ack_pending: config.max_in_flight as i64,
+            max_ack_pending: (config.max_in_flight + FETCHING) as i64,
             metadata: HashMap::from([(CATALOG.to_owned(), catalog_id.to_owned())]),
             ..pull::Config::default()
         };

@@ -28,14 +28,15 @@ async fn take(request: HttpRequest, app: web::Data<App>, body: web::Bytes) -> Re
     let mut event = read(&Delivery { headers, body: &body, bus_subject: None, fallback_id })
         .map_err(|error| Problem::new(Kind::InvalidRequest, error.to_string()))?;
     let bus = app.events.as_ref().and_then(|events| events.bus());
-    let _room = app
-        .datarefs
-        .complete(&mut event.operation, event.dataref.as_deref(), bus.as_deref())
-        .await
-        .map_err(ServiceError::from)?;
+    let room = match &event.dataref {
+        Some(dataref) => app.datarefs.complete(&mut event.operation, dataref, bus.as_deref()).await,
+        None => Ok(None),
+    };
+    let room = room.map_err(ServiceError::from)?;
     let id = event.operation.id().to_string();
     let origin = Some(Origin { event: event.key.hash(), position: None });
     let receipt = app.ingestor.ask(Receive { operation: event.operation, origin }).await.map_err(ServiceError::from)?;
+    drop(room);
     let body = json!({
         "document": id,
         "event": { "source": event.key.source, "id": event.key.id },
