@@ -59,6 +59,14 @@ async fn events_in_every_mode_become_documents() {
     assert_eq!(server.found("Delta", "lexical").await, ["o.md"]);
     let (_, ready) = server.get("/readyz").await;
     assert_eq!(ready["degraded"], json!([]));
+
+    // Larger than a message may be.
+    let folder = tempfile::tempdir().expect("a folder");
+    let large = format!("<h1>Large</h1><!-- {} --><p>Epsilon at its end.</p>", "much text ".repeat(120_000));
+    std::fs::write(folder.path().join("large & ü.html"), &large).expect("a file");
+    let output = home.run(&setup(&nats), &["publish", folder.path().to_str().expect("a path")]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    server.until("the large one", async || server.found("Epsilon", "lexical").await == ["large & ü.html"]).await;
 }
 
 #[tokio::test]

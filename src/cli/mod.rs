@@ -180,7 +180,7 @@ fn start_log(config: &Config, level: &str) {
     use tracing_subscriber::EnvFilter;
     // RUST_LOG wins, as everywhere.
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| {
-        EnvFilter::new(format!("{level},tantivy=warn,hnsw_rs=warn,llama-cpp-2=warn,actix_server=warn"))
+        EnvFilter::new(format!("{level},tantivy=warn,hnsw_rs=warn,llama-cpp-2=warn,actix_server=warn,async_nats=warn"))
     });
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let started = match config.log.format {

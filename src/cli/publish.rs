@@ -47,7 +47,8 @@ enum Way {
     Http { url: String, http: reqwest::Client },
 }
 
-/// Publishes; returns once every event is stored on the other side.
+/// Publishes; returns once every event is stored on the other side. On NATS, a document that is larger than a message may
+/// be goes into the object store, and its event says where.
 pub async fn run(config: Config, what: Publish) -> Result<(), String> {
     validate_collection(&what.collection)?;
     let way = match what.server {
@@ -99,7 +100,7 @@ pub async fn run(config: Config, what: Publish) -> Result<(), String> {
         ];
         headers.extend(what.revision.map(|revision| ("ce-revision", revision.to_string())));
         headers.extend(what.media_type.clone().map(|media_type| ("content-type", media_type)));
-        send(&way, &what.collection, action, headers, content, &event_id)
+        send(&way, &what.collection, &id, action, headers, content, &event_id)
             .await
             .map_err(|error| format!("{id}: {error}"))?;
     }
@@ -110,6 +111,7 @@ pub async fn run(config: Config, what: Publish) -> Result<(), String> {
 async fn send(
     way: &Way,
     collection: &str,
+    id: &DocumentId,
     action: &str,
     headers: Vec<(&'static str, String)>,
     content: Vec<u8>,
@@ -118,6 +120,12 @@ async fn send(
     match way {
         Way::Nats(bus) => {
             let mut map = HeaderMap::new();
+            let mut content = content;
+            if !bus.fits(content.len()) {
+                let dataref = bus.put_object(&format!("{collection}/{id}"), &content).await?;
+                map.insert("ce-dataref", utf8_percent_encode(&dataref, HEADER).to_string());
+                content.clear();
+            }
             for (name, value) in headers {
                 map.insert(name, value.as_str());
             }

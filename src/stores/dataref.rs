@@ -26,7 +26,7 @@ use crate::documents::event::Operation;
 use crate::http::client_builder;
 
 /// An address in the object store: `nats-object://<bucket>/<name>`.
-const OBJECT_SCHEME: &str = "nats-object://";
+pub const OBJECT_SCHEME: &str = "nats-object://";
 /// Redirects followed for one document.
 const MAX_REDIRECTS: usize = 5;
 /// Time for a connection to be made.

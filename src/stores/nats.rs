@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use async_nats::header::{HeaderMap, NATS_MESSAGE_ID};
 use async_nats::jetstream::consumer::{AckPolicy, Consumer, DeliverPolicy, pull};
-use async_nats::jetstream::object_store::{GetErrorKind, Object};
+use async_nats::jetstream::object_store::{self, GetErrorKind, Object};
 use async_nats::jetstream::stream::{self, DiscardPolicy, Stream};
 use async_nats::jetstream::{self, Context};
 use async_nats::{Client, ConnectOptions};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::dataref::DatarefError;
+use super::dataref::{DatarefError, OBJECT_SCHEME};
 use crate::config::NatsConfig;
 
 /// Subjects of dead letters begin so; the collection follows.
@@ -34,6 +34,11 @@ const RECONNECTS: usize = 12;
 pub const FETCHING: usize = 1000;
 /// In a consumer's metadata: the catalog that it fills.
 const CATALOG: &str = "answerd-catalog";
+
+/// The bucket of the object store that [`Bus::put_object`] fills.
+const BUCKET: &str = "answerd-documents";
+/// Bytes that the protocol and headers not known yet may add to a message.
+const MESSAGE_MARGIN: usize = 4096;
 
 /// A connection to JetStream; see the module. Cheap to clone.
 #[derive(Clone)]
@@ -364,6 +369,29 @@ impl Bus {
             .await
             .map_err(|error| failed(&format!("remove the dead letter {}", letter.sequence), error))
             .map(|_| ())
+    }
+
+    /// Whether content of so many bytes can go into an event, or is too large for the servers.
+    pub fn fits(&self, bytes: usize) -> bool {
+        bytes + MESSAGE_MARGIN <= self.client.server_info().max_payload
+    }
+
+    /// Puts content into the object store, in the place of what was there under this name, and returns the `dataref` of
+    /// it. The bucket is made where it is missing.
+    ///
+    /// # Errors
+    /// In words for the operator.
+    pub async fn put_object(&self, name: &str, mut content: &[u8]) -> Result<String, String> {
+        let doing = format!("put {name} into the bucket {BUCKET}");
+        let store = match self.jetstream.get_object_store(BUCKET).await {
+            Ok(store) => store,
+            Err(_) => {
+                let bucket = object_store::Config { bucket: BUCKET.to_owned(), ..object_store::Config::default() };
+                self.jetstream.create_object_store(bucket).await.map_err(|error| failed(&doing, error))?
+            }
+        };
+        store.put(name, &mut content).await.map_err(|error| failed(&doing, error))?;
+        Ok(format!("{OBJECT_SCHEME}{BUCKET}/{name}"))
     }
 
     /// Opens an object of the object store, to be read.
