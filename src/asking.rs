@@ -311,7 +311,17 @@ impl Sink for AnswerSink {
         let Some(mut writer) = self.writer.take() else { return };
         match result {
             Ok(finished) => {
-                tracing::info!(answer = self.log.id(), ?finished, ?report, "answered");
+                tracing::info!(
+                    answer = self.log.id(),
+                    reason = ?finished.reason,
+                    prompt_tokens = finished.prompt_tokens,
+                    cached_prompt_tokens = finished.cached_prompt_tokens,
+                    completion_tokens = finished.completion_tokens,
+                    citations_kept = report.kept,
+                    citations_dropped = report.dropped_unknown + report.dropped_unsupported,
+                    citations_added = report.added,
+                    "answered"
+                );
                 writer.append(Event::Usage {
                     prompt_tokens: finished.prompt_tokens,
                     completion_tokens: finished.completion_tokens,
