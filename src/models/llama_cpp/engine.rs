@@ -21,6 +21,10 @@ use crate::models::{FinishReason, Finished, ModelError, Sequence};
 /// Prompt tokens in a step while others generate: what a long prompt delays a running stream by, a token.
 const PROMPT_SHARE: usize = 128;
 
+/// llama.cpp attends to the cache in blocks of so many cells, whether they are filled or not yet to be seen: a step that
+/// ends with a block attends to none in vain.
+const CACHE_BLOCK: usize = 256;
+
 /// What the thread has loaded.
 pub(super) struct Loaded {
     /// The model, which others may count tokens with.
@@ -273,7 +277,8 @@ impl Engine<'_> {
         let generating = running.iter().enumerate().filter(|(_, run)| run.next.is_some());
         let mut shares: Vec<Share> = generating.map(|(run, _)| Share { run, prompt: 0 }).collect();
         let mut room = self.context.batch_tokens() - shares.len();
-        if !shares.is_empty() {
+        let alone = shares.is_empty();
+        if !alone {
             room = room.min(PROMPT_SHARE);
         }
         for n in 0..running.len() {
@@ -296,7 +301,9 @@ impl Engine<'_> {
                 (run.begun, run.read, run.cached) = (true, cached, cached);
                 self.shared.cached_tokens.fetch_add(cached as u64, Ordering::Relaxed);
             }
-            let prompt = running[n].unread().min(room);
+            let run = &running[n];
+            let block = if alone { CACHE_BLOCK - run.read % CACHE_BLOCK } else { room };
+            let prompt = run.unread().min(room).min(block);
             room -= prompt;
             shares.push(Share { run: n, prompt });
         }
