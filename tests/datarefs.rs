@@ -126,6 +126,9 @@ async fn an_event_on_nats_brings_what_its_owner_has_and_tries_again_while_it_is_
         let address = owner.url(path);
         publish(&bus, &format!("d{n}"), "upserted", &n.to_string(), &[("ce-dataref", &address)], "").await;
     }
+    publish(&bus, "inline", "upserted", "inline", &[], &"x".repeat(1_010_000)).await;
+    let odd = "nats-object://bucket/";
+    publish(&bus, "odd", "upserted", "odd", &[("ce-dataref", odd)], "").await;
     // Its own media type wins over the one it is served with.
     let typed = [("ce-dataref", owner.url("/guide")), ("content-type", "text/plain".to_owned())];
     let typed: Vec<(&str, &str)> = typed.iter().map(|(name, value)| (*name, value.as_str())).collect();
@@ -147,12 +150,14 @@ async fn an_event_on_nats_brings_what_its_owner_has_and_tries_again_while_it_is_
         "there is nothing at",
         "more than 1000000 bytes ([ingest] max_document_bytes)",
         "encoded as gzip",
+        "the document has 1010000 bytes, the limit is 1000000",
+        "it must be nats-object://<bucket>/<name>",
         "it redirects, and the host elsewhere.example is not among [fetch] hosts",
     ];
     for reason in reasons {
         assert!(refused.contains(reason), "{reason} is not in\n{refused}");
     }
-    assert_eq!((refused.lines().count(), refused.matches("max_document_bytes").count()), (6, 2), "{refused}");
+    assert_eq!((refused.lines().count(), refused.matches("max_document_bytes").count()), (8, 3), "{refused}");
     assert!(owner.asked("/gone") == 1 && owner.asked("/endless") == 1);
 }
 

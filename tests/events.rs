@@ -192,6 +192,9 @@ async fn searches_and_answers_say_how_many_events_they_have_not_seen() {
     all_taken(&server, &bus).await;
     let (_, status) = server.get("/admin/status").await;
     assert_eq!((&status["freshness"]["lag_events"], &status["freshness"]["lag_ms"]), (&json!(0), &json!(0)));
+    // Each took longer than its acknowledgement may: the server was told that work goes on.
+    let stream = bus.get_stream("DOCUMENTS").await.expect("the stream");
+    assert_eq!(stream.consumer_info("answerd").await.expect("the consumer").num_redelivered, 0);
     let (_, document) = server.get("/v1/documents/d3").await;
     let time = |stage: &str| document["times"][stage].as_i64().unwrap_or_else(|| panic!("no {stage} in {document}"));
     assert!(time("published_ms") + 3000 <= time("visible_ms"), "{document}");

@@ -413,6 +413,9 @@ impl Bus {
             GetErrorKind::NotFound => {
                 DatarefError::Refused(format!("there is no object {name} in the bucket {bucket}"))
             }
+            GetErrorKind::InvalidName | GetErrorKind::BucketLink => {
+                DatarefError::Refused(format!("the object {bucket}/{name} cannot be read: {error}"))
+            }
             _ => transient(error.to_string()),
         })
     }
