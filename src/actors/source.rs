@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -34,17 +34,22 @@ const PULL_WAIT: Duration = Duration::from_secs(3);
 /// Longest pause between two tries.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
+/// An event at work.
+struct AtWork {
+    bytes: usize,
+    /// Its content is being fetched.
+    fetching: bool,
+    /// Why it waits to be tried again, if it does.
+    held_up: Option<String>,
+}
+
 /// What the source shares with those who ask how it goes; it outlives a restart of the actor.
 #[derive(Default)]
 pub struct SourceState {
     bus: ArcSwapOption<Bus>,
     trouble: Mutex<Option<String>>,
-    /// Events at work: their number in the stream, and their size.
-    at_work: Mutex<BTreeMap<u64, usize>>,
-    /// Events at work whose content is being fetched.
-    fetching: AtomicUsize,
-    /// Events that wait to be tried again, and why.
-    held_up: Mutex<BTreeMap<u64, String>>,
+    /// Events at work, by their number in the stream.
+    at_work: Mutex<BTreeMap<u64, AtWork>>,
     taken: AtomicU64,
     changed_nothing: AtomicU64,
     buried: AtomicU64,
@@ -59,15 +64,10 @@ impl SourceState {
 
     /// What holds events up that have arrived.
     pub fn held_up(&self) -> Option<String> {
-        let held_up = self.held_up.lock();
-        let (_, reason) = held_up.first_key_value()?;
-        Some(format!("{} events wait to be tried again: {reason}", held_up.len()))
-    }
-
-    /// Forgets what was at work: it is delivered again.
-    fn begin_anew(&self) {
-        self.at_work.lock().clear();
-        self.held_up.lock().clear();
+        let at_work = self.at_work.lock();
+        let mut reasons = at_work.values().filter_map(|event| event.held_up.as_ref());
+        let first = reasons.next()?;
+        Some(format!("{} events wait to be tried again: {first}", reasons.count() + 1))
     }
 
     /// The connection to NATS, once there was one.
@@ -83,7 +83,7 @@ impl SourceState {
             "trouble": self.trouble(),
             "at_work": at_work,
             "at_work_bytes": self.bytes_at_work(),
-            "fetching": self.fetching.load(Ordering::Relaxed),
+            "fetching": self.fetching(),
             "held_up": self.held_up(),
             "taken": self.taken.load(Ordering::Relaxed),
             "changed_nothing": self.changed_nothing.load(Ordering::Relaxed),
@@ -92,7 +92,44 @@ impl SourceState {
     }
 
     fn bytes_at_work(&self) -> usize {
-        self.at_work.lock().values().sum()
+        self.at_work.lock().values().map(|event| event.bytes).sum()
+    }
+
+    fn fetching(&self) -> usize {
+        self.at_work.lock().values().filter(|event| event.fetching).count()
+    }
+
+    fn set_fetching(&self, event: u64, fetching: bool) {
+        if let Some(event) = self.at_work.lock().get_mut(&event) {
+            event.fetching = fetching;
+        }
+    }
+
+    /// Notes why an event waits; returns what it waited for before.
+    fn set_held_up(&self, event: u64, reason: Option<String>) -> Option<String> {
+        let mut at_work = self.at_work.lock();
+        at_work.get_mut(&event).and_then(|event| std::mem::replace(&mut event.held_up, reason))
+    }
+
+    /// Tries something that may not be available for an event, however often it takes.
+    async fn until_done<T>(&self, event: u64, doing: &str, mut attempt: impl AsyncFnMut() -> Result<T, String>) -> T {
+        let mut pause = Duration::from_millis(100);
+        loop {
+            match attempt().await {
+                Ok(value) => {
+                    self.set_held_up(event, None);
+                    return value;
+                }
+                Err(reason) => {
+                    // Told once; what holds events up is in the status as long as it does.
+                    if self.set_held_up(event, Some(reason.clone())).is_none() {
+                        tracing::warn!(doing, reason, "not possible now; it is tried again until it is");
+                    }
+                    actix_rt::time::sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+            }
+        }
     }
 }
 
@@ -134,52 +171,14 @@ impl Role for Source {
     fn handle(&mut self, _: TakeEvents) -> LocalBoxFuture<'static, Result<(), String>> {
         let shared = Arc::clone(&self.0);
         async move {
-            shared.state.begin_anew();
+            // Whatever was at work is delivered again.
+            shared.state.at_work.lock().clear();
             let ended = shared.take_events().await;
-            shared.state.begin_anew();
+            shared.state.at_work.lock().clear();
             *shared.state.trouble.lock() = ended.as_ref().err().cloned();
             ended
         }
         .boxed_local()
-    }
-}
-
-impl SourceState {
-    /// Tries something that may not be available for an event, however often it takes.
-    async fn until_done<T>(&self, event: u64, doing: &str, mut attempt: impl AsyncFnMut() -> Result<T, String>) -> T {
-        let mut pause = Duration::from_millis(100);
-        loop {
-            match attempt().await {
-                Ok(value) => {
-                    self.held_up.lock().remove(&event);
-                    return value;
-                }
-                Err(reason) => {
-                    // Told once; what holds events up is in the status as long as it does.
-                    if self.held_up.lock().insert(event, reason.clone()).is_none() {
-                        tracing::warn!(doing, reason, "not possible now; it is tried again until it is");
-                    }
-                    actix_rt::time::sleep(pause).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
-                }
-            }
-        }
-    }
-}
-
-/// Counts an event as one whose content is being fetched.
-struct Fetching<'a>(&'a AtomicUsize);
-
-impl<'a> Fetching<'a> {
-    fn new(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count)
-    }
-}
-
-impl Drop for Fetching<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -224,7 +223,7 @@ impl Shared {
         tracing::info!(stream = config.stream, consumer = config.consumer, "taking events from NATS");
         let mut work = FuturesUnordered::new();
         loop {
-            let apart = self.state.fetching.load(Ordering::Relaxed).min(FETCHING);
+            let apart = self.state.fetching().min(FETCHING);
             let free = config.max_in_flight.saturating_sub(work.len().saturating_sub(apart));
             if free == 0 || self.state.bytes_at_work() >= config.max_in_flight_bytes {
                 // Work may wait for the bus too: a connection that ended is not waited for.
@@ -275,7 +274,8 @@ impl Shared {
             Err(error) => return tracing::error!(%error, "a message that JetStream did not send is left alone"),
         };
         let sequence = arrival.sequence;
-        self.state.at_work.lock().insert(sequence, message.payload.len());
+        let at_work = AtWork { bytes: message.payload.len(), fetching: false, held_up: None };
+        self.state.at_work.lock().insert(sequence, at_work);
         let mut work = std::pin::pin!(self.see_through(&bus, &message, &arrival));
         let mut tick = actix_rt::time::interval(Duration::from_secs(self.indexes.config.nats.ack_wait_s) / 3);
         tick.tick().await;
@@ -354,13 +354,15 @@ impl Shared {
         let about = format!("an event about {}", operation.id());
         let mut room = None;
         if let Some(dataref) = &dataref {
-            let _apart = Fetching::new(&self.state.fetching);
+            self.state.set_fetching(arrival.sequence, true);
             let fetch = async || match self.datarefs.complete(&mut operation, dataref, Some(bus)).await {
                 Ok(room) => Ok(Ok(room)),
                 Err(DatarefError::Unavailable(reason)) => Err(reason),
                 Err(DatarefError::Refused(reason)) => Ok(Err(reason)),
             };
-            match self.state.until_done(arrival.sequence, &about, fetch).await {
+            let fetched = self.state.until_done(arrival.sequence, &about, fetch).await;
+            self.state.set_fetching(arrival.sequence, false);
+            match fetched {
                 Ok(taken) => room = taken,
                 Err(reason) => return Verdict::Poison(reason),
             }

@@ -65,6 +65,7 @@ pub type Room = OwnedSemaphorePermit;
 /// Fetches content; see the module.
 pub struct Datarefs {
     config: Arc<Config>,
+    rules: Rules,
     http: OnceLock<Result<Client, String>>,
     room: Arc<Semaphore>,
     /// Requests that each host may still get at once.
@@ -75,7 +76,13 @@ impl Datarefs {
     /// A fetcher under the limits of `config`. Connects to nothing.
     pub fn new(config: Arc<Config>) -> Self {
         let pieces = (config.nats.max_in_flight_bytes / PIECE).min(Semaphore::MAX_PERMITS);
-        Self { config, http: OnceLock::new(), room: Arc::new(Semaphore::new(pieces)), hosts: DashMap::new() }
+        Self {
+            rules: Rules::of(&config.fetch),
+            config,
+            http: OnceLock::new(),
+            room: Arc::new(Semaphore::new(pieces)),
+            hosts: DashMap::new(),
+        }
     }
 
     /// Fetches what `dataref` points to into the content of `operation`, with the media type that is stated there if the
@@ -138,9 +145,8 @@ impl Datarefs {
     async fn http(&self, dataref: &str) -> Result<Content, DatarefError> {
         let url = Url::parse(dataref)
             .map_err(|error| DatarefError::Refused(format!("its `dataref` {dataref:?} is no address: {error}")))?;
-        let rules = Rules::of(&self.config.fetch);
-        rules.check(&url).map_err(|error| DatarefError::Refused(error.0))?;
-        let client = self.http.get_or_init(|| make_client(&self.config.fetch));
+        self.rules.check(&url).map_err(|error| DatarefError::Refused(error.0))?;
+        let client = self.http.get_or_init(|| make_client(&self.config.fetch, self.rules.clone()));
         let client = client.as_ref().map_err(|reason| DatarefError::Unavailable(reason.clone()))?;
         let _turn = self.turn(&url).await?;
         let failed = |error: reqwest::Error| why(&url, &error);
@@ -356,8 +362,7 @@ impl Resolve for GuardedResolver {
     }
 }
 
-fn make_client(config: &FetchConfig) -> Result<Client, String> {
-    let rules = Rules::of(config);
+fn make_client(config: &FetchConfig, rules: Rules) -> Result<Client, String> {
     let redirects = {
         let rules = rules.clone();
         Policy::custom(move |attempt| {
