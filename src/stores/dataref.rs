@@ -109,7 +109,7 @@ impl Datarefs {
             }
         };
         if content.bytes.is_empty() {
-            return DatarefError::refused(format!("there is nothing at its `dataref` {dataref}"));
+            return DatarefError::refused(format!("there is nothing at its `dataref` {}", shown(dataref)));
         }
         upsert.content = content.bytes;
         upsert.media_type = upsert.media_type.take().or(content.media_type);
@@ -143,8 +143,10 @@ impl Datarefs {
     }
 
     async fn http(&self, dataref: &str) -> Result<Content, DatarefError> {
-        let url = Url::parse(dataref)
-            .map_err(|error| DatarefError::Refused(format!("its `dataref` {dataref:?} is no address: {error}")))?;
+        let url = Url::parse(dataref).map_err(|error| {
+            DatarefError::Refused(format!("its `dataref` {:?} is no address: {error}", shown(dataref)))
+        })?;
+        let shown = shown(dataref);
         self.rules.check(&url).map_err(|error| DatarefError::Refused(error.0))?;
         let client = self.http.get_or_init(|| make_client(&self.config.fetch, self.rules.clone()));
         let client = client.as_ref().map_err(|reason| DatarefError::Unavailable(reason.clone()))?;
@@ -153,7 +155,7 @@ impl Datarefs {
         let mut response = client.get(url.clone()).send().await.map_err(failed)?;
         let status = response.status();
         if !status.is_success() {
-            let reason = format!("{url} answers with {status}");
+            let reason = format!("{shown} answers with {status}");
             let later = status.is_server_error()
                 || matches!(
                     status,
@@ -164,7 +166,7 @@ impl Datarefs {
         let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
         if let Some(encoding) = header(CONTENT_ENCODING).filter(|encoding| *encoding != "identity") {
             return DatarefError::refused(format!(
-                "{url} sends its content encoded as {encoding}, and was not asked to"
+                "{shown} sends its content encoded as {encoding}, and was not asked to"
             ));
         }
         // What servers say where they know nothing.
@@ -194,7 +196,8 @@ impl Datarefs {
         match tokio::time::timeout(Duration::from_secs(timeout_s), turns.acquire_owned()).await {
             Ok(turn) => Ok(turn.unwrap_or_else(|error| unreachable!("{error}"))),
             Err(_) => Err(DatarefError::Unavailable(format!(
-                "{url} waited {timeout_s} s for its turn: {concurrency} others are fetched from there ([fetch] concurrency)"
+                "{} waited {timeout_s} s for its turn: {concurrency} others are fetched from there ([fetch] concurrency)",
+                shown(url.as_str())
             ))),
         }
     }
@@ -220,6 +223,11 @@ impl Datarefs {
         // It is closed by nobody.
         room.unwrap_or_else(|error| unreachable!("{error}"))
     }
+}
+
+/// An address for people to read: without its query, which may be what gives permission to read it.
+fn shown(address: &str) -> &str {
+    address.split(['?', '#']).next().unwrap_or_default()
 }
 
 /// What must not be called, with the reason.
@@ -250,12 +258,12 @@ impl Rules {
     fn check(&self, url: &Url) -> Result<(), Forbidden> {
         let forbidden = |reason: String| Err(Forbidden(reason));
         if !matches!(url.scheme(), "http" | "https") {
-            return forbidden(format!("{url} is neither https:// nor http://"));
+            return forbidden(format!("{} is neither https:// nor http://", shown(url.as_str())));
         }
         if !url.username().is_empty() || url.password().is_some() {
             return forbidden("its `dataref` holds a user or a password: an event is no place for them".to_owned());
         }
-        let Some(host) = url.host() else { return forbidden(format!("{url} names no host")) };
+        let Some(host) = url.host() else { return forbidden(format!("{} names no host", shown(url.as_str()))) };
         let name = host.to_string();
         let name = name.trim_end_matches('.');
         let allowed = self.hosts.iter().any(|(entry, port)| {
@@ -394,6 +402,7 @@ fn make_client(config: &FetchConfig, rules: Rules) -> Result<Client, String> {
 
 /// The reason at the bottom of a failed request.
 fn why(url: &Url, error: &reqwest::Error) -> DatarefError {
+    let url = shown(url.as_str());
     let mut cause: Option<&(dyn Error + 'static)> = Some(error);
     let mut deepest = String::new();
     while let Some(this) = cause {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use async_nats::header::{HeaderMap, NATS_MESSAGE_ID};
 use async_nats::jetstream::consumer::{AckPolicy, Consumer, DeliverPolicy, pull};
+use async_nats::jetstream::context::ConsumerInfoErrorKind;
 use async_nats::jetstream::object_store::{self, GetErrorKind, Object};
 use async_nats::jetstream::stream::{self, DiscardPolicy, Stream};
 use async_nats::jetstream::{self, Context};
@@ -198,9 +199,13 @@ impl Bus {
             ..pull::Config::default()
         };
         let name = &config.consumer;
-        if let Ok(known) = stream.consumer_info(name).await
-            && known.config.metadata.get(CATALOG).is_some_and(|owner| owner != catalog_id)
-        {
+        let owner = match stream.consumer_info(name).await {
+            Ok(mut known) => known.config.metadata.remove(CATALOG),
+            Err(error) if error.kind() == ConsumerInfoErrorKind::NotFound => None,
+            // Whose it is must be known before it is taken.
+            Err(error) => return Err(failed(&format!("look at the consumer {name}"), error)),
+        };
+        if owner.is_some_and(|owner| owner != catalog_id) {
             return Err(format!(
                 "the consumer {name} of the stream {} belongs to another data folder: the events it has acknowledged would \
                  be missing in this one. Give this one a consumer of its own in [nats] consumer, which begins with the \
