@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 ENV := . scripts/env.sh
 CARGO_TEST := cargo test --release --features failpoints
-BENCHES := quality search embedding generation crash events
+BENCHES := quality search embedding generation serving streams crash events
 
 .PHONY: help run test bench check setup clean-data
 
@@ -21,7 +21,8 @@ run: setup ## Build it and start it with config.toml
 	fi; \
 	exec "$$CARGO_TARGET_DIR/release/answerd" serve --config config.toml
 
-test: setup ## Run all tests
+test: ## Run all tests
+	@scripts/setup.sh test
 	@$(ENV); \
 	if grep -rqE '^ *//[/!] ```' src; then $(CARGO_TEST) --doc; fi; \
 	if cargo nextest --version >/dev/null 2>&1; then \
@@ -30,8 +31,8 @@ test: setup ## Run all tests
 		$(CARGO_TEST) --lib --bins --tests; \
 	fi
 
-bench: ## Run the benchmarks: all, or BENCH=quality|search|embedding|generation|crash|events
-	@case '$(or $(BENCH),$(BENCHES))' in *embedding*|*generation*) scripts/setup.sh bench ;; *) scripts/setup.sh ;; esac
+bench: ## Run the benchmarks: all, or BENCH=quality|search|embedding|generation|serving|streams|crash|events
+	@case '$(or $(BENCH),$(BENCHES))' in *embedding*|*generation*|*serving*|*streams*) scripts/setup.sh bench ;; *) scripts/setup.sh ;; esac
 	@$(ENV); \
 	for name in $(or $(BENCH),$(BENCHES)); do cargo bench --features failpoints --bench "$$name"; done
 

@@ -74,9 +74,12 @@ async fn rounds() {
         }
         let (_, status) = server.get("/admin/status").await;
         let indexer = server.actor("write/indexer").await;
-        if status["catalog"]["chunks"] != indexer["detail"]["live_chunks"] {
+        let (chunks, detail) = (&status["catalog"]["chunks"], &indexer["detail"]);
+        let count = |name: &str| detail["vectors"][name].as_u64().expect("a count");
+        let vectors = json!(count("points") - count("tombstones"));
+        if [&detail["live_chunks"], &detail["lexical_chunks"], &vectors].into_iter().any(|held| held != chunks) {
             disagreements += 1;
-            println!("the catalog has {}, the view {}", status["catalog"]["chunks"], indexer["detail"]["live_chunks"]);
+            println!("the catalog has {chunks} chunks, the indexes {detail}");
         }
         server.kill();
     }

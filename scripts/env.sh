@@ -28,3 +28,5 @@ export CMAKE_BUILD_PARALLEL_LEVEL="${CMAKE_BUILD_PARALLEL_LEVEL:-$(nproc)}"
 
 # The Python of the benchmarks' comparisons, once `make bench` has set it up.
 export ANSWERD_BENCH_PYTHON="${ANSWERD_BENCH_PYTHON:-$ANSWERD_CACHE/bench/bin/python}"
+# The Python of the tests' client programs, once `make test` has set it up.
+export ANSWERD_TEST_PYTHON="${ANSWERD_TEST_PYTHON:-$ANSWERD_CACHE/clients/bin/python}"

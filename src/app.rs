@@ -16,23 +16,28 @@ use crate::actors::folder::{Dirty, Folder, Sync};
 use crate::actors::indexer::{Indexer, Indexes, Wake};
 use crate::actors::ingestor::{Ingestor, Intake};
 use crate::actors::maintainer::{Maintain, Maintainer};
-use crate::actors::model_pool::{ModelPool, PooledWorker};
-use crate::actors::model_worker::{EngineSlot, ModelWorker};
+use crate::actors::model_pool::{ModelPool, PoolDoor, PoolState, PooledWorker};
+use crate::actors::model_worker::{EnginePlan, EngineSlot, Loader, ModelWorker, Orphans};
 use crate::actors::overseer::{Overseer, Registry};
 use crate::actors::retriever::Retriever;
 use crate::actors::source::{Source, SourceState, TakeEvents};
-use crate::actors::stats::State;
-use crate::asking::Asker;
-use crate::config::Config;
+use crate::actors::stats::{State, now_ms};
+use crate::asking::{Asker, Models, Shelf};
+use crate::config::{ChatModelConfig, Config, EmbeddingEngine, Engine};
 use crate::error::ServiceError;
 use crate::freshness::Freshness;
-use crate::models::llama_cpp::LlamaOptions;
+use crate::metrics::{Metrics, Snapshot};
+use crate::models::admission::Limits;
+use crate::models::llama_cpp::{LlamaCpp, LlamaOptions};
 use crate::models::minilm::MiniLm;
+use crate::models::mistralrs::{MistralOptions, MistralRs};
+use crate::models::openai::{OpenAi, OpenAiOptions, RemoteEmbedder, Upstream};
 use crate::models::{self, Generator};
 use crate::stores::catalog::{Catalog, Progress};
 use crate::stores::dataref::Datarefs;
 use crate::stores::hnsw::{VectorIndex, VectorOptions};
 use crate::stores::view::{DocumentTable, Views};
+use crate::usage::Ledger;
 
 /// Which parts to start. A server has all; a command that only searches needs no model.
 #[derive(Debug, Clone, Copy)]
@@ -55,12 +60,18 @@ pub struct App {
     pub retriever: Door<Retriever>,
     /// How far the operations at work are, by `seq`.
     pub progress: Arc<DashMap<u64, Progress>>,
+    /// The way to the embedder.
+    pub embedder: Door<Embedder>,
+    /// The embedding model, to count tokens with.
+    pub embedding: Arc<dyn models::Embedder>,
     asker: Option<Arc<Asker>>,
+    metrics: Arc<Metrics>,
     indexer: Door<Indexer>,
     maintainer: Door<Maintainer>,
     registry: Registry,
     arbiters: Vec<Arbiter>,
     folders_unseen: Arc<tokio::sync::watch::Sender<usize>>,
+    stopping: tokio::sync::watch::Sender<bool>,
     /// The source of events, if one is configured.
     pub events: Option<Arc<SourceState>>,
     /// Fetches content that is not in its event.
@@ -83,7 +94,21 @@ impl Doors {
         detail: Option<Detail>,
         arbiter: &Arbiter,
     ) -> Door<R> {
-        let plan = Plan { name: name.to_owned(), capacity, capacity_reason, policy: self.policy, factory, detail };
+        self.open_as(name, (capacity, capacity_reason), factory, detail, arbiter, false)
+    }
+
+    /// As [`Doors::open`]; `pooled` for one of several that do the same.
+    fn open_as<R: Role>(
+        &self,
+        name: &str,
+        (capacity, capacity_reason): (usize, &'static str),
+        factory: Factory<R>,
+        detail: Option<Detail>,
+        arbiter: &Arbiter,
+        pooled: bool,
+    ) -> Door<R> {
+        let (name, policy) = (name.to_owned(), self.policy);
+        let plan = Plan { name, capacity, capacity_reason, policy, factory, detail, pooled };
         self.registry.watch(Door::open(plan, &arbiter.handle()))
     }
 }
@@ -104,9 +129,8 @@ impl App {
     pub async fn start(config: Config, parts: Parts) -> Result<Arc<Self>, String> {
         let config = Arc::new(config);
         let began = Instant::now();
-        let folder = config.embedding.model.clone();
-        let model = blocking(move || MiniLm::load(&folder)).await.map_err(|error| error.to_string())?;
-        let model: Arc<dyn models::Embedder> = Arc::new(model);
+        let settings = Arc::clone(&config);
+        let model = blocking(move || load_embedder(&settings)).await.map_err(|error| error.to_string())?;
         let indexes = open_stores(Arc::clone(&config), &*model).await?;
 
         let policy = RestartPolicy {
@@ -170,14 +194,23 @@ impl App {
         let retriever = doors.open(
             "read/retriever",
             (config.search.concurrency, "[search] concurrency: searches that wait for the threads or run"),
-            Retriever::factory(Arc::clone(&indexes), embedder, searching),
+            Retriever::factory(Arc::clone(&indexes), embedder.clone(), searching),
             None,
             &read,
         );
+        let metrics = Arc::<Metrics>::default();
         let asker = if parts.chat {
-            let (pool, engine) = open_models(&doors, &config, &read).await?;
-            let asker = Asker { indexes: Arc::clone(&indexes), retriever: retriever.clone(), pool, engine };
-            Some(Arc::new(asker))
+            let models = Models(config.models.all().map(|model| open_model(&doors, &config, model, &read)).collect());
+            let ledger = Ledger::open(&config.data.dir, Arc::clone(&metrics))
+                .map_err(|error| format!("no usage can be recorded: {error}"))?;
+            let answer = &config.answer;
+            Some(Arc::new(Asker {
+                indexes: Arc::clone(&indexes),
+                retriever: retriever.clone(),
+                models,
+                shelf: Arc::new(Shelf::new(Duration::from_secs(answer.keep_s), answer.keep_max)),
+                ledger: Arc::new(ledger),
+            }))
         } else {
             None
         };
@@ -190,12 +223,16 @@ impl App {
             ingestor,
             retriever,
             progress,
+            embedder,
+            embedding: model,
             asker,
+            metrics,
             indexer,
             maintainer,
             registry: doors.registry.clone(),
             arbiters: vec![write, read, watch],
             folders_unseen: Arc::default(),
+            stopping: tokio::sync::watch::Sender::new(false),
             events,
             started: began,
         });
@@ -279,9 +316,16 @@ impl App {
 
     /// What works only in part, while the service as a whole does its work: empty where all is well.
     pub fn degraded(&self) -> Vec<String> {
-        let Some(events) = &self.events else { return Vec::new() };
-        let absent = events.trouble().map(|why| format!("no events from NATS: {why}"));
-        absent.into_iter().chain(events.held_up()).collect()
+        let events = self.events.iter().flat_map(|events| {
+            let absent = events.trouble().map(|why| format!("no events from NATS: {why}"));
+            absent.into_iter().chain(events.held_up())
+        });
+        events.chain(self.pools().flat_map(|pool| pool.state.troubles())).collect()
+    }
+
+    /// The models.
+    fn pools(&self) -> impl Iterator<Item = &PoolDoor> {
+        self.asker.iter().flat_map(|asker| &asker.models.0)
     }
 
     /// Sets the clocks: the indexer looks for what a failed message left behind, the maintainer makes its rounds,
@@ -304,6 +348,16 @@ impl App {
                 }
             }
         });
+        if let Some(asker) = &self.asker {
+            let shelf = Arc::clone(&asker.shelf);
+            actix_rt::spawn(async move {
+                let mut tick = actix_rt::time::interval(Duration::from_secs(1));
+                loop {
+                    tick.tick().await;
+                    shelf.sweep();
+                }
+            });
+        }
         actix_rt::spawn(async move {
             let mut tick = actix_rt::time::interval(Duration::from_secs(2));
             loop {
@@ -326,6 +380,22 @@ impl App {
         })
     }
 
+    /// Waits until every model can be asked.
+    ///
+    /// # Errors
+    /// Why one cannot be loaded.
+    pub async fn until_models_work(&self) -> Result<(), String> {
+        for pool in self.pools() {
+            while !pool.state.works() {
+                if let Some(reason) = pool.state.failed() {
+                    return Err(format!("the model {} cannot be used: {reason}", pool.state.name));
+                }
+                actix_rt::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+        Ok(())
+    }
+
     /// Waits until every watched folder has been looked at once, and everything accepted is settled.
     pub async fn until_caught_up(&self) {
         // Its sender lives as long as this.
@@ -335,9 +405,19 @@ impl App {
         }
     }
 
-    /// Why the service is not ready; empty where it is.
+    /// When it was started, in seconds since the Unix epoch.
+    pub fn started_s(&self) -> u64 {
+        (now_ms() / 1000).saturating_sub(self.started.elapsed().as_secs())
+    }
+
+    /// Why the service is not ready; empty where it is. Without the model that answers from the documents it is not;
+    /// another one may fail, and then the service is degraded.
     pub fn troubles(&self) -> Vec<String> {
-        self.registry.troubles()
+        let models = self.pools().enumerate().filter(|(n, pool)| {
+            let counts = *n == 0 || pool.state.failed().is_none();
+            counts && !pool.state.works()
+        });
+        self.registry.troubles().into_iter().chain(models.flat_map(|(_, pool)| pool.state.troubles())).collect()
     }
 
     /// Everything the admin page shows.
@@ -358,9 +438,42 @@ impl App {
             "events": self.events.as_ref().map(|events| events.describe()),
             "catalog": counts,
             "freshness": as_of,
+            "usage": self.asker.as_ref().map(|asker| asker.ledger.describe()),
+            "answers_kept": self.asker.as_ref().map(|asker| asker.shelf.len()),
             "resident_bytes": resident_bytes(),
             "actors": self.registry.tree(),
         }))
+    }
+
+    /// The metrics, as text.
+    ///
+    /// # Errors
+    /// Where the catalog cannot be read.
+    pub async fn metrics_text(&self) -> Result<String, ServiceError> {
+        let catalog = Arc::clone(&self.indexes.catalog);
+        let counts = blocking(move || catalog.counts()).await?;
+        let snapshot = Snapshot {
+            as_of: self.indexes.freshness.now(),
+            documents: counts.documents,
+            chunks: counts.chunks,
+            dead_letters: self.events.as_ref().map_or(0, |events| events.dead_letters()),
+            resident_bytes: resident_bytes().unwrap_or(0),
+            models: self
+                .pools()
+                .map(|pool| (pool.state.name.clone(), pool.state.describe()["admission"].take()))
+                .collect(),
+        };
+        Ok(self.metrics.text(&snapshot))
+    }
+
+    /// Tells connections that stay open by themselves that the service is about to stop.
+    pub fn begin_to_stop(&self) {
+        self.stopping.send_replace(true);
+    }
+
+    /// Whether it is about to stop.
+    pub fn stopping(&self) -> tokio::sync::watch::Receiver<bool> {
+        self.stopping.subscribe()
     }
 
     /// Takes it down: what is accepted and not yet indexed stays in the catalog for the next start.
@@ -369,8 +482,10 @@ impl App {
             tracing::warn!(%error, "the vector graphs could not be saved; the next start builds what is missing");
         }
         self.registry.close();
-        if let Some(engine) = self.asker.as_ref().and_then(|asker| asker.engine.load_full()) {
-            blocking(move || engine.stop()).await;
+        for pool in self.pools() {
+            for engine in pool.state.engines() {
+                blocking(move || engine.stop()).await;
+            }
         }
         for arbiter in &self.arbiters {
             arbiter.stop();
@@ -419,47 +534,85 @@ async fn open_stores(config: Arc<Config>, model: &dyn models::Embedder) -> Resul
     .await
 }
 
-/// Starts the model workers and their pool; returns once an engine works.
-async fn open_models(
-    doors: &Doors,
-    config: &Config,
-    arbiter: &Arbiter,
-) -> Result<(Door<ModelPool>, EngineSlot), String> {
-    let chat = &config.models.chat;
-    let options = LlamaOptions {
-        path: chat.path.clone(),
-        name: chat.name.clone(),
-        slots: chat.slots,
-        context_per_slot: chat.context,
-        batch_tokens: chat.batch_tokens,
-        threads: threads(chat.threads),
-    };
-    let engine: EngineSlot = Arc::default();
-    let detail: Detail = {
-        let engine = Arc::clone(&engine);
-        Arc::new(move || match &*engine.load() {
-            Some(engine) => json!({ "model": engine.name(), "context": engine.context(), "load": engine.load() }),
-            None => json!({ "model": null }),
-        })
-    };
-    let capacity = (chat.slots + chat.queue, "[models.chat] slots + queue: sequences that run or wait");
-    let worker = doors.open(
-        "read/model-pool/worker-1",
-        capacity,
-        ModelWorker::factory(options, Arc::clone(&engine)),
-        Some(detail),
-        arbiter,
-    );
-    while engine.load().is_none() {
-        let status = crate::actors::door::Watched::status(&worker);
-        if status.state == State::Failed {
-            return Err(status.last_error.map_or_else(|| "the model cannot be loaded".into(), |error| error.message));
+/// Loads the embedding model, or finds the way to it.
+fn load_embedder(config: &Config) -> Result<Arc<dyn models::Embedder>, models::ModelError> {
+    let embedding = &config.embedding;
+    Ok(match embedding.engine {
+        EmbeddingEngine::MiniLm => Arc::new(MiniLm::load(&embedding.model)?),
+        EmbeddingEngine::OpenAi => {
+            let upstreams = upstreams(config, &embedding.name);
+            Arc::new(RemoteEmbedder::new(&embedding.name, embedding.dimensions, &embedding.model, upstreams)?)
         }
-        actix_rt::time::sleep(Duration::from_millis(5)).await;
-    }
-    let workers = vec![PooledWorker { door: worker, engine: Arc::clone(&engine) }];
-    let pool = doors.open("read/model-pool", capacity, ModelPool::factory(workers), None, arbiter);
-    Ok((pool, engine))
+    })
+}
+
+/// The servers that have a model, in their order.
+fn upstreams(config: &Config, model: &str) -> Vec<Upstream> {
+    config.models.upstreams.iter().filter(|upstream| upstream.serves == model).map(Upstream::new).collect()
+}
+
+/// Opens the workers of a model and their pool. The models are loaded meanwhile.
+fn open_model(doors: &Doors, config: &Config, model: &ChatModelConfig, arbiter: &Arbiter) -> PoolDoor {
+    let loader: Loader = match model.engine {
+        Engine::LlamaCpp => {
+            let options = LlamaOptions {
+                path: model.path.clone(),
+                name: model.name.clone(),
+                slots: model.slots,
+                context_per_slot: model.context,
+                batch_tokens: model.batch_tokens,
+                threads: threads(model.threads),
+            };
+            Arc::new(move || Ok(LlamaCpp::load(options.clone())? as Arc<dyn Generator>))
+        }
+        Engine::MistralRs => {
+            let options = MistralOptions {
+                path: model.path.clone(),
+                hub_id: model.hub_id.clone(),
+                name: model.name.clone(),
+                slots: model.slots,
+                context: model.context,
+            };
+            Arc::new(move || Ok(MistralRs::load(&options)? as Arc<dyn Generator>))
+        }
+        Engine::OpenAi => {
+            let options = OpenAiOptions {
+                name: model.name.clone(),
+                tokenizer: model.path.clone(),
+                slots: model.slots,
+                context: model.context,
+                upstreams: upstreams(config, &model.name),
+            };
+            Arc::new(move || Ok(OpenAi::new(options.clone())? as Arc<dyn Generator>))
+        }
+    };
+    let plan = EnginePlan { loader, warm: model.engine != Engine::OpenAi, stall: Duration::from_secs(model.stall_s) };
+    // The one that answers from the documents has the plain name.
+    let name = match std::ptr::eq(model, &config.models.chat) {
+        true => "read/model-pool".to_owned(),
+        false => format!("read/model-pool-{}", model.name.replace('/', "-")),
+    };
+    let capacity = (config.answer.max_open, "[answer] max_open: answers that run, wait or are parked");
+    let orphans = Arc::<Orphans>::default();
+    let stall = plan.stall;
+    let workers = (1..=model.workers).map(|n| {
+        let slot = Arc::<EngineSlot>::default();
+        let shown = Arc::clone(&slot);
+        let detail: Detail = Arc::new(move || shown.describe());
+        let factory = ModelWorker::factory(plan.clone(), Arc::clone(&slot), Arc::clone(&orphans));
+        let door = doors.open_as(&format!("{name}/worker-{n}"), capacity, factory, Some(detail), arbiter, true);
+        PooledWorker::new(door, slot, stall)
+    });
+    let limits = Limits {
+        requests: model.queue,
+        prefill_tokens: model.queue_tokens,
+        first_token: Duration::from_secs(model.first_token_s),
+    };
+    let state = PoolState::new(model.name.clone(), model.engine.name(), workers.collect(), orphans, limits);
+    let shown = Arc::clone(&state);
+    let detail: Detail = Arc::new(move || shown.describe());
+    let door = doors.open(&name, capacity, ModelPool::factory(Arc::clone(&state)), Some(detail), arbiter);
+    PoolDoor { door, state }
 }
 
 fn index_detail(indexes: &Arc<Indexes>) -> Detail {
@@ -469,6 +622,7 @@ fn index_detail(indexes: &Arc<Indexes>) -> Detail {
         json!({
             "commit": view.as_ref().map(|view| view.commit),
             "live_chunks": view.as_ref().map(|view| view.live.len()),
+            "lexical_chunks": view.as_ref().map(|view| view.lexical.num_docs()),
             "vectors": view.as_ref().map(|view| indexes.vectors.stats(&view.live)),
         })
     })

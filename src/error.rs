@@ -5,6 +5,7 @@ use crate::actors::door::DoorError;
 use crate::actors::ingestor::IngestError;
 use crate::actors::retriever::SearchError;
 use crate::models::ModelError;
+use crate::models::admission::Refusal;
 use crate::stores::StoreError;
 use crate::stores::dataref::DatarefError;
 
@@ -25,6 +26,24 @@ pub enum ServiceError {
     /// There is no such thing.
     #[error("{0}")]
     NotFound(String),
+    /// The prompt and the least output do not fit the model.
+    #[error("the conversation has {tokens} tokens, and with an output of {output} it may have {limit}; shorten it")]
+    PromptTooLong {
+        /// Tokens of the prompt.
+        tokens: usize,
+        /// Tokens of the output that there must be room for.
+        output: usize,
+        /// Tokens that the model's context holds.
+        limit: usize,
+    },
+    /// No model has this name.
+    #[error("there is no model {name:?}; there are {known}")]
+    UnknownModel {
+        /// The name asked for.
+        name: String,
+        /// The names there are.
+        known: String,
+    },
     /// Too much is going on; try again after so many seconds.
     #[error("{reason}")]
     Overloaded {
@@ -32,7 +51,15 @@ pub enum ServiceError {
         reason: String,
         /// When to try again, in seconds.
         retry_after_s: u64,
+        /// Counts and limits.
+        counts: serde_json::Map<String, serde_json::Value>,
     },
+    /// Nobody took the answer for too long.
+    #[error("the answer was ended: its reader took nothing for too long; ask again")]
+    Stalled,
+    /// The answer's time was up.
+    #[error("the answer was ended: its time was up; ask again with more time, or for less")]
+    TooLate,
     /// A part of the service cannot work now; try again after so many seconds.
     #[error("{reason}")]
     Unavailable {
@@ -60,7 +87,9 @@ pub enum ServiceError {
 impl ServiceError {
     fn from_door<E: std::fmt::Display + Into<Self>>(error: DoorError<E>) -> Self {
         match error {
-            full @ DoorError::Full { .. } => Self::Overloaded { reason: full.to_string(), retry_after_s: 2 },
+            full @ DoorError::Full { .. } => {
+                Self::Overloaded { reason: full.to_string(), retry_after_s: 2, counts: Default::default() }
+            }
             down @ DoorError::Down { .. } => Self::Unavailable { reason: down.to_string(), retry_after_s: 5 },
             panicked @ DoorError::Panicked { .. } => Self::Internal(panicked.to_string()),
             DoorError::Failed(error) => error.into(),
@@ -108,19 +137,35 @@ impl From<SearchError> for ServiceError {
 impl From<IngestError> for ServiceError {
     fn from(error: IngestError) -> Self {
         match error {
-            IngestError::Backlog { .. } => Self::Overloaded { reason: error.to_string(), retry_after_s: 5 },
+            IngestError::Backlog { .. } => {
+                Self::Overloaded { reason: error.to_string(), retry_after_s: 5, counts: Default::default() }
+            }
             IngestError::Store(error) => error.into(),
         }
     }
 }
 
+impl From<Refusal> for ServiceError {
+    fn from(refusal: Refusal) -> Self {
+        let counts = match serde_json::to_value(&refusal) {
+            Ok(serde_json::Value::Object(counts)) => counts,
+            _ => Default::default(),
+        };
+        Self::Overloaded { reason: refusal.reason, retry_after_s: refusal.retry_after_s, counts }
+    }
+}
+
 impl From<ModelError> for ServiceError {
     fn from(error: ModelError) -> Self {
-        match error {
+        match &error {
             ModelError::ContextTooSmall { .. } => Self::Invalid(error.to_string()),
             ModelError::Stopped | ModelError::Load(_) => {
                 Self::Unavailable { reason: error.to_string(), retry_after_s: 5 }
             }
+            ModelError::Upstream { retry_after_s, .. } => {
+                Self::Unavailable { reason: error.to_string(), retry_after_s: *retry_after_s }
+            }
+            ModelError::Refused(_) => Self::Invalid(error.to_string()),
             ModelError::Engine(_) => Self::Internal(error.to_string()),
         }
     }

@@ -81,6 +81,11 @@ impl Freshness {
         self.bus.lock().delivered.remove(&event);
     }
 
+    /// So many events wait on the bus, as it says now.
+    pub fn waiting(&self, events: u64) {
+        self.bus.lock().waiting = events;
+    }
+
     /// A consumer begins anew: what was delivered comes again, and `waiting` events are there.
     pub fn redelivery(&self, waiting: u64) {
         *self.bus.lock() = OnBus { waiting, delivered: BTreeMap::new() };

@@ -4,14 +4,19 @@ use std::path::Path;
 
 use reqwest::{Certificate, Client, ClientBuilder};
 
+/// Makes ring the cryptography of the process: of the two that dependencies bring, none is the default by itself.
+pub fn use_ring() {
+    // A second time it is there already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
 /// A client builder that trusts the certificate authorities of the system and, where one is given, those in the file
 /// `ca_file` (PEM). Cryptography is ring's, as in the connection to NATS.
 ///
 /// # Errors
 /// In words for the operator: a file that cannot be read, or holds no certificate.
 pub fn client_builder(ca_file: Option<&Path>) -> Result<ClientBuilder, String> {
-    // A second time it is there already.
-    let _ = rustls::crypto::ring::default_provider().install_default();
+    use_ring();
     // A machine without any can still speak HTTP, and TLS with an authority of its own.
     let system = rustls_native_certs::load_native_certs().certs;
     let mut trusted: Vec<Certificate> = system.iter().filter_map(|der| Certificate::from_der(der).ok()).collect();

@@ -16,7 +16,8 @@
 //!
 //! A request is a task; state is an actor. [`documents`], [`retrieval`] and [`answer`] hold the rules and know neither
 //! actix nor tokio; [`stores`] and [`models`] each keep a library in a file; [`actors`] hold order, bounds and failure;
-//! [`app`] builds it all; [`freshness`] says how far the index is behind; [`eval`] measures.
+//! [`app`] builds it all; [`freshness`] says how far the index is behind, [`usage`] and [`metrics`] what models
+//! did; [`eval`] measures.
 
 pub mod actors;
 pub mod answer;
@@ -29,7 +30,9 @@ pub mod error;
 pub mod eval;
 pub mod freshness;
 pub mod http;
+pub mod metrics;
 pub mod models;
 pub mod retrieval;
 pub mod stores;
+pub mod usage;
 pub mod web;

@@ -5,6 +5,7 @@
 
 mod common;
 
+use common::upstream::{Script, Upstream, chat_on, said};
 use common::{Home, Server, Setup, one, read_events, text_of};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
@@ -135,13 +136,45 @@ async fn a_panic_in_the_pool_or_a_worker_fails_one_answer_and_no_other_stream() 
         });
         let failed: Vec<_> = second.iter().filter(|event| event.name == "error").collect();
         assert_eq!(failed.len(), 1, "{point}: {second:?}");
-        if point == "model_pool" {
-            assert!(!text_of(&first).is_empty(), "{point}: {first:?}");
-            one(&first, "done");
-        }
+        assert!(!text_of(&first).is_empty(), "{point}: {first:?}");
+        one(&first, "done");
         restarted(&server, actor, "panic").await;
         let third = server.answer("Where do narwhals live?").await;
         assert!(!text_of(&third).is_empty(), "{third:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_panic_on_the_write_path_is_noticed_by_no_stream() {
+    for point in ["ingestor", "document", "embedder", "indexer", "maintainer"] {
+        let home = Home::new();
+        let upstream = Upstream::start(Script::paced(200, 25));
+        let setup = Setup {
+            settings: chat_on(&[&upstream]),
+            // The document that the answer rests on gets through; the maintainer makes a round each 2 s.
+            failpoints: format!("{point}={}*off->1*panic(injected)->off", if point == "maintainer" { 1 } else { 3 }),
+            ..Setup::default()
+        };
+        let server = home.serve(&setup).await;
+        server.put_visible("narwhals", "# Narwhals\n\nNarwhals live in Arctic waters.").await;
+        let stream = server.ask(json!({ "question": "Where do narwhals live?", "max_tokens": 200 })).await;
+        let reading = tokio::spawn(read_events(stream));
+        server.until("it is being said", async || upstream.open() == 1).await;
+        let name = match point {
+            "embedder" => "embedder".to_owned(),
+            "document" => "write/documents".to_owned(),
+            other => format!("write/{other}"),
+        };
+        let mut put = 0;
+        while server.actor(&name).await["restarts"]["panic"] != 1 {
+            server.put(&format!("/v1/documents/more-{put}?wait=true"), "text/plain", format!("more {put}")).await;
+            put += 1;
+        }
+        assert_eq!(upstream.open(), 1, "{point}: the stream outlasts the panic");
+        let events = reading.await.unwrap();
+        assert_eq!(text_of(&events), said(200), "{point}");
+        one(&events, "done");
+        restarted(&server, &name, "panic").await;
     }
 }
 

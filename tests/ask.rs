@@ -110,10 +110,12 @@ async fn a_follow_up_is_searched_with_what_was_asked_before() {
         { "role": "user", "content": "What is the daily limit for meals?" },
         { "role": "assistant", "content": "The daily limit for meals is 48 euros [1]." }
     ]);
-    let body = json!({ "question": "And for hotels?", "messages": messages, "max_tokens": 40 });
-    let events = read_events(server.ask(body).await).await;
-    let source = &one(&events, "sources")["sources"][0];
-    assert_eq!(source["document_id"], "expenses.md");
+    let sources = async |messages: &Value| {
+        let body = json!({ "question": "How much is that in all?", "messages": messages, "max_tokens": 8 });
+        one(&read_events(server.ask(body).await).await, "sources")["sources"].clone()
+    };
+    assert_eq!(sources(&messages).await[0]["document_id"], "expenses.md");
+    assert_eq!(sources(&json!([])).await, json!([]), "by itself it asks about nothing");
 }
 
 #[tokio::test]
@@ -132,13 +134,17 @@ async fn a_filter_keeps_other_documents_out_of_the_evidence() {
 #[tokio::test]
 async fn a_client_that_leaves_stops_the_generation() {
     let home = Home::new();
-    let setup =
-        Setup { settings: "answer.max_output_tokens = 1024\nmodels.chat.context = 4096".into(), ..Setup::default() };
+    let setup = Setup {
+        settings: "answer.max_output_tokens = 1024\nmodels.chat.context = 4096\nanswer.resume_grace_s = 0".into(),
+        ..Setup::default()
+    };
     let server = home.serve(&setup).await;
     fill(&server).await;
     let question = "Write a very long story about the daily limit for meals, with many details.";
-    let running =
-        async || server.actor("read/model-pool/worker-1").await["detail"]["load"]["running"].as_u64().unwrap();
+    let running = async || {
+        let load = &server.actor("read/model-pool/worker-1").await["detail"]["load"];
+        load["running"].as_u64().unwrap() + load["parked"].as_u64().unwrap()
+    };
     let mut left = 0;
     for _ in 0..3 {
         let response = server.ask(json!({ "question": question, "max_tokens": 1024, "temperature": 1.0 })).await;

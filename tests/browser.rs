@@ -9,12 +9,7 @@ use common::{Home, Setup, here, sample};
 #[tokio::test]
 async fn the_chat_page_asks_streams_shows_sources_and_stops() {
     let folder = here("tests/browser");
-    let installed = folder.join("node_modules/playwright-core").is_dir();
-    if !installed {
-        let npm = Command::new("npm").args(["ci", "--no-audit", "--no-fund"]).current_dir(&folder).output();
-        let npm = npm.expect("npm runs (Debian packages nodejs and npm)");
-        assert!(npm.status.success(), "npm ci: {}", String::from_utf8_lossy(&npm.stderr));
-    }
+    common::npm_packages(&folder, "playwright-core");
     let home = Home::new();
     let server = home.serve(&Setup { folder: Some(sample()), ..Setup::default() }).await;
     server

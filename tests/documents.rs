@@ -93,8 +93,10 @@ async fn unchanged_chunks_are_not_embedded_again() {
     let home = Home::new();
     let server = home.serve(&Setup::default()).await;
     let section = |n: usize| format!("## Part {n}\n\n{}\n\n", format!("Sentence {n} about subject {n}. ").repeat(40));
-    let text: String = (0..10).map(section).collect();
+    // So many that all of them would take several messages to the embedder.
+    let text: String = (0..70).map(section).collect();
     server.put_visible("long", &text).await;
+    assert!(server.actor("embedder").await["handled"].as_u64().unwrap() >= 3);
     let before = server.actor("embedder").await["handled"].as_u64().unwrap();
     // The same content with another title in the request body's metadata is a new revision with the same chunks.
     let envelope = json!({ "content": text, "metadata": { "team": "a" } }).to_string();

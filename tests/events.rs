@@ -86,7 +86,16 @@ async fn repeated_reordered_and_replayed_events_change_nothing_that_is_right() {
     publish(&bus, "n", "upserted", "n1", &[], "one").await;
     publish(&bus, "n", "upserted", "n2", &[], "two").await;
     publish(&bus, "n", "upserted", "n1", &[], "one").await;
+    for n in 0..30 {
+        let document = format!("n{n}");
+        for (id, text) in [("one", "one"), ("two", "two"), ("one", "one")] {
+            publish(&bus, &document, "upserted", &format!("{document}-{id}"), &[], text).await;
+        }
+    }
     all_taken(&server, &bus).await;
+    for n in 0..30 {
+        assert_eq!(server.text(&format!("n{n}")).await.as_deref(), Some("two"), "n{n}");
+    }
     let state = async |server: &Server| (server.text("a").await, server.text("d").await, server.text("n").await);
     let right = (Some("the second".to_owned()), None, Some("two".to_owned()));
     assert_eq!(state(&server).await, right);

@@ -8,8 +8,11 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use answerd::models::chat::ChatTemplate;
 use answerd::models::llama_cpp::{LlamaCpp, LlamaOptions};
-use answerd::models::{FinishReason, Finished, Generator, ModelError, Sampling, Segment, Sequence, Sink};
+use answerd::models::{
+    Demand, FinishReason, Finished, Generator, ModelError, Prompt, Rejected, Sampling, Segment, Sequence, Sink,
+};
 use parking_lot::{RwLock, RwLockReadGuard};
 
 /// Longer than anything here takes: a test that waits this long has hung.
@@ -52,8 +55,8 @@ struct Probe {
 }
 
 impl Sink for Probe {
-    fn wanted(&self) -> bool {
-        self.wanted.load(Ordering::SeqCst)
+    fn demand(&self) -> Demand {
+        if self.wanted.load(Ordering::SeqCst) { Demand::Run } else { Demand::Stop }
     }
     fn started(&mut self) {
         let _ = self.events.send(Event::Started);
@@ -117,7 +120,7 @@ impl Reader {
 }
 
 fn greedy() -> Sampling {
-    Sampling { temperature: 0.0, top_p: 1.0, repeat_penalty: 1.0, seed: 0 }
+    Sampling::default()
 }
 
 fn sequence(prompt: &[i32], max_tokens: usize, stop: &[&str]) -> (Sequence, Reader) {
@@ -125,7 +128,7 @@ fn sequence(prompt: &[i32], max_tokens: usize, stop: &[&str]) -> (Sequence, Read
     let wanted = Arc::new(AtomicBool::new(true));
     let sink = Box::new(Probe { wanted: Arc::clone(&wanted), events: sender });
     let stop = stop.iter().map(|stop| (*stop).to_owned()).collect();
-    let sequence = Sequence { prompt: prompt.to_vec(), sampling: greedy(), max_tokens, stop, sink };
+    let sequence = Sequence { prompt: Prompt::Tokens(prompt.to_vec()), sampling: greedy(), max_tokens, stop, sink };
     (sequence, Reader { wanted, events })
 }
 
@@ -174,7 +177,7 @@ fn the_model_answers_a_question() {
     assert_eq!(finished.reason, FinishReason::Stop);
     assert_eq!(finished.prompt_tokens, prompt.len());
     assert!(!text.contains("<|"), "a special token is shown: {text}");
-    assert!(engine.chat_template().is_some_and(|template| template.contains("<|im_start|>")));
+    assert!(engine.template() == ChatTemplate::ChatMl);
 }
 
 #[test]
@@ -309,7 +312,8 @@ fn a_seed_repeats_what_it_said_and_another_says_something_else() {
     let (engine, _calm) = shared();
     let say = |seed| {
         let (mut sequence, reader) = sequence(&plain(engine, "Once upon a time"), 30, &[]);
-        sequence.sampling = Sampling { temperature: 1.0, top_p: 0.95, repeat_penalty: 1.1, seed };
+        sequence.sampling =
+            Sampling { temperature: 1.0, top_p: 0.95, repeat_penalty: 1.1, seed: Some(seed), ..Sampling::default() };
         engine.start(sequence).unwrap();
         reader.answer().0
     };
@@ -390,7 +394,7 @@ fn what_does_not_fit_the_context_is_refused_with_its_counts() {
     let prompt = plain(engine, &story(3));
     let (sequence_one, _reader) = sequence(&prompt, 2048, &[]);
     match engine.start(sequence_one) {
-        Err(ModelError::ContextTooSmall { prompt: 1.., output: 2048, context: 2048 }) => {}
+        Err(Rejected { error: ModelError::ContextTooSmall { prompt: 1.., output: 2048, context: 2048 }, .. }) => {}
         other => panic!("{other:?}"),
     }
     let fits = start(engine, &prompt, 2048 - prompt.len(), &[]);
@@ -493,9 +497,9 @@ mod faults {
             other => panic!("{other:?}"),
         }
         assert!(!engine.alive());
-        assert!(matches!(engine.start(sequence(&prompt, 5, &[]).0), Err(ModelError::Stopped)));
+        assert!(matches!(engine.start(sequence(&prompt, 5, &[]).0), Err(Rejected { error: ModelError::Stopped, .. })));
         let orphans = engine.take_waiting();
-        assert_eq!(orphans.iter().map(|orphan| &orphan.prompt).collect::<Vec<_>>(), [&prompt]);
+        assert_eq!(orphans.iter().map(|orphan| &orphan.prompt).collect::<Vec<_>>(), [&Prompt::Tokens(prompt.clone())]);
         drop(engine);
         let successor = load(1);
         for orphan in orphans {

@@ -80,7 +80,9 @@ pub async fn parse(job: &Job, bytes: &[u8]) -> Result<ParsedDocument, ProcessErr
     if output.status.success() {
         let outcome: Result<ParsedDocument, String> =
             serde_json::from_slice(&output.stdout).map_err(|error| unavailable("understand", &error))?;
-        return outcome.map_err(ProcessError::Unfit);
+        // Some parsers are told that there is no more memory, others end with it.
+        let memory = |said: &String| said.contains("out of memory");
+        return outcome.map_err(|said| if memory(&said) { out_of_memory(job) } else { ProcessError::Unfit(said) });
     }
     let said = String::from_utf8_lossy(&output.stderr);
     let said: String = said.trim().chars().take(300).collect();
@@ -90,16 +92,20 @@ pub async fn parse(job: &Job, bytes: &[u8]) -> Result<ParsedDocument, ProcessErr
             "the document took more than {} s of processor time to parse ([ingest] parse_cpu_s)",
             job.cpu_seconds
         )),
-        Some(libc::SIGABRT) if said.contains("memory allocation") => ProcessError::Unfit(format!(
-            "the document needs more than {} bytes of memory to parse ([ingest] parse_memory_bytes)",
-            job.memory_bytes
-        )),
+        Some(libc::SIGABRT) if said.contains("memory allocation") => out_of_memory(job),
         Some(signal) if CRASHES.contains(&signal) => {
             ProcessError::Unfit(format!("the document crashed its parser (signal {signal}): {said}"))
         }
         // Killed from outside, as by an operator or for want of memory on the machine: not the document's fault.
         _ => unavailable("finish", &format_args!("{}: {said}", output.status)),
     })
+}
+
+fn out_of_memory(job: &Job) -> ProcessError {
+    let bytes = job.memory_bytes;
+    ProcessError::Unfit(format!(
+        "the document needs more than {bytes} bytes of memory to parse ([ingest] parse_memory_bytes)"
+    ))
 }
 
 /// The work of the process: limits itself, reads the job and the document, writes the outcome.

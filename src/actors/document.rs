@@ -14,12 +14,15 @@ use super::door::{Door, DoorError, Factory, Role};
 use super::embedder::{Embed, Embedder};
 use super::indexer::{Indexer, Indexes, Wake};
 use super::stats::now_ms;
+use crate::config::HEADING_TOKENS;
 use crate::documents::parse::{ParseInput, ParseLimits, is_risky, parse};
 use crate::documents::{Chunk, ParsedDocument, chunk};
 use crate::models;
 use crate::stores::StoreError;
 use crate::stores::catalog::{NewChunk, Pending, PendingContent, Progress};
 
+/// What the embedding model puts around a text, in tokens.
+const SPECIAL_TOKENS: usize = 2;
 /// Texts sent to the embedder at once.
 const EMBED_TEXTS: usize = 32;
 
@@ -35,6 +38,9 @@ pub enum ProcessError {
     /// The document itself cannot be taken. Trying again would not help.
     #[error("{0}")]
     Unfit(String),
+    /// Something failed that may be the document's fault. To be tried again, a limited number of times.
+    #[error("{0}")]
+    Suspect(String),
     /// Something was not available. To be tried again.
     #[error("{0}")]
     Unavailable(String),
@@ -137,7 +143,7 @@ impl DocumentTools {
         let new: Vec<usize> = (0..chunks.len()).filter(|&n| vectors[n].is_none()).collect();
         for some in new.chunks(EMBED_TEXTS) {
             let texts = some.iter().map(|&n| chunks[n].embedded.clone()).collect();
-            let embedded = self.embedder.ask_patiently(Embed { texts, urgent: false }).await.map_err(unavailable)?;
+            let embedded = self.embedder.ask_patiently(Embed { texts, urgent: false }).await.map_err(not_embedded)?;
             for (&n, vector) in some.iter().zip(embedded) {
                 vectors[n] = Some(vector);
             }
@@ -200,8 +206,11 @@ impl DocumentTools {
     }
 }
 
-fn unavailable<E: std::fmt::Display>(error: DoorError<E>) -> ProcessError {
-    ProcessError::Unavailable(error.to_string())
+fn not_embedded<E: std::fmt::Display>(error: DoorError<E>) -> ProcessError {
+    match error {
+        DoorError::Panicked { .. } => ProcessError::Suspect(error.to_string()),
+        error => ProcessError::Unavailable(error.to_string()),
+    }
 }
 
 /// A chunk with what is embedded for it.
@@ -227,7 +236,8 @@ fn cut(
     let pieces = chunks
         .into_iter()
         .map(|chunk| {
-            let embedded = embedded_text(&title, &chunk.section, &parsed.text[chunk.span.clone()]);
+            let headings = headings(&title, &chunk.section, &|text| model.count_tokens(text));
+            let embedded = embedded_text(headings, &parsed.text[chunk.span.clone()]);
             let hash = Sha256::digest(embedded.as_bytes()).into();
             Piece { chunk, embedded, hash }
         })
@@ -237,18 +247,58 @@ fn cut(
 
 /// What is embedded for a chunk: its text under the title and headings it stands under, without which
 /// many a chunk does not say what it is about.
-fn embedded_text(title: &str, section: &[String], text: &str) -> String {
-    let mut embedded = String::with_capacity(title.len() + text.len() + 64);
-    let headings = std::iter::once(title).chain(section.iter().map(String::as_str).filter(|part| *part != title));
-    for heading in headings.filter(|heading| !heading.is_empty()) {
-        if !embedded.is_empty() {
-            embedded.push_str(" > ");
+fn embedded_text(mut headings: String, text: &str) -> String {
+    if !headings.is_empty() {
+        headings.push('\n');
+    }
+    headings.push_str(text);
+    headings
+}
+
+/// The title and the headings above a chunk in one line, cut to what the model has room for beside the chunk.
+fn headings(title: &str, section: &[String], count_tokens: &dyn Fn(&str) -> usize) -> String {
+    let most = HEADING_TOKENS - SPECIAL_TOKENS;
+    // A token has a byte at least: most lines need no counting.
+    let too_long = |line: &str| line.len() > most && count_tokens(line) > most;
+    let below = section.iter().map(String::as_str).filter(|part| *part != title);
+    let mut parts: Vec<&str> = std::iter::once(title).chain(below).filter(|part| !part.is_empty()).collect();
+    let mut line = parts.join(" > ");
+    // Of a deep path the title and the innermost heading say most.
+    while parts.len() > 2 && too_long(&line) {
+        parts.remove(1);
+        line = parts.join(" > ");
+    }
+    while too_long(&line) {
+        let keep = (line.len() * most / count_tokens(&line)).min(line.len() - 1);
+        line.truncate(line.floor_char_boundary(keep));
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn words(text: &str) -> usize {
+        text.split_whitespace().count()
+    }
+
+    #[test]
+    fn the_title_and_the_innermost_heading_outlast_the_others() {
+        let long = "word ".repeat(60);
+        let section = [long.clone(), long, "The innermost".to_owned()];
+        assert_eq!(headings("The title", &section, &words), "The title > The innermost");
+        assert_eq!(headings("Same", &["Same".into(), "Below".into()], &words), "Same > Below");
+        assert_eq!(headings("", &[], &words), "");
+    }
+
+    proptest! {
+        #[test]
+        fn headings_never_take_the_room_of_the_text(title in ".{0,400}", section in proptest::collection::vec(".{0,200}", 0..5)) {
+            let bytes = |text: &str| text.len();
+            prop_assert!(headings(&title, &section, &bytes).len() <= HEADING_TOKENS - SPECIAL_TOKENS);
         }
-        embedded.push_str(heading);
     }
-    if !embedded.is_empty() {
-        embedded.push('\n');
-    }
-    embedded.push_str(text);
-    embedded
 }

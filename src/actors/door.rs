@@ -85,6 +85,8 @@ pub struct Plan<R: Role> {
     pub factory: Factory<R>,
     /// Says more about it.
     pub detail: Option<Detail>,
+    /// It is one of several that do the same: whether the service can do without it, its pool says.
+    pub pooled: bool,
 }
 
 /// Why a message was not answered with a reply.
@@ -291,6 +293,7 @@ impl<R: Role> Watched for Door<R> {
         let (recent, last) = self.0.stats.recent_restarts(policy.window);
         let last = last.map_or_else(|| "no error was recorded".to_owned(), |error| error.message);
         match self.0.stats.state() {
+            State::Failed | State::Starting if self.0.plan.pooled => None,
             State::Failed => Some(format!("{} cannot start: {last}", self.name())),
             State::Starting if recent == 0 => Some(format!("{} is starting", self.name())),
             _ if recent >= policy.unhealthy => Some(format!(

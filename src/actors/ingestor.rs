@@ -107,7 +107,7 @@ impl Intake {
                     return self.give_up(document, seq, reason).await;
                 }
                 // A panic may be the document's fault: it gets a limited number of tries.
-                Err(error @ DoorError::Panicked { .. }) => {
+                Err(error @ (DoorError::Panicked { .. } | DoorError::Failed(ProcessError::Suspect(_)))) => {
                     failures += 1;
                     if failures >= max_attempts {
                         let reason = format!("it failed {failures} times; the last time: {error}");

@@ -12,10 +12,13 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use async_nats::header::HeaderMap;
 use async_nats::jetstream::AckKind;
+use async_nats::jetstream::consumer::{Consumer, pull};
+use dashmap::DashMap;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt, future::LocalBoxFuture};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
+use tokio::sync::oneshot;
 
 use super::compute::blocking;
 use super::door::{Door, Factory, Role};
@@ -29,6 +32,8 @@ use crate::stores::nats::{Bus, FETCHING, RETRY};
 
 /// Events asked for in one pull.
 const PULL: usize = 32;
+/// Bytes of a message beyond its payload, about.
+const PULL_MARGIN: usize = 8192;
 /// A pull waits at most so long for the first event.
 const PULL_WAIT: Duration = Duration::from_secs(3);
 /// Longest pause between two tries.
@@ -73,6 +78,11 @@ impl SourceState {
     /// The connection to NATS, once there was one.
     pub fn bus(&self) -> Option<Arc<Bus>> {
         self.bus.load_full()
+    }
+
+    /// Events that were given up.
+    pub fn dead_letters(&self) -> u64 {
+        self.buried.load(Ordering::Relaxed)
     }
 
     /// For the admin page.
@@ -144,7 +154,13 @@ struct Shared {
     ingestor: Door<Ingestor>,
     datarefs: Arc<Datarefs>,
     state: Arc<SourceState>,
+    /// Events on their way to the catalog. One that was published twice is known again only once it is there, and the
+    /// second one taken first would count as the newer content.
+    turns: Turns,
 }
+
+/// The last one in line for each event: its number, and what ends when it is done.
+type Turns = DashMap<[u8; 16], (u64, oneshot::Receiver<()>)>;
 
 impl Source {
     /// The factory of the source.
@@ -154,7 +170,7 @@ impl Source {
         datarefs: Arc<Datarefs>,
         state: Arc<SourceState>,
     ) -> Factory<Self> {
-        let shared = Arc::new(Shared { indexes, ingestor, datarefs, state });
+        let shared = Arc::new(Shared { indexes, ingestor, datarefs, state, turns: DashMap::new() });
         Arc::new(move || {
             let source = Self(Arc::clone(&shared));
             async move { Ok(source) }.boxed_local()
@@ -204,6 +220,46 @@ enum Verdict {
     Poison(String),
 }
 
+/// A delivery's place in the line of its event; the last one takes the line away.
+struct Turn<'s> {
+    turns: &'s Turns,
+    event: [u8; 16],
+    number: u64,
+    before: Option<oneshot::Receiver<()>>,
+    _done: oneshot::Sender<()>,
+}
+
+impl<'s> Turn<'s> {
+    /// The last place.
+    fn take(turns: &'s Turns, event: [u8; 16], number: u64) -> Self {
+        let (done, ended) = oneshot::channel();
+        let before = turns.insert(event, (number, ended)).map(|(_, ended)| ended);
+        Self { turns, event, number, before, _done: done }
+    }
+
+    /// Waits until those before it are done.
+    async fn come(&mut self) {
+        if let Some(before) = &mut self.before {
+            // What ends it is that its other end is dropped.
+            let _ = before.await;
+            self.before = None;
+        }
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.turns.remove_if(&self.event, |_, (number, _)| *number == self.number);
+    }
+}
+
+/// A message as it was read.
+struct Opened<'s> {
+    message: async_nats::jetstream::Message,
+    arrival: Arrival,
+    event: Result<(DocumentEvent, Turn<'s>), String>,
+}
+
 impl Shared {
     async fn take_events(&self) -> Result<(), String> {
         let config = &self.indexes.config.nats;
@@ -222,18 +278,25 @@ impl Shared {
         self.indexes.freshness.redelivery(consumer.cached_info().num_pending);
         tracing::info!(stream = config.stream, consumer = config.consumer, "taking events from NATS");
         let mut work = FuturesUnordered::new();
+        let mut deliveries = 0;
         loop {
             let apart = self.state.fetching().min(FETCHING);
             let free = config.max_in_flight.saturating_sub(work.len().saturating_sub(apart));
-            if free == 0 || self.state.bytes_at_work() >= config.max_in_flight_bytes {
+            let bytes = config.max_in_flight_bytes.saturating_sub(self.state.bytes_at_work());
+            if free == 0 || bytes == 0 {
                 // Work may wait for the bus too: a connection that ended is not waited for.
-                let _ = tokio::time::timeout(PULL_WAIT, work.next()).await;
+                let waited = tokio::time::timeout(PULL_WAIT, work.next()).await;
                 if bus.ended() {
                     return Err("the connection to NATS is lost".to_owned());
                 }
+                if waited.is_err() {
+                    self.count_waiting(&consumer).await?;
+                }
                 continue;
             }
-            let pull = consumer.batch().max_messages(free.min(PULL)).expires(PULL_WAIT).messages();
+            // At least one message of any size.
+            let bytes = bytes.max(bus.max_payload() + PULL_MARGIN);
+            let pull = consumer.batch().max_messages(free.min(PULL)).max_bytes(bytes).expires(PULL_WAIT).messages();
             let mut batch = pull.await.map_err(|error| format!("cannot pull events: {error}"))?;
             let mut came = false;
             loop {
@@ -242,7 +305,11 @@ impl Shared {
                     message = batch.next() => match message {
                         Some(Ok(message)) => {
                             came = true;
-                            work.push(self.take(Arc::clone(&bus), message));
+                            // In the order of the stream, before any of them is worked on.
+                            deliveries += 1;
+                            if let Some(opened) = self.open(message, deliveries) {
+                                work.push(self.take(Arc::clone(&bus), opened));
+                            }
                         }
                         Some(Err(error)) => return Err(format!("the pull of events broke: {error}")),
                         None => break,
@@ -251,14 +318,21 @@ impl Shared {
             }
             // A pull ends in the same way where there is nothing to be had and where NATS does not answer.
             if !came {
-                let asked = tokio::time::timeout(PULL_WAIT, consumer.get_info()).await;
-                asked.map_err(|_| "NATS does not answer".to_owned())?.map_err(|error| format!("NATS: {error}"))?;
+                self.count_waiting(&consumer).await?;
             }
         }
     }
 
-    /// Takes one event, and tells the server while it works.
-    async fn take(&self, bus: Arc<Bus>, message: async_nats::jetstream::Message) {
+    /// Asks how many events wait on the bus, for what is said of the lag.
+    async fn count_waiting(&self, consumer: &Consumer<pull::Config>) -> Result<(), String> {
+        let asked = tokio::time::timeout(PULL_WAIT, consumer.get_info()).await;
+        let info = asked.map_err(|_| "NATS does not answer".to_owned())?.map_err(|error| format!("NATS: {error}"))?;
+        self.indexes.freshness.waiting(info.num_pending);
+        Ok(())
+    }
+
+    /// Reads a message, and takes its place in the line of its event.
+    fn open(&self, message: async_nats::jetstream::Message, number: u64) -> Option<Opened<'_>> {
         let arrival = match message.info() {
             Ok(info) => {
                 let (sequence, published) = (info.stream_sequence, info.published.unix_timestamp_nanos() as i64);
@@ -271,12 +345,39 @@ impl Shared {
                     retried: message.headers.as_ref().is_some_and(|headers| headers.get(RETRY).is_some()),
                 }
             }
-            Err(error) => return tracing::error!(%error, "a message that JetStream did not send is left alone"),
+            Err(error) => {
+                tracing::error!(%error, "a message that JetStream did not send is left alone");
+                return None;
+            }
         };
-        let sequence = arrival.sequence;
         let at_work = AtWork { bytes: message.payload.len(), fetching: false, held_up: None };
-        self.state.at_work.lock().insert(sequence, at_work);
-        let mut work = std::pin::pin!(self.see_through(&bus, &message, &arrival));
+        self.state.at_work.lock().insert(arrival.sequence, at_work);
+        let headers = message.headers.iter().flat_map(HeaderMap::iter);
+        let read = cloudevent::read(&Delivery {
+            headers: headers
+                .flat_map(|(name, values)| values.iter().map(move |value| (name.to_string(), value.to_string())))
+                .collect(),
+            body: &message.payload,
+            bus_subject: Some(&message.subject),
+            fallback_id: arrival.key.id.clone(),
+        });
+        let event = match read {
+            Ok(event) => {
+                // Until its turn comes it is held up as by what those before it wait for.
+                self.state.set_fetching(arrival.sequence, event.dataref.is_some());
+                let turn = Turn::take(&self.turns, event.key.hash(), number);
+                Ok((event, turn))
+            }
+            Err(error) => Err(error.to_string()),
+        };
+        Some(Opened { message, arrival, event })
+    }
+
+    /// Takes one event, and tells the server while it works.
+    async fn take(&self, bus: Arc<Bus>, opened: Opened<'_>) {
+        let Opened { message, arrival, event } = opened;
+        let sequence = arrival.sequence;
+        let mut work = std::pin::pin!(self.see_through(&bus, &message, &arrival, event));
         let mut tick = actix_rt::time::interval(Duration::from_secs(self.indexes.config.nats.ack_wait_s) / 3);
         tick.tick().await;
         loop {
@@ -297,28 +398,25 @@ impl Shared {
     }
 
     /// Carries an event out, or gives it to the dead letters.
-    async fn see_through(&self, bus: &Bus, message: &async_nats::jetstream::Message, arrival: &Arrival) {
+    async fn see_through(
+        &self,
+        bus: &Bus,
+        message: &async_nats::jetstream::Message,
+        arrival: &Arrival,
+        event: Result<(DocumentEvent, Turn<'_>), String>,
+    ) {
         fail::fail_point!("source");
         let none = HeaderMap::new();
         let headers = message.headers.as_ref().unwrap_or(&none);
-        let read = cloudevent::read(&Delivery {
-            headers: headers
-                .iter()
-                .flat_map(|(name, values)| values.iter().map(move |value| (name.to_string(), value.to_string())))
-                .collect(),
-            body: &message.payload,
-            bus_subject: Some(&message.subject),
-            fallback_id: arrival.key.id.clone(),
-        });
-        let (key, collection, verdict) = match read {
-            Err(error) => (arrival.key.clone(), None, Verdict::Poison(error.to_string())),
-            Ok(event) => {
+        let (key, collection, verdict) = match event {
+            Err(error) => (arrival.key.clone(), None, Verdict::Poison(error)),
+            Ok((event, turn)) => {
                 let key = event.key.clone();
                 let collection = match &event.operation {
                     Operation::Upsert(upsert) => Some(upsert.collection.clone()),
                     Operation::Delete { .. } => None,
                 };
-                (key, collection, self.carry_out(bus, event, arrival).await)
+                (key, collection, self.carry_out(bus, event, turn, arrival).await)
             }
         };
         let Verdict::Poison(reason) = verdict else { return };
@@ -337,7 +435,7 @@ impl Shared {
             if arrival.retried {
                 id = format!("{id}-{}", arrival.key.id);
             }
-            let new = bus.bury(&collection, headers.clone(), message.payload.clone(), about, &id).await?;
+            let new = bus.bury(&collection, headers, message.payload.clone(), about, &id).await?;
             let catalog = Arc::clone(&self.indexes.catalog);
             blocking(move || catalog.remember_event(&grave)).await.map_err(|error| error.to_string())?;
             Ok(new)
@@ -349,12 +447,12 @@ impl Shared {
     }
 
     /// Carries an event out, trying again what was not available.
-    async fn carry_out(&self, bus: &Bus, event: DocumentEvent, arrival: &Arrival) -> Verdict {
+    async fn carry_out(&self, bus: &Bus, event: DocumentEvent, mut turn: Turn<'_>, arrival: &Arrival) -> Verdict {
         let DocumentEvent { key, mut operation, dataref } = event;
+        turn.come().await;
         let about = format!("an event about {}", operation.id());
         let mut room = None;
         if let Some(dataref) = &dataref {
-            self.state.set_fetching(arrival.sequence, true);
             let fetch = async || match self.datarefs.complete(&mut operation, dataref, Some(bus)).await {
                 Ok(room) => Ok(Ok(room)),
                 Err(DatarefError::Unavailable(reason)) => Err(reason),
@@ -381,7 +479,7 @@ impl Shared {
         let receipt = self.state.until_done(arrival.sequence, &about, receive).await;
         // From here on it is an operation, and on disk.
         self.indexes.freshness.taken(arrival.sequence);
-        drop((room, operation));
+        drop((room, operation, turn));
         if receipt.outcome != Outcome::Accepted {
             self.state.changed_nothing.fetch_add(1, Ordering::Relaxed);
         }

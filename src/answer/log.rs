@@ -1,18 +1,21 @@
 //! The answer log: one generation writes it, any number of readers follow it, each with a cursor of its own.
 //!
-//! It is an append-only list of events, bounded by the output limit. A reader that comes late sees everything from
-//! where it asks. When the last reader leaves, the answer is no longer wanted, and who computes for it stops.
-//! Plain std: wakers of whatever runtime polls the readers.
+//! It is an append-only list of events, bounded by the output limit. A reader that comes late, or comes again, sees
+//! everything from where it asks. The log also says whether more is wanted ([`AnswerLog::demand`]): the generation runs
+//! at most a window ahead of its furthest reader, and ends where nobody reads, where it was cancelled, or where its
+//! time is up. Plain std: wakers of whatever runtime polls the readers.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 
 use futures_util::Stream;
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::freshness::AsOf;
+use crate::models::Demand;
 
 /// Where an answer is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -101,6 +104,8 @@ pub enum Event {
         total_tokens: usize,
         /// Tokens of the prompt that had been computed before.
         cached_prompt_tokens: usize,
+        /// The counts are estimates: the model is on a server that did not tell them.
+        estimated: bool,
     },
     /// It is complete. The last event.
     Done {
@@ -134,16 +139,30 @@ impl Event {
             Self::Status { stage, queue_position } => json!({ "stage": stage, "queue_position": queue_position }),
             Self::Sources { as_of, sources } => as_of.beside(json!({ "sources": sources })),
             Self::Token { text } => json!({ "text": text }),
-            Self::Usage { prompt_tokens, completion_tokens, total_tokens, cached_prompt_tokens } => json!({
-                "prompt_tokens": prompt_tokens,
-                "completion_tokens": completion_tokens,
-                "total_tokens": total_tokens,
-                "cached_prompt_tokens": cached_prompt_tokens,
-            }),
+            Self::Usage { prompt_tokens, completion_tokens, total_tokens, cached_prompt_tokens, estimated } => {
+                let mut usage = json!({
+                    "prompt_tokens": prompt_tokens,
+                    "completion_tokens": completion_tokens,
+                    "total_tokens": total_tokens,
+                    "cached_prompt_tokens": cached_prompt_tokens,
+                });
+                if *estimated {
+                    usage["estimated"] = true.into();
+                }
+                usage
+            }
             Self::Done { finish_reason, cached, as_of } => {
                 as_of.beside(json!({ "finish_reason": finish_reason, "cached": cached }))
             }
             Self::Error(problem) => problem.clone(),
+        }
+    }
+
+    /// The kind of problem it is about, where it is an error.
+    pub fn problem_kind(&self) -> Option<&str> {
+        match self {
+            Self::Error(problem) => problem["type"].as_str()?.rsplit(':').next(),
+            _ => None,
         }
     }
 
@@ -167,22 +186,86 @@ pub fn parse_event_id(id: &str) -> Option<(&str, usize)> {
     Some((answer, position.parse().ok()?))
 }
 
+/// Most `status` events of an answer. One in a long line changes its place often; what comes later is left out.
+const MAX_STATUSES: usize = 256;
+
+/// What bounds an answer.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// The most events, those of its status aside.
+    pub max_events: usize,
+    /// Events that the generation may be ahead of its furthest reader.
+    pub window: usize,
+    /// How long it is still wanted after its last reader has left, who may come again.
+    pub grace: Duration,
+    /// How long readers may leave the window full.
+    pub stall: Duration,
+    /// How long it may take in all.
+    pub time: Duration,
+}
+
+impl Default for Bounds {
+    /// For tests and tools with a reader that is always there.
+    fn default() -> Self {
+        Self {
+            max_events: 4096,
+            window: usize::MAX,
+            grace: Duration::ZERO,
+            stall: Duration::from_secs(60),
+            time: Duration::from_secs(3600),
+        }
+    }
+}
+
+/// Why an answer was ended before its model did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stopped {
+    /// Its last reader left and none came.
+    Left,
+    /// Somebody said so.
+    Cancelled,
+    /// Its readers took nothing for too long.
+    Stalled,
+    /// Its time was up.
+    Late,
+}
+
 /// The log of one answer; see the module.
 #[derive(Debug)]
 pub struct AnswerLog {
     id: String,
-    max_events: usize,
+    bounds: Bounds,
+    began: Instant,
     state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
-    events: Vec<Arc<Event>>,
-    closed: bool,
+    entries: Vec<Entry>,
+    /// How many of them are about its status.
+    statuses: usize,
+    /// The text of all tokens.
+    text: String,
+    closed: Option<Instant>,
     readers: usize,
-    had_readers: bool,
-    kept: bool,
+    /// The position that the furthest reader has come to.
+    furthest: usize,
+    /// Since when there is no reader.
+    unread_since: Instant,
+    /// The window was full, and its readers have not taken half of it since.
+    parked: bool,
+    /// Since when it is parked without a reader taking anything.
+    full_since: Option<Instant>,
+    stopped: Option<Stopped>,
     waiting: Vec<Waker>,
+}
+
+/// An event as it is kept: most are tokens, of which there can be thousands.
+#[derive(Debug)]
+enum Entry {
+    /// Its text ends here.
+    Token(u32),
+    Other(Arc<Event>),
 }
 
 /// The one that writes the log. Dropped without a last event, it ends the log with an error.
@@ -197,9 +280,23 @@ pub struct Reader {
 }
 
 impl AnswerLog {
-    /// A log for at most `max_events` events, and its writer.
-    pub fn new(id: String, max_events: usize) -> (Writer, Arc<Self>) {
-        let log = Arc::new(Self { id, max_events, state: Mutex::default() });
+    /// An empty log, and its writer.
+    pub fn new(id: String, bounds: Bounds) -> (Writer, Arc<Self>) {
+        let began = Instant::now();
+        let state = State {
+            entries: Vec::new(),
+            statuses: 0,
+            text: String::new(),
+            closed: None,
+            readers: 0,
+            furthest: 0,
+            unread_since: began,
+            parked: false,
+            full_since: None,
+            stopped: None,
+            waiting: Vec::new(),
+        };
+        let log = Arc::new(Self { id, bounds, began, state: Mutex::new(state) });
         (Writer(Arc::clone(&log)), log)
     }
 
@@ -208,40 +305,94 @@ impl AnswerLog {
         &self.id
     }
 
-    /// Whether somebody reads, or may yet begin to.
-    pub fn wanted(&self) -> bool {
-        let state = self.lock();
-        state.readers > 0 || !state.had_readers || state.kept
+    /// Whether more of it is wanted now.
+    pub fn demand(&self) -> Demand {
+        let mut state = self.lock();
+        if state.stopped.is_some() {
+            return Demand::Stop;
+        }
+        if self.began.elapsed() >= self.bounds.time {
+            state.stopped = Some(Stopped::Late);
+        } else if state.readers == 0 && state.unread_since.elapsed() >= self.bounds.grace {
+            state.stopped = Some(Stopped::Left);
+        } else {
+            // One that was parked goes on once half of the window was taken: not for each token anew.
+            let ahead = state.entries.len().saturating_sub(state.furthest);
+            state.parked = if state.parked { ahead > self.bounds.window / 2 } else { ahead >= self.bounds.window };
+            if !state.parked {
+                state.full_since = None;
+                return Demand::Run;
+            }
+            if state.full_since.get_or_insert_with(Instant::now).elapsed() < self.bounds.stall {
+                return Demand::Park;
+            }
+            state.stopped = Some(Stopped::Stalled);
+        }
+        Demand::Stop
     }
 
-    /// Makes it wanted for good, with or without a reader. To keep it wanted for a while, hold a reader.
-    pub fn keep(&self) {
-        self.lock().kept = true;
+    /// Ends it: whoever computes for it stops within a token.
+    pub fn cancel(&self) {
+        self.lock().stopped.get_or_insert(Stopped::Cancelled);
     }
 
-    /// Whether it has its last event.
-    pub fn closed(&self) -> bool {
+    /// Why it was ended early, if it was.
+    pub fn stopped(&self) -> Option<Stopped> {
+        self.lock().stopped
+    }
+
+    /// When it got its last event.
+    pub fn closed(&self) -> Option<Instant> {
         self.lock().closed
+    }
+
+    /// Whether somebody reads it.
+    pub fn is_read(&self) -> bool {
+        self.lock().readers > 0
+    }
+
+    /// How many events it has.
+    pub fn length(&self) -> usize {
+        self.lock().entries.len()
     }
 
     /// A reader of the events from a position on.
     pub fn reader(self: &Arc<Self>, from: usize) -> Reader {
         let mut state = self.lock();
         state.readers += 1;
-        state.had_readers = true;
+        state.furthest = state.furthest.max(from.min(state.entries.len()));
         Reader { log: Arc::clone(self), next: from }
+    }
+
+    /// All events so far, without being a reader.
+    pub fn peek(&self) -> Vec<Arc<Event>> {
+        let state = self.lock();
+        (0..state.entries.len()).filter_map(|position| state.event(position)).collect()
     }
 
     fn append(&self, event: Event) {
         let woken = {
             let mut state = self.lock();
             let last = event.is_last();
-            // One place is kept for the last event.
-            if state.closed || (!last && state.events.len() + 1 >= self.max_events) {
+            let status = matches!(event, Event::Status { .. });
+            let room = match status {
+                true => state.statuses < MAX_STATUSES,
+                // One place is kept for the last event.
+                false => last || state.entries.len() - state.statuses + 1 < self.bounds.max_events,
+            };
+            if state.closed.is_some() || !room {
                 return;
             }
-            state.closed = last;
-            state.events.push(Arc::new(event));
+            state.statuses += usize::from(status);
+            state.closed = last.then(Instant::now);
+            let entry = match event {
+                Event::Token { text } => {
+                    state.text.push_str(&text);
+                    Entry::Token(u32::try_from(state.text.len()).unwrap_or(u32::MAX))
+                }
+                other => Entry::Other(Arc::new(other)),
+            };
+            state.entries.push(entry);
             std::mem::take(&mut state.waiting)
         };
         woken.into_iter().for_each(Waker::wake);
@@ -250,6 +401,22 @@ impl AnswerLog {
     /// A panic elsewhere leaves the list as whole as it was.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn event(&self, position: usize) -> Option<Arc<Event>> {
+        match self.entries.get(position)? {
+            Entry::Other(event) => Some(Arc::clone(event)),
+            Entry::Token(end) => {
+                let before = self.entries[..position].iter().rev().find_map(|entry| match entry {
+                    Entry::Token(end) => Some(*end as usize),
+                    Entry::Other(_) => None,
+                });
+                let text = self.text[before.unwrap_or(0)..*end as usize].to_owned();
+                Some(Arc::new(Event::Token { text }))
+            }
+        }
     }
 }
 
@@ -271,16 +438,29 @@ impl Drop for Writer {
     }
 }
 
+impl Reader {
+    /// The log it reads.
+    pub fn log(&self) -> &Arc<AnswerLog> {
+        &self.log
+    }
+}
+
 impl Stream for Reader {
     /// Position and event.
     type Item = (usize, Arc<Event>);
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let found = {
+        let position = self.next;
+        let event = {
             let mut state = self.log.lock();
-            match state.events.get(self.next) {
-                Some(event) => Some(Arc::clone(event)),
-                None if state.closed => None,
+            match state.event(position) {
+                Some(event) => {
+                    state.furthest = state.furthest.max(position + 1);
+                    // Who takes what was there before is no stalled reader.
+                    state.full_since = None;
+                    event
+                }
+                None if state.closed.is_some() => return Poll::Ready(None),
                 None => {
                     if !state.waiting.iter().any(|waker| waker.will_wake(context.waker())) {
                         state.waiting.push(context.waker().clone());
@@ -289,15 +469,18 @@ impl Stream for Reader {
                 }
             }
         };
-        let position = self.next;
-        self.next += usize::from(found.is_some());
-        Poll::Ready(found.map(|event| (position, event)))
+        self.next += 1;
+        Poll::Ready(Some((position, event)))
     }
 }
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        self.log.lock().readers -= 1;
+        let mut state = self.log.lock();
+        state.readers -= 1;
+        if state.readers == 0 {
+            state.unread_since = Instant::now();
+        }
     }
 }
 
@@ -316,32 +499,97 @@ mod tests {
         Event::Done { finish_reason: DoneReason::Stop, cached: false, as_of: AsOf::default() }
     }
 
-    #[test]
-    fn it_is_wanted_until_its_last_reader_leaves() {
-        let (_writer, log) = AnswerLog::new("a".into(), 9);
-        assert!(log.wanted());
-        let (one, two) = (log.reader(0), log.reader(0));
-        drop(one);
-        assert!(log.wanted());
-        drop(two);
-        assert!(!log.wanted());
+    fn log(bounds: Bounds) -> (Writer, Arc<AnswerLog>) {
+        AnswerLog::new("a".into(), bounds)
     }
 
     #[test]
-    fn a_kept_log_is_wanted_without_a_reader() {
-        let (_writer, log) = AnswerLog::new("a".into(), 9);
+    fn it_is_wanted_until_its_last_reader_leaves() {
+        let (_writer, log) = log(Bounds::default());
+        let (one, two) = (log.reader(0), log.reader(0));
+        drop(one);
+        assert_eq!(log.demand(), Demand::Run);
+        drop(two);
+        assert_eq!((log.demand(), log.stopped()), (Demand::Stop, Some(Stopped::Left)));
+    }
+
+    #[test]
+    fn a_reader_that_comes_again_within_the_grace_keeps_it() {
+        let (_writer, log) = log(Bounds { grace: Duration::from_millis(50), ..Bounds::default() });
         drop(log.reader(0));
-        log.keep();
-        assert!(log.wanted());
+        assert_eq!(log.demand(), Demand::Run);
+        let again = log.reader(0);
+        std::thread::sleep(Duration::from_millis(60));
+        assert_eq!(log.demand(), Demand::Run);
+        drop(again);
+        std::thread::sleep(Duration::from_millis(60));
+        assert_eq!(log.demand(), Demand::Stop);
+    }
+
+    #[test]
+    fn it_runs_a_window_ahead_of_its_furthest_reader_and_ends_where_none_goes_on() {
+        let (mut writer, log) = log(Bounds { window: 2, stall: Duration::from_millis(50), ..Bounds::default() });
+        let (mut quick, slow) = (log.reader(0), log.reader(0));
+        (0..2).for_each(|n| writer.append(token(n)));
+        assert_eq!(log.demand(), Demand::Park);
+        quick.next().now_or_never().flatten().expect("an event");
+        assert_eq!(log.demand(), Demand::Run);
+        writer.append(token(2));
+        assert_eq!(log.demand(), Demand::Park);
+        // Who comes from further on counts as having read what is before.
+        let later = log.reader(3);
+        assert_eq!(log.demand(), Demand::Run);
+        drop((later, slow));
+        (3..5).for_each(|n| writer.append(token(n)));
+        assert_eq!(log.demand(), Demand::Park);
+        std::thread::sleep(Duration::from_millis(60));
+        assert_eq!((log.demand(), log.stopped()), (Demand::Stop, Some(Stopped::Stalled)));
+    }
+
+    #[test]
+    fn one_that_was_parked_goes_on_once_half_of_the_window_was_taken() {
+        let (mut writer, log) = log(Bounds { window: 8, stall: Duration::from_millis(60), ..Bounds::default() });
+        let mut reader = log.reader(0);
+        (0..8).for_each(|n| writer.append(token(n)));
+        for _ in 0..3 {
+            assert_eq!(log.demand(), Demand::Park);
+            reader.next().now_or_never().flatten().expect("an event");
+            // Slow is not stalled.
+            std::thread::sleep(Duration::from_millis(30));
+        }
+        assert_eq!(log.demand(), Demand::Park);
+        reader.next().now_or_never().flatten().expect("an event");
+        assert_eq!(log.demand(), Demand::Run);
+    }
+
+    #[test]
+    fn changes_of_its_place_take_no_room_of_its_text() {
+        let (mut writer, log) = log(Bounds { max_events: 4, ..Bounds::default() });
+        let status = |place| Event::Status { stage: Stage::Queued, queue_position: Some(place) };
+        (0..10 * MAX_STATUSES).for_each(|place| writer.append(status(place)));
+        (0..3).for_each(|n| writer.append(token(n)));
+        writer.append(done());
+        assert_eq!(log.length(), MAX_STATUSES + 4);
+    }
+
+    #[test]
+    fn who_cancels_and_whose_time_is_up_ends_it() {
+        let (_writer, cancelled) = log(Bounds::default());
+        let _reader = cancelled.reader(0);
+        cancelled.cancel();
+        assert_eq!((cancelled.demand(), cancelled.stopped()), (Demand::Stop, Some(Stopped::Cancelled)));
+        let (_writer, late) = log(Bounds { time: Duration::ZERO, ..Bounds::default() });
+        let _reader = late.reader(0);
+        assert_eq!((late.demand(), late.stopped()), (Demand::Stop, Some(Stopped::Late)));
     }
 
     #[test]
     fn it_is_closed_by_its_last_event_only() {
-        let (mut writer, log) = AnswerLog::new("a".into(), 9);
+        let (mut writer, log) = log(Bounds::default());
         writer.append(token(1));
-        assert!(!log.closed());
+        assert!(log.closed().is_none());
         writer.append(done());
-        assert!(log.closed());
+        assert!(log.closed().is_some());
     }
 
     #[test]
@@ -352,7 +600,7 @@ mod tests {
                 self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
             }
         }
-        let (mut writer, log) = AnswerLog::new("a".into(), 9);
+        let (mut writer, log) = log(Bounds::default());
         let mut readers: Vec<_> = (0..3).map(|_| (log.reader(0), Arc::new(Count(0.into())))).collect();
         for wanted in 1..=3 {
             for (reader, count) in &mut readers {
@@ -381,7 +629,7 @@ mod tests {
 
     #[test]
     fn a_writer_that_is_dropped_early_ends_the_log_with_an_error() {
-        let (mut writer, log) = AnswerLog::new("a".into(), 9);
+        let (mut writer, log) = log(Bounds::default());
         writer.append(token(1));
         drop(writer);
         let events: Vec<_> = log.reader(0).collect().now_or_never().expect("the end");
@@ -390,7 +638,7 @@ mod tests {
 
     #[test]
     fn the_bound_keeps_a_place_for_the_last_event() {
-        let (mut writer, log) = AnswerLog::new("a".into(), 4);
+        let (mut writer, log) = log(Bounds { max_events: 4, ..Bounds::default() });
         (0..9).for_each(|n| writer.append(token(n)));
         writer.append(done());
         writer.append(token(9));
@@ -404,7 +652,7 @@ mod tests {
         fn every_reader_sees_all_from_its_start_once_and_in_order(
             steps in proptest::collection::vec(0usize..4, 0..120), starts in proptest::collection::vec(0usize..10, 1..4)
         ) {
-            let (mut writer, log) = AnswerLog::new("a".into(), 1000);
+            let (mut writer, log) = log(Bounds::default());
             let mut readers: Vec<(usize, Reader, Vec<usize>)> =
                 starts.into_iter().map(|from| (from, log.reader(from), Vec::new())).collect();
             let mut written = 0;

@@ -9,6 +9,8 @@ use futures_util::{Stream, StreamExt};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde_json::{Value, json};
 
+use crate::actors::door::DoorError;
+use crate::actors::ingestor::IngestError;
 use crate::actors::retriever::{Mode, Search};
 use crate::app::{App, Parts};
 use crate::asking::Question;
@@ -77,16 +79,12 @@ impl Target {
                 Ok(Box::pin(events))
             }
             Self::Here(app) => {
-                let question = Question {
-                    question: question.to_owned(),
-                    messages: Vec::new(),
-                    filter: None,
-                    max_tokens: None,
-                    temperature: None,
-                    min_seq: None,
-                };
+                let question = Question { question: question.to_owned(), ..Question::default() };
+                let wishes = question.wishes();
+                app.until_models_work().await?;
                 let asker = app.asker().map_err(|error| error.to_string())?;
-                let log = asker.ask(question).await.map_err(|error| error.to_string())?;
+                let log =
+                    asker.ask(question, wishes, "command line".into()).await.map_err(|error| error.to_string())?;
                 Ok(Box::pin(log.reader(0).map(|(_, event)| Ok((event.name().to_owned(), event.data())))))
             }
         }
@@ -136,8 +134,15 @@ impl Target {
                     metadata: Metadata::new(),
                     content,
                 };
-                let receipt = app.ingestor.ask_patiently(Operation::Upsert(upsert).into()).await;
-                receipt.map(drop).map_err(|error| ServiceError::from(error).to_string())
+                loop {
+                    match app.ingestor.ask_patiently(Operation::Upsert(upsert.clone()).into()).await {
+                        // It has much to do.
+                        Err(DoorError::Failed(IngestError::Backlog { .. })) => {
+                            tokio::time::sleep(Duration::from_secs(1)).await;
+                        }
+                        receipt => return receipt.map(drop).map_err(|error| ServiceError::from(error).to_string()),
+                    }
+                }
             }
         }
     }

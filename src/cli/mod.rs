@@ -107,6 +107,7 @@ struct ServerChoice {
 
 /// Runs a command; errors are printed for the person who typed it.
 pub async fn run(cli: Cli) -> ExitCode {
+    crate::http::use_ring();
     match execute(cli).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
@@ -194,6 +195,7 @@ fn start_log(config: &Config, level: &str) {
 
 async fn serve(config: Config) -> Result<(), String> {
     let bind = config.server.bind;
+    allow_many_connections();
     // First of all: a port in use is found before minutes of work.
     let listener = TcpListener::bind(bind).map_err(|error| {
         format!("cannot listen on {bind}: {error}. Stop what uses the port, or choose another in [server] bind.")
@@ -208,22 +210,40 @@ async fn serve(config: Config) -> Result<(), String> {
     let server = crate::web::serve(std::sync::Arc::clone(&app), listener)
         .map_err(|error| format!("cannot serve on {address}: {error}"))?;
     let announcing = std::sync::Arc::clone(&app);
+    let handle = server.handle();
+    let (failed, why) = tokio::sync::oneshot::channel();
     actix_rt::spawn(async move {
+        // A model that cannot be loaded at the start is a mistake of the operator's, who is here now.
+        if let Err(reason) = announcing.until_models_work().await {
+            let _ = failed.send(reason);
+            return handle.stop(false).await;
+        }
         // The folders' first look is over once it has been answered and what it found is visible.
         announcing.until_caught_up().await;
         let counts = announcing.indexes.catalog.counts().unwrap_or_default();
         tracing::info!("ready on http://{address} with {} documents, {} passages", counts.documents, counts.chunks);
     });
-    let handle = server.handle();
+    let (handle, told) = (server.handle(), std::sync::Arc::clone(&app));
     actix_rt::spawn(async move {
         until_told_to_stop().await;
+        told.begin_to_stop();
         handle.stop(true).await;
     });
     // Ends after SIGINT or SIGTERM, once the streams have ended or their time is up.
     let ended = server.await.map_err(|error| format!("the HTTP server failed: {error}"));
     tracing::info!("stopping");
     app.stop().await;
-    ended
+    let mut why = why;
+    why.try_recv().map_or(ended, Err)
+}
+
+/// Every connection is an open file, and the system's first limit is often lower than what it allows.
+fn allow_many_connections() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
 }
 
 /// Waits for SIGINT or SIGTERM.

@@ -1,11 +1,13 @@
 //! Raw settings to validated settings: the defaults, then the file, then the environment. All mistakes are
 //! told at once, each with its path and its place, and with one of them the process does not start.
 //!
-//! `settings` holds the sections and the range of each value, `events` those of `[nats]` and `[fetch]`; `read` finds what is
+//! `settings` holds the sections and the range of each value, `events` those of `[nats]` and `[fetch]`, `models` those of
+//! `[models]`; `read` finds what is
 //! no setting at all; this file checks what lies between settings. Called once, by the command line. It never warns
 //! and goes on, and opens nothing that a setting names.
 
 mod events;
+mod models;
 mod read;
 mod settings;
 
@@ -16,6 +18,7 @@ use std::sync::Arc;
 use garde::Validate;
 
 pub use self::events::{FetchConfig, NatsConfig};
+pub use self::models::{ChatModelConfig, Engine, ModelsConfig, UpstreamConfig};
 use self::read::{Merged, Reader};
 pub use self::settings::*;
 
@@ -197,12 +200,8 @@ impl Config {
             &["index.ef_construction", "index.m"],
             format!("ef_construction is {ef_construction}, it must be at least m, {m}"),
         );
-        let ChatModelConfig { slots, context, batch_tokens, .. } = self.models.chat;
-        check(
-            batch_tokens >= slots,
-            &["models.chat.batch_tokens", "models.chat.slots"],
-            format!("batch_tokens is {batch_tokens}, it must be at least slots, {slots}: one token a slot and step"),
-        );
+        self.models_between(&mut check);
+        let context = self.models.chat.context;
         let AnswerConfig { max_question_tokens, max_output_tokens, evidence_tokens, .. } = self.answer;
         let parts = [evidence_tokens, max_question_tokens, max_output_tokens, PROMPT_OVERHEAD_TOKENS];
         let sum = parts.iter().fold(0, |sum: usize, part| sum.saturating_add(*part));
@@ -247,8 +246,69 @@ impl Config {
         found
     }
 
+    fn models_between(&self, check: &mut impl FnMut(bool, &[&str], String)) {
+        let sections = std::iter::once("models.chat".to_owned());
+        let sections = sections.chain((0..self.models.more.len()).map(|n| format!("models.more[{n}]")));
+        let mut names = vec![("answer.model_name".to_owned(), &self.answer.model_name)];
+        for (section, model) in sections.zip(self.models.all()) {
+            let key = |key: &str| format!("{section}.{key}");
+            let ChatModelConfig { engine, path, hub_id, name, slots, batch_tokens, .. } = model;
+            check(
+                *engine == Engine::OpenAi || batch_tokens >= slots,
+                &[&key("batch_tokens"), &key("slots")],
+                format!(
+                    "batch_tokens is {batch_tokens}, it must be at least slots, {slots}: one token a slot and step"
+                ),
+            );
+            let hub = *engine == Engine::MistralRs && !hub_id.is_empty();
+            check(
+                *engine == Engine::OpenAi || hub || !path.as_os_str().is_empty(),
+                &[&key("path")],
+                "must be given: it has no value".to_owned(),
+            );
+            check(
+                *engine == Engine::MistralRs || hub_id.is_empty(),
+                &[&key("hub_id")],
+                "is for the engine mistralrs; give `path`".to_owned(),
+            );
+            check(
+                *engine != Engine::OpenAi || self.models.upstreams.iter().any(|upstream| upstream.serves == *name),
+                &[&key("engine")],
+                format!("the engine openai needs a [[models.upstreams]] that serves {name:?}"),
+            );
+            names.push((key("name"), name));
+        }
+        names.push(("embedding.name".to_owned(), &self.embedding.name));
+        for (n, (path, name)) in names.iter().enumerate() {
+            let rival = names[..n].iter().find(|(_, earlier)| earlier == name);
+            let rival = rival.map_or(path, |(path, _)| path);
+            check(rival == path, &[path, rival], format!("{name:?} is also {rival}: each model has its own name"));
+        }
+        let remote = self.embedding.engine == EmbeddingEngine::OpenAi;
+        let served = self.models.upstreams.iter().any(|upstream| upstream.serves == self.embedding.name);
+        check(
+            !remote || served,
+            &["embedding.engine"],
+            format!("the engine openai needs a [[models.upstreams]] that serves {:?}", self.embedding.name),
+        );
+        for (n, upstream) in self.models.upstreams.iter().enumerate() {
+            let (serves, path) = (&upstream.serves, format!("models.upstreams[{n}].serves"));
+            let known = names[1..].iter().any(|(_, name)| *name == serves);
+            check(known, &[&path], format!("there is no model {serves:?}: give its name in [models] or [embedding]"));
+        }
+    }
+
     /// Makes every path absolute.
     fn resolve_paths(&mut self, base: &Path, merged: &Merged) -> Vec<ConfigError> {
+        // The default is a model for this process; one elsewhere has a tokenizer here only where it is named.
+        let sections = std::iter::once("models.chat.path".to_owned());
+        let sections = sections.chain((0..).map(|n| format!("models.more[{n}].path")));
+        let ModelsConfig { chat, more, .. } = &mut self.models;
+        for (path, model) in sections.zip(std::iter::once(chat).chain(more)) {
+            if model.engine == Engine::OpenAi && !merged.given(&path) {
+                model.path = PathBuf::new();
+            }
+        }
         let mut paths = vec![
             ("data.dir".to_owned(), &mut self.data.dir),
             ("embedding.model".to_owned(), &mut self.embedding.model),
@@ -256,6 +316,12 @@ impl Config {
         ];
         let folders = self.folders.iter_mut().enumerate();
         paths.extend(folders.map(|(n, folder)| (format!("folders[{n}].path"), &mut folder.path)));
+        let more = self.models.more.iter_mut().enumerate();
+        paths.extend(more.map(|(n, model)| (format!("models.more[{n}].path"), &mut model.path)));
+        let upstreams = self.models.upstreams.iter_mut().enumerate();
+        let keys =
+            upstreams.map(|(n, upstream)| (format!("models.upstreams[{n}].api_key_file"), &mut upstream.api_key_file));
+        paths.extend(keys);
         let nats = &mut self.nats;
         let files = [
             ("nkey_file", &mut nats.nkey_file),

@@ -13,7 +13,7 @@ use toml::de::{DeTable, DeValue, ValueDeserializer};
 use toml::{Spanned, Table, Value};
 
 use super::settings::{Config, FolderConfig};
-use super::{ConfigError, Origin, VARIABLE_PREFIX};
+use super::{ChatModelConfig, ConfigError, ModelsConfig, Origin, UpstreamConfig, VARIABLE_PREFIX};
 
 /// Settings laid over the defaults, and the mistakes found on the way.
 pub(super) struct Reader {
@@ -35,7 +35,12 @@ impl Reader {
     pub(super) fn new() -> Self {
         let defaults = Config::default();
         let merged = as_value(&defaults);
-        let schema = as_value(&Config { folders: vec![FolderConfig::default()], ..defaults });
+        let models = ModelsConfig {
+            more: vec![ChatModelConfig::default()],
+            upstreams: vec![UpstreamConfig::default()],
+            ..ModelsConfig::default()
+        };
+        let schema = as_value(&Config { folders: vec![FolderConfig::default()], models, ..defaults });
         Self { schema, merged, origins: BTreeMap::new(), errors: Vec::new() }
     }
 
@@ -145,12 +150,14 @@ impl Reader {
                     path.pop();
                 }
                 // What is not given is not what the schema's example holds, but what is there.
-                if path.is_empty() {
-                    for (key, value) in self.merged.as_table().into_iter().flatten() {
-                        if known.contains_key(key) && !self.origins.contains_key(key) {
-                            merged.insert(key.clone(), value.clone());
-                        }
+                let entry = path.iter().any(|step| matches!(step, Step::Index(_)));
+                let there = if entry { None } else { get(&self.merged, path).and_then(Value::as_table) };
+                for (key, value) in there.into_iter().flatten() {
+                    path.push(Step::Key(key.clone()));
+                    if known.contains_key(key) && !self.origins.contains_key(&render(path)) {
+                        merged.insert(key.clone(), value.clone());
                     }
+                    path.pop();
                 }
                 Some(Value::Table(merged))
             }

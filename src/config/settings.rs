@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use garde::Validate;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::{FetchConfig, NatsConfig};
+use super::models;
+use super::{FetchConfig, ModelsConfig, NatsConfig};
 use crate::documents::event::{DocumentId, validate_collection};
 
 /// Bytes in a mebibyte.
@@ -106,7 +107,7 @@ pub struct ServerConfig {
     /// Threads that serve HTTP. Default 2.
     #[garde(range(min = 1, max = 1024))]
     pub workers: usize,
-    /// Connections open at once, over all workers. Default 1024.
+    /// Connections open at once, over all workers. Default 8192.
     #[garde(range(min = 1, max = 1_000_000))]
     pub max_connections: usize,
     /// Largest JSON body of a request, in bytes; a document's own limit is `[ingest] max_document_bytes`.
@@ -116,6 +117,12 @@ pub struct ServerConfig {
     /// Time a client has to send the head of a request, in milliseconds. Default 5,000.
     #[garde(range(min = 100, max = 600_000))]
     pub request_timeout_ms: u64,
+    /// Time for the body of a request, in seconds. Default 60.
+    #[garde(range(min = 1, max = 86_400))]
+    pub body_timeout_s: u64,
+    /// A client that takes nothing of its response for so many seconds is disconnected. Default 60.
+    #[garde(range(min = 1, max = 86_400))]
+    pub write_timeout_s: u64,
     /// An SSE comment goes out after so many seconds without an event. Default 15.
     #[garde(range(min = 1, max = 3600))]
     pub keep_alive_s: u64,
@@ -129,9 +136,11 @@ impl Default for ServerConfig {
         Self {
             bind: SocketAddr::from(([127, 0, 0, 1], 8080)),
             workers: 2,
-            max_connections: 1024,
+            max_connections: 8192,
             max_json_bytes: MIB,
             request_timeout_ms: 5000,
+            body_timeout_s: 60,
+            write_timeout_s: 60,
             keep_alive_s: 15,
             shutdown_timeout_s: 20,
         }
@@ -261,7 +270,17 @@ impl Default for ChunkingConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Validate)]
 #[serde(default, deny_unknown_fields)]
 pub struct EmbeddingConfig {
-    /// Folder of the model: `model.safetensors`, `tokenizer.json`, `config.json`.
+    /// What computes vectors. Default `minilm`.
+    #[garde(skip)]
+    pub engine: EmbeddingEngine,
+    /// The name of the model in requests. Default `all-MiniLM-L6-v2`.
+    #[garde(custom(models::model_name))]
+    pub name: String,
+    /// Numbers of a vector of the engine `openai`; changing it makes all vectors anew. Default 384.
+    #[garde(range(min = 2, max = 65_536))]
+    pub dimensions: usize,
+    /// Folder of the model: `model.safetensors`, `tokenizer.json`, `config.json`. The engine `openai` counts tokens with
+    /// its tokenizer.
     /// Default `~/.cache/answerd/models/all-MiniLM-L6-v2`.
     #[garde(custom(given))]
     pub model: PathBuf,
@@ -278,7 +297,36 @@ pub struct EmbeddingConfig {
 
 impl Default for EmbeddingConfig {
     fn default() -> Self {
-        Self { model: "~/.cache/answerd/models/all-MiniLM-L6-v2".into(), threads: 0, batch_tokens: 1024, queue: 1024 }
+        Self {
+            engine: EmbeddingEngine::MiniLm,
+            name: "all-MiniLM-L6-v2".into(),
+            dimensions: 384,
+            model: "~/.cache/answerd/models/all-MiniLM-L6-v2".into(),
+            threads: 0,
+            batch_tokens: 1024,
+            queue: 1024,
+        }
+    }
+}
+
+/// What computes vectors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EmbeddingEngine {
+    /// all-MiniLM-L6-v2 in this process.
+    #[serde(rename = "minilm")]
+    MiniLm,
+    /// `/v1/embeddings` of the upstreams that serve `[embedding] name`.
+    #[serde(rename = "openai")]
+    OpenAi,
+}
+
+impl EmbeddingEngine {
+    /// Its name, as in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::MiniLm => "minilm",
+            Self::OpenAi => "openai",
+        }
     }
 }
 
@@ -384,56 +432,6 @@ impl Default for SearchConfig {
     }
 }
 
-/// `[models]`: the language models.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, Validate)]
-#[serde(default, deny_unknown_fields)]
-pub struct ModelsConfig {
-    /// The model that answers.
-    #[garde(dive)]
-    pub chat: ChatModelConfig,
-}
-
-/// `[models.chat]`: the model that answers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Validate)]
-#[serde(default, deny_unknown_fields)]
-pub struct ChatModelConfig {
-    /// The GGUF file. Default `~/.cache/answerd/models/SmolLM2-135M-Instruct.Q4_1.gguf`.
-    #[garde(custom(given))]
-    pub path: PathBuf,
-    /// Name of the model in requests, responses and figures. Default `smollm2-135m-instruct`.
-    #[garde(custom(model_name))]
-    pub name: String,
-    /// Sequences generated at once. Default 8.
-    #[garde(range(min = 1, max = 256))]
-    pub slots: usize,
-    /// Tokens of one sequence, prompt and output together. Default 2,048.
-    #[garde(range(min = 512, max = 1 << 20))]
-    pub context: usize,
-    /// Tokens computed in one step, over all sequences; at least one a slot. Default 512.
-    #[garde(range(min = 16, max = 65_536))]
-    pub batch_tokens: usize,
-    /// Threads that compute; 0 is one a core. Default 0.
-    #[garde(range(max = 1024))]
-    pub threads: usize,
-    /// Sequences that may wait for a slot; more are refused. Default 64.
-    #[garde(range(min = 1, max = 100_000))]
-    pub queue: usize,
-}
-
-impl Default for ChatModelConfig {
-    fn default() -> Self {
-        Self {
-            path: "~/.cache/answerd/models/SmolLM2-135M-Instruct.Q4_1.gguf".into(),
-            name: "smollm2-135m-instruct".into(),
-            slots: 8,
-            context: 2048,
-            batch_tokens: 512,
-            threads: 0,
-            queue: 64,
-        }
-    }
-}
-
 /// `[answer]`: answers and their prompts. The question, the evidence, the output and
 /// [`PROMPT_OVERHEAD_TOKENS`] together fit the model's context.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate)]
@@ -442,8 +440,8 @@ pub struct AnswerConfig {
     /// Longest question, in tokens of the chat model. Default 512.
     #[garde(range(min = 8))]
     pub max_question_tokens: usize,
-    /// The most messages of a conversation. Default 20.
-    #[garde(range(min = 1, max = 1000))]
+    /// The most messages of a conversation. Default 100.
+    #[garde(range(min = 1, max = 10_000))]
     pub max_messages: usize,
     /// Tokens of output: the most a caller may ask for, and what one gets who asks for no number. Default 256.
     #[garde(range(min = 1))]
@@ -466,13 +464,38 @@ pub struct AnswerConfig {
     /// Penalty on tokens that were used lately; 1.0 is none. Default 1.05.
     #[garde(range(min = 1.0, max = 2.0))]
     pub repeat_penalty: f32,
+    /// The name under which programs that speak OpenAI's protocol ask for answers from the documents; every other model
+    /// answers by itself. Default `answerd`.
+    #[garde(custom(models::model_name))]
+    pub model_name: String,
+    /// Answers open at once, those that only wait for their readers too; more are refused. Default 4,096.
+    #[garde(range(min = 1, max = 1_000_000))]
+    pub max_open: usize,
+    /// Events that a model writes ahead of its furthest reader; then it is parked. Default 64.
+    #[garde(range(min = 1, max = 1_000_000))]
+    pub window: usize,
+    /// An answer ends whose readers have left the window full for so long, in seconds. Default 30.
+    #[garde(range(min = 1, max = 3600))]
+    pub stall_timeout_s: u64,
+    /// An answer goes on for so long after its last reader has left, who may resume it, in seconds. Default 5.
+    #[garde(range(max = 3600))]
+    pub resume_grace_s: u64,
+    /// The longest that an answer may take in all, in seconds. Default 300.
+    #[garde(range(min = 1, max = 86_400))]
+    pub max_time_s: u64,
+    /// How long an answer can be read again after its end, in seconds. Default 300.
+    #[garde(range(max = 86_400))]
+    pub keep_s: u64,
+    /// Ended answers kept at most; the oldest go first. Default 1,000.
+    #[garde(range(max = 1_000_000))]
+    pub keep_max: usize,
 }
 
 impl Default for AnswerConfig {
     fn default() -> Self {
         Self {
             max_question_tokens: 512,
-            max_messages: 20,
+            max_messages: 100,
             max_output_tokens: 256,
             evidence_tokens: 480,
             history_tokens: 400,
@@ -480,6 +503,14 @@ impl Default for AnswerConfig {
             temperature: 0.0,
             top_p: 0.95,
             repeat_penalty: 1.05,
+            model_name: "answerd".into(),
+            max_open: 4096,
+            window: 64,
+            stall_timeout_s: 30,
+            resume_grace_s: 5,
+            max_time_s: 300,
+            keep_s: 300,
+            keep_max: 1000,
         }
     }
 }
@@ -545,15 +576,8 @@ fn socket_address<'de, D: Deserializer<'de>>(from: D) -> Result<SocketAddr, D::E
     })
 }
 
-fn given(path: &Path, _: &()) -> garde::Result {
+pub(super) fn given(path: &Path, _: &()) -> garde::Result {
     if path.as_os_str().is_empty() { Err(garde::Error::new("must be given: it has no value")) } else { Ok(()) }
-}
-
-fn model_name(name: &str, _: &()) -> garde::Result {
-    if name.is_empty() || name.len() > 128 || name.chars().any(|c| c.is_whitespace() || c.is_control()) {
-        return Err(garde::Error::new("must have 1 to 128 bytes, without white space"));
-    }
-    Ok(())
 }
 
 fn collection_name(name: &str, _: &()) -> garde::Result {

@@ -3,11 +3,26 @@
 //!
 //! - [`minilm`]: all-MiniLM-L6-v2 (BERT) on the CPU
 //! - [`llama_cpp`]: any GGUF model through llama.cpp, with continuous batching
+//! - [`mistralrs`]: GGUF files, folders of safetensors and models of a hub through mistral.rs, for a GPU
+//! - [`openai`]: models on servers that speak the protocol of OpenAI
+//!
+//! What they share: [`chat`] has conversations and their markup, [`text`] makes text of tokens, [`line`](mod@line) and
+//! [`admission`] say who goes next and who may wait.
 
+pub mod admission;
+pub mod chat;
+pub mod line;
 pub mod llama_cpp;
 pub mod minilm;
+pub mod mistralrs;
+pub mod openai;
+pub mod text;
+
+use std::time::Duration;
 
 use serde::Serialize;
+
+use self::chat::Message;
 
 /// A vector of an embedding model, of L2 norm 1.
 pub type Vector = Vec<f32>;
@@ -32,6 +47,17 @@ pub enum ModelError {
     /// The engine failed while working; the text says at what.
     #[error("the model engine failed: {0}")]
     Engine(String),
+    /// No server that has the model gave an answer, or one broke off; the text says what each said.
+    #[error("{reason}")]
+    Upstream {
+        /// What went wrong.
+        reason: String,
+        /// When to try again, in seconds.
+        retry_after_s: u64,
+    },
+    /// The server that has the model does not take the request; the text is its own.
+    #[error("the model's server refuses the request: {0}")]
+    Refused(String),
     /// The engine is stopped or is being rebuilt.
     #[error("the model engine is not running")]
     Stopped,
@@ -67,6 +93,35 @@ pub enum Segment {
     Text(String),
 }
 
+/// What a model is given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Prompt {
+    /// In tokens of the engine's own model.
+    Tokens(Vec<i32>),
+    /// As a conversation, for an engine that has the model elsewhere.
+    Messages {
+        /// The conversation.
+        messages: Vec<Message>,
+        /// About how many tokens it has.
+        estimate: usize,
+    },
+}
+
+impl Prompt {
+    /// Its tokens; about, where the model is elsewhere.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Tokens(tokens) => tokens.len(),
+            Self::Messages { estimate, .. } => *estimate,
+        }
+    }
+
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
 /// How tokens are chosen.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sampling {
@@ -74,16 +129,34 @@ pub struct Sampling {
     pub temperature: f32,
     /// Nucleus sampling: the smallest set of tokens with this much probability.
     pub top_p: f32,
-    /// Penalty on tokens of the last 64; 1.0 is none.
+    /// Divides the logits of the last 64 generated tokens; 1.0 is none.
     pub repeat_penalty: f32,
-    /// Seed of the sampler.
-    pub seed: u32,
+    /// Taken off the logit of each generated token, once (OpenAI's definition); 0 is none.
+    pub presence_penalty: f32,
+    /// Taken off the logit of each generated token, as often as it was (OpenAI's definition); 0 is none.
+    pub frequency_penalty: f32,
+    /// Seed of the sampler; without one, any.
+    pub seed: Option<u32>,
+}
+
+impl Default for Sampling {
+    /// The likeliest token, without penalties.
+    fn default() -> Self {
+        Self {
+            temperature: 0.0,
+            top_p: 1.0,
+            repeat_penalty: 1.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            seed: None,
+        }
+    }
 }
 
 /// One generation, as the engine takes it.
 pub struct Sequence {
-    /// Prompt, in tokens of the engine's own model ([`Generator::tokenize`]).
-    pub prompt: Vec<i32>,
+    /// What the model is given ([`Generator::prompt`]).
+    pub prompt: Prompt,
     /// How tokens are chosen.
     pub sampling: Sampling,
     /// The most tokens to generate.
@@ -94,11 +167,56 @@ pub struct Sequence {
     pub sink: Box<dyn Sink>,
 }
 
+/// A sequence that an engine does not take; its sink has heard nothing.
+pub struct Rejected {
+    /// Why.
+    pub error: ModelError,
+    /// The sequence.
+    pub sequence: Box<Sequence>,
+}
+
+impl std::fmt::Debug for Rejected {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+/// What a sink wants of its engine now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Demand {
+    /// More tokens.
+    Run,
+    /// None for now: its readers are behind. Others may have the place meanwhile.
+    Park,
+    /// None any more.
+    Stop,
+}
+
+impl Sequence {
+    /// Gives it back.
+    fn rejected(self, error: ModelError) -> Rejected {
+        Rejected { error, sequence: Box::new(self) }
+    }
+
+    /// Whether it fits a context.
+    fn fits(&self, context: usize) -> Result<(), ModelError> {
+        let (prompt, output) = (self.prompt.len(), self.max_tokens);
+        if prompt.saturating_add(output) > context {
+            return Err(ModelError::ContextTooSmall { prompt, output, context });
+        }
+        Ok(())
+    }
+}
+
 /// Where an engine puts what it generates. Called on the engine's thread: must not block.
 pub trait Sink: Send {
-    /// Whether anybody still reads. The engine asks before each step, ends the sequence with
-    /// [`FinishReason::Cancelled`] once this is false, and computes nothing more for it.
-    fn wanted(&self) -> bool;
+    /// What is wanted. The engine asks before each step, computes nothing for a sequence that is parked, and ends
+    /// one that is to stop with [`FinishReason::Cancelled`].
+    fn demand(&self) -> Demand;
+    /// It waits for a place in an engine, at this place in the line, from 1. Called when that has changed.
+    fn queued(&mut self, _place: usize) {}
+    /// Its engine gave it up before it began: it goes to another one.
+    fn moved(&mut self) {}
     /// The prompt is being computed (called once, when the sequence leaves the queue).
     fn started(&mut self);
     /// More text, valid UTF-8, never part of a stop text. Called at most once a token.
@@ -115,7 +233,7 @@ pub enum FinishReason {
     Stop,
     /// `max_tokens` were generated.
     Length,
-    /// Nobody read any more.
+    /// Its sink said so.
     Cancelled,
 }
 
@@ -130,13 +248,24 @@ pub struct Finished {
     pub cached_prompt_tokens: usize,
     /// Tokens generated, the end-of-turn token included.
     pub completion_tokens: usize,
+    /// The counts are estimates: the model is on a server that did not tell them.
+    pub estimated: bool,
 }
 
-/// What an engine is doing now, for the admin page.
+impl Finished {
+    /// One that never began, and used nothing.
+    pub fn unbegun(reason: FinishReason) -> Self {
+        Self { reason, prompt_tokens: 0, cached_prompt_tokens: 0, completion_tokens: 0, estimated: false }
+    }
+}
+
+/// What an engine is doing now, for the pool and the admin page.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct EngineLoad {
-    /// Sequences that hold a slot.
+    /// Sequences that are computed.
     pub running: usize,
+    /// Sequences that wait for their readers.
+    pub parked: usize,
     /// Sequences that wait for a slot.
     pub waiting: usize,
     /// Slots in all.
@@ -147,26 +276,56 @@ pub struct EngineLoad {
     pub context_size: usize,
 }
 
-/// A text generation engine: one thread that owns a model and batches sequences continuously.
+/// What an engine has done since it was loaded.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Totals {
+    /// Prompt tokens that were computed.
+    pub prefill_tokens: u64,
+    /// Prompt tokens that were found computed already.
+    pub cached_tokens: u64,
+    /// Tokens that were generated, end-of-turn tokens included.
+    pub decode_tokens: u64,
+    /// Steps of the engine, each over all sequences that run.
+    pub steps: u64,
+    /// Seconds spent in those steps.
+    pub busy_seconds: f64,
+}
+
+/// A text generation engine: it has a model, here or elsewhere, and runs sequences on it at once.
 pub trait Generator: Send + Sync + 'static {
     /// Name of the model, as `model` fields and figures show it.
     fn name(&self) -> &str;
     /// Most tokens one sequence may have, prompt and output together.
     fn context(&self) -> usize;
-    /// The chat template of the model's file (Jinja), if it states one.
-    fn chat_template(&self) -> Option<&str>;
-    /// Tokens of a prompt; see [`Segment`] for what special tokens count.
-    fn tokenize(&self, prompt: &[Segment]) -> Vec<i32>;
-    /// Tokens of one text with special tokens off.
+    /// The prompt of a conversation, up to where the model is to go on. What its messages say is never control.
+    fn prompt(&self, conversation: &[Message]) -> Prompt;
+    /// Tokens of one text with special tokens off; about, where the model's tokenizer is not at hand.
     fn count_tokens(&self, text: &str) -> usize;
     /// Queues a sequence; returns at once. From here on the sink hears everything, the end included.
     ///
     /// # Errors
-    /// [`ModelError::ContextTooSmall`], or [`ModelError::Stopped`] where the engine is gone; the
-    /// sequence and its sink are dropped then without a call of `finish`.
-    fn start(&self, sequence: Sequence) -> Result<(), ModelError>;
+    /// [`ModelError::ContextTooSmall`], or [`ModelError::Stopped`] where the engine is gone, with the sequence.
+    fn start(&self, sequence: Sequence) -> Result<(), Rejected>;
     /// What it is doing now.
     fn load(&self) -> EngineLoad;
-    /// Whether the engine's thread still works; false after a panic of it.
+    /// What it has done so far.
+    fn totals(&self) -> Totals;
+    /// More about it for the admin page.
+    fn detail(&self) -> serde_json::Value {
+        serde_json::Value::Null
+    }
+    /// What works only in part, in words for the operator.
+    fn trouble(&self) -> Option<String> {
+        None
+    }
+    /// Whether it still works; false after a panic of its thread.
     fn alive(&self) -> bool;
+    /// How long it has been at one step: grows without end where the engine hangs.
+    fn step_time(&self) -> Duration;
+    /// Takes the sequences that have not begun, for an engine that follows this one.
+    fn take_waiting(&self) -> Vec<Sequence>;
+    /// Ends it, and returns once it has ended. Sequences hear [`ModelError::Stopped`].
+    fn stop(&self);
+    /// Gives it up without waiting for it: it ends by itself if it ever can.
+    fn abandon(&self);
 }

@@ -38,6 +38,10 @@ const CATALOG: &str = "answerd-catalog";
 
 /// The bucket of the object store that [`Bus::put_object`] fills.
 const BUCKET: &str = "answerd-documents";
+/// What is put before the name of a header of a dead letter that would tell a server something.
+const ASIDE: &str = "Answerd-";
+/// The header of a dead letter that is without its content, with how many bytes that had.
+const LEFT_OUT: &str = "Answerd-Content-Bytes";
 /// Bytes that the protocol and headers not known yet may add to a message.
 const MESSAGE_MARGIN: usize = 4096;
 
@@ -95,6 +99,25 @@ impl DeadLetter {
 }
 
 /// In words for the operator.
+/// Whether a header tells a server something, such as how long to keep a message.
+fn is_servers(name: &str) -> bool {
+    name.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("Nats-"))
+}
+
+/// Whether all that matches `subject` matches `pattern` too.
+fn covers(pattern: &str, subject: &str) -> bool {
+    let mut subject = subject.split('.');
+    for part in pattern.split('.') {
+        match (part, subject.next()) {
+            (">", Some(_)) => return true,
+            ("*", Some(given)) if given != ">" => {}
+            (part, Some(given)) if part == given => {}
+            _ => return false,
+        }
+    }
+    subject.next().is_none()
+}
+
 fn failed(doing: &str, error: impl std::fmt::Display) -> String {
     format!("cannot {doing}: {error}")
 }
@@ -228,6 +251,20 @@ impl Bus {
                 "the consumer {name} does not ask for explicit acknowledgement: documents would be lost"
             ));
         }
+        if !kept.filter_subject.is_empty() && kept.filter_subject != config.subject {
+            return Err(format!(
+                "the consumer {name} takes {}, and [nats] subject is {}: set its filter_subject to the same",
+                kept.filter_subject, config.subject
+            ));
+        }
+        if kept.ack_wait < Duration::from_secs(config.ack_wait_s) {
+            return Err(format!(
+                "the consumer {name} waits {} s for an acknowledgement, and [nats] ack_wait_s is {}: every event that takes \
+                 longer would be delivered again and again. Set both to the same.",
+                kept.ack_wait.as_secs(),
+                config.ack_wait_s
+            ));
+        }
         if kept.max_deliver > 0 {
             return Err(format!(
                 "the consumer {name} gives an event up after {} deliveries: documents could be lost. Set its max_deliver to -1.",
@@ -239,6 +276,10 @@ impl Bus {
 
     async fn stream(&self, name: &str, subject: &str) -> Result<Stream, String> {
         if let Ok(stream) = self.jetstream.get_stream(name).await {
+            let subjects = &stream.cached_info().config.subjects;
+            if !subjects.iter().any(|pattern| covers(pattern, subject)) {
+                return Err(format!("the stream {name} takes {}, and not {subject}: add it", subjects.join(", ")));
+            }
             return Ok(stream);
         }
         if !self.config.create {
@@ -284,11 +325,19 @@ impl Bus {
     pub async fn bury(
         &self,
         collection: &str,
-        mut headers: HeaderMap,
-        payload: Bytes,
+        headers: &HeaderMap,
+        mut payload: Bytes,
         (subject, reason, attempts): (&str, &str, i64),
         key: &str,
     ) -> Result<bool, String> {
+        // What some of them mean to a server was meant for the first stream.
+        let mut kept = HeaderMap::new();
+        for (name, values) in headers.iter() {
+            let plain: &str = name.as_ref();
+            let name = if is_servers(plain) { format!("{ASIDE}{plain}") } else { plain.to_owned() };
+            values.iter().for_each(|value| kept.append(name.as_str(), value.clone()));
+        }
+        let mut headers = kept;
         // A header cannot hold line breaks.
         let reason: String = reason.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
         headers.insert(REASON, reason.as_str());
@@ -296,6 +345,12 @@ impl Bus {
         headers.insert(SUBJECT, subject);
         let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
         let collection = if !collection.is_empty() && collection.chars().all(allowed) { collection } else { "unknown" };
+        let size: usize = headers.iter().flat_map(|(_, values)| values).map(|value| value.as_str().len() + 64).sum();
+        if !self.fits(payload.len() + size) {
+            // The reason is worth more than the content, of which there is too much for a message with both.
+            headers.insert(LEFT_OUT, payload.len().to_string().as_str());
+            payload = Bytes::new();
+        }
         self.publish(&format!("{DEAD_LETTER_PREFIX}.{collection}"), headers, payload, key).await
     }
 
@@ -358,10 +413,20 @@ impl Bus {
     /// In words for the operator.
     pub async fn retry(&self, letter: DeadLetter) -> Result<(), String> {
         let subject = letter.header(SUBJECT).to_owned();
+        if !letter.header(LEFT_OUT).is_empty() {
+            return Err(format!(
+                "the dead letter {} is without its content of {} bytes, which was too large to be kept with the reason: \
+                 publish the document itself again",
+                letter.sequence,
+                letter.header(LEFT_OUT)
+            ));
+        }
         let mut headers = HeaderMap::new();
         for (name, values) in letter.headers.iter() {
-            let ours = [REASON, ATTEMPTS, SUBJECT].iter().any(|own| own.eq_ignore_ascii_case(name.as_ref()));
-            if !ours {
+            let plain: &str = name.as_ref();
+            let ours = [REASON, ATTEMPTS, SUBJECT].iter().any(|own| own.eq_ignore_ascii_case(plain));
+            let aside = plain.get(..ASIDE.len()).is_some_and(|start| start.eq_ignore_ascii_case(ASIDE));
+            if !ours && !aside && !is_servers(plain) {
                 values.iter().for_each(|value| headers.append(name.clone(), value.clone()));
             }
         }
@@ -376,9 +441,14 @@ impl Bus {
             .map(|_| ())
     }
 
+    /// The largest payload that the servers take, in bytes.
+    pub fn max_payload(&self) -> usize {
+        self.client.server_info().max_payload
+    }
+
     /// Whether content of so many bytes can go into an event, or is too large for the servers.
     pub fn fits(&self, bytes: usize) -> bool {
-        bytes + MESSAGE_MARGIN <= self.client.server_info().max_payload
+        bytes + MESSAGE_MARGIN <= self.max_payload()
     }
 
     /// Puts content into the object store, in the place of what was there under this name, and returns the `dataref` of
@@ -423,5 +493,26 @@ impl Bus {
             }
             _ => transient(error.to_string()),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_takes_a_subject_that_one_of_its_patterns_covers() {
+        for (pattern, subject, wanted) in [
+            ("documents.>", "documents.>", true),
+            (">", "documents.>", true),
+            ("documents.*.upserted", "documents.wiki.upserted", true),
+            ("documents.*", "documents.>", false),
+            ("documents.wiki.>", "documents.>", false),
+            ("documents", "documents.>", false),
+            ("documents.a", "documents.a", true),
+            ("documents.a.b", "documents.a", false),
+        ] {
+            assert_eq!(covers(pattern, subject), wanted, "{pattern} {subject}");
+        }
     }
 }

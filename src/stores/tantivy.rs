@@ -281,6 +281,11 @@ impl Ord for Ranked {
 }
 
 impl LexicalSnapshot {
+    /// How many chunks it holds.
+    pub fn num_docs(&self) -> u64 {
+        self.searcher.num_docs()
+    }
+
     /// The best chunks for free text, best first; ties by number. With `allowed`, only chunks in it are ranked.
     ///
     /// # Errors

@@ -1,4 +1,5 @@
-//! `POST /v1/answers`: a question in, its answer out, as a stream of events or as one JSON object.
+//! `POST /v1/answers`: a question in, its answer out, as a stream of events or as one JSON object. `/v1/answers/{id}`:
+//! the answer so far (`GET`), its events from any position on (`GET .../events`), its end (`DELETE`).
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -10,15 +11,24 @@ use actix_web_lab::sse;
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 
-use super::error::{Kind, Problem, method_not_allowed};
-use crate::answer::log::{AnswerLog, Event, event_id};
+use super::caller::caller;
+use super::error::{Kind, Problem, method_not_allowed, response_of};
+use crate::answer::log::{AnswerLog, Event, Reader, event_id, parse_event_id};
 use crate::app::App;
 use crate::asking::Question;
 
 /// The routes of this file.
 pub fn routes(config: &mut web::ServiceConfig) {
+    let refuse = || web::to(method_not_allowed);
     config
-        .service(web::resource("/v1/answers").route(web::post().to(ask)).default_service(web::to(method_not_allowed)));
+        .service(web::resource("/v1/answers").route(web::post().to(ask)).default_service(refuse()))
+        .service(
+            web::resource("/v1/answers/{id}")
+                .route(web::get().to(show))
+                .route(web::delete().to(cancel))
+                .default_service(refuse()),
+        )
+        .service(web::resource("/v1/answers/{id}/events").route(web::get().to(resume)).default_service(refuse()));
 }
 
 async fn ask(
@@ -27,20 +37,91 @@ async fn ask(
     question: web::Json<Question>,
 ) -> Result<HttpResponse, Problem> {
     let stream = wants_stream(&request)?;
-    let log = app.asker()?.ask(question.into_inner()).await?;
+    let question = question.into_inner();
+    let wishes = question.wishes();
+    let log = app.asker()?.ask(question, wishes, caller(&request)).await?;
+    let place = (header::LOCATION, format!("/v1/answers/{}", log.id()));
     if stream {
-        let keep_alive = Duration::from_secs(app.config.server.keep_alive_s);
-        return Ok(events(&log, 0, keep_alive).respond_to(&request).map_into_boxed_body());
+        let mut response = stream_events(&app, &log, 0).respond_to(&request).map_into_boxed_body();
+        if let Ok(value) = header::HeaderValue::from_str(&place.1) {
+            response.headers_mut().insert(place.0, value);
+        }
+        return Ok(response);
     }
-    let answer = collect(&log).await;
-    match answer {
-        Ok(answer) => Ok(HttpResponse::Ok().json(answer)),
+    match collect(&log, log.reader(0)).await {
+        Ok(answer) => Ok(HttpResponse::Ok().insert_header(place).json(answer)),
         Err(problem) => {
-            let status = problem.get("status").and_then(Value::as_u64).unwrap_or(500);
-            let status = actix_web::http::StatusCode::from_u16(status as u16).unwrap_or_default();
-            Ok(HttpResponse::build(status).content_type("application/problem+json").body(problem.to_string()))
+            let mut response = response_of(&problem);
+            Ok(response.content_type("application/problem+json").insert_header(place).body(problem.to_string()))
         }
     }
+}
+
+/// The answer that an address names.
+pub(super) fn find(app: &App, id: &str, caller: &str) -> Result<Arc<AnswerLog>, Problem> {
+    app.asker()?.shelf.get(id, caller).ok_or_else(|| {
+        let detail = format!("there is no answer {id} of yours: it never was, or ended too long ago; ask again");
+        Problem::new(Kind::NotFound, detail)
+    })
+}
+
+/// What there is of an answer now.
+async fn show(request: HttpRequest, app: web::Data<App>, id: web::Path<String>) -> Result<HttpResponse, Problem> {
+    let log = find(&app, &id, &caller(&request))?;
+    let ended = log.closed().is_some();
+    // What is there is there at once.
+    let events: Vec<_> = log.peek();
+    let status = events.iter().rev().find(|event| matches!(***event, Event::Status { .. })).map(|event| event.data());
+    let mut answer = match assemble(log.id(), events.into_iter()) {
+        Ok(answer) => answer,
+        Err(problem) => json!({ "id": log.id(), "error": problem }),
+    };
+    answer["status"] = if ended { "ended" } else { "running" }.into();
+    if let Some(status) = status.filter(|_| !ended) {
+        answer["stage"] = status["stage"].clone();
+        answer["queue_position"] = status["queue_position"].clone();
+    }
+    Ok(HttpResponse::Ok().json(answer))
+}
+
+/// Ends an answer. What was said until then can still be read.
+async fn cancel(request: HttpRequest, app: web::Data<App>, id: web::Path<String>) -> Result<HttpResponse, Problem> {
+    find(&app, &id, &caller(&request))?.cancel();
+    Ok(HttpResponse::NoContent().finish())
+}
+
+/// The events of an answer, after the one in `Last-Event-ID`, or from the start.
+async fn resume(request: HttpRequest, app: web::Data<App>, id: web::Path<String>) -> Result<HttpResponse, Problem> {
+    let log = find(&app, &id, &caller(&request))?;
+    let last = request.headers().get("last-event-id").map(|value| String::from_utf8_lossy(value.as_bytes()));
+    let from = match last.as_deref() {
+        None | Some("") => 0,
+        Some(last) => position_after(&log, last)?,
+    };
+    if is_past_the_end(&log, from) {
+        // Which a browser takes for the end, instead of asking again.
+        return Ok(HttpResponse::NoContent().finish());
+    }
+    Ok(stream_events(&app, &log, from).respond_to(&request).map_into_boxed_body())
+}
+
+/// The position after an event of this answer.
+pub(super) fn position_after(log: &AnswerLog, event: &str) -> Result<usize, Problem> {
+    match parse_event_id(event) {
+        Some((of, position)) if of == log.id() && position < log.length() => Ok(position + 1),
+        _ => Err(Problem::new(
+            Kind::InvalidRequest,
+            format!(
+                "the last event is `{event}`, it must be the id of an event of this answer, such as `{}:0`",
+                log.id()
+            ),
+        )),
+    }
+}
+
+/// Whether nothing comes any more from this position on.
+pub(super) fn is_past_the_end(log: &AnswerLog, from: usize) -> bool {
+    log.closed().is_some() && from >= log.length()
 }
 
 /// Whether the client wants events. Without a preference it gets one JSON object.
@@ -63,25 +144,29 @@ fn wants_stream(request: &HttpRequest) -> Result<bool, Problem> {
 }
 
 /// The events of an answer from a position on, as server-sent events.
-fn events(
+fn stream_events(
+    app: &App,
     log: &Arc<AnswerLog>,
     from: usize,
-    keep_alive: Duration,
 ) -> sse::Sse<impl futures_util::Stream<Item = Result<sse::Event, Infallible>> + 'static> {
     let id = log.id().to_owned();
     let stream = log.reader(from).map(move |(position, event)| {
         let data = sse::Data::new(event.data().to_string()).event(event.name()).id(event_id(&id, position));
         Ok(sse::Event::Data(data))
     });
-    sse::Sse::from_stream(stream).with_keep_alive(keep_alive)
+    sse::Sse::from_stream(stream).with_keep_alive(Duration::from_secs(app.config.server.keep_alive_s))
 }
 
-/// The whole answer as one object, or its problem document.
-async fn collect(log: &Arc<AnswerLog>) -> Result<Value, Value> {
-    let mut answer = json!({ "id": log.id(), "answer": "" });
+/// The whole answer as one object, or its problem document. Reads to the end.
+pub(super) async fn collect(log: &Arc<AnswerLog>, reader: Reader) -> Result<Value, Value> {
+    let events: Vec<Arc<Event>> = reader.map(|(_, event)| event).collect().await;
+    assemble(log.id(), events.into_iter())
+}
+
+fn assemble(id: &str, events: impl Iterator<Item = Arc<Event>>) -> Result<Value, Value> {
+    let mut answer = json!({ "id": id, "answer": "" });
     let mut text = String::new();
-    let mut reader = log.reader(0);
-    while let Some((_, event)) = reader.next().await {
+    for event in events {
         match &*event {
             Event::Status { .. } => {}
             Event::Token { text: more } => text.push_str(more),

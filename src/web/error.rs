@@ -4,7 +4,7 @@
 
 use actix_web::http::StatusCode;
 use actix_web::http::header;
-use actix_web::{HttpRequest, HttpResponse, ResponseError};
+use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, ResponseError};
 use serde_json::{Map, Value, json};
 
 use crate::error::ServiceError;
@@ -45,6 +45,10 @@ problems! {
     InvalidRequest = "invalid-request", UNPROCESSABLE_ENTITY, "A value in the request cannot be used";
     /// The question is longer than its limit.
     QuestionTooLong = "question-too-long", UNPROCESSABLE_ENTITY, "The question is too long";
+    /// The conversation does not fit the model.
+    PromptTooLong = "prompt-too-long", UNPROCESSABLE_ENTITY, "The conversation is too long";
+    /// No model has this name.
+    UnknownModel = "unknown-model", NOT_FOUND, "There is no such model";
     /// The body is larger than its limit.
     TooLarge = "too-large", PAYLOAD_TOO_LARGE, "The body is too large";
     /// The content type is not one that is taken here.
@@ -53,6 +57,12 @@ problems! {
     NotAcceptable = "not-acceptable", NOT_ACCEPTABLE, "No accepted media type can be given";
     /// There is no such thing.
     NotFound = "not-found", NOT_FOUND, "Not found";
+    /// The body did not come in time.
+    BodyTimeout = "body-timeout", REQUEST_TIMEOUT, "The body did not come in time";
+    /// A page of another site asks.
+    OtherSite = "other-site", FORBIDDEN, "Pages of other sites are not served";
+    /// The address is one of a WebSocket.
+    UpgradeRequired = "upgrade-required", UPGRADE_REQUIRED, "A WebSocket is expected here";
     /// The method is not one of this address.
     MethodNotAllowed = "method-not-allowed", METHOD_NOT_ALLOWED, "The method is not allowed here";
     /// Too much is going on.
@@ -61,6 +71,10 @@ problems! {
     Unavailable = "unavailable", SERVICE_UNAVAILABLE, "A part of the service is not available";
     /// What the caller wants to see is not yet visible.
     NotYetVisible = "not-yet-visible", SERVICE_UNAVAILABLE, "The operation is not visible yet";
+    /// Nobody took the answer for too long.
+    Stalled = "stalled", REQUEST_TIMEOUT, "The answer was not taken";
+    /// The answer's time was up.
+    TooLate = "too-late", GATEWAY_TIMEOUT, "The answer's time was up";
     /// The disk is full.
     StorageFull = "storage-full", INSUFFICIENT_STORAGE, "No room to store it";
     /// The service failed.
@@ -105,11 +119,24 @@ impl Problem {
             "status": self.kind.status().as_u16(),
             "detail": self.detail,
         });
+        if let Some(seconds) = self.retry_after_s {
+            document["retry_after_s"] = seconds.into();
+        }
         if let Value::Object(fields) = &mut document {
             fields.extend(self.members.clone());
         }
         document
     }
+}
+
+/// The response to a request whose answer failed with this problem document.
+pub fn response_of(problem: &Value) -> HttpResponseBuilder {
+    let status = problem["status"].as_u64().and_then(|status| StatusCode::from_u16(u16::try_from(status).ok()?).ok());
+    let mut response = HttpResponse::build(status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR));
+    if let Some(seconds) = problem["retry_after_s"].as_u64() {
+        response.insert_header((header::RETRY_AFTER, seconds));
+    }
+    response
 }
 
 impl std::fmt::Display for Problem {
@@ -142,9 +169,18 @@ impl From<ServiceError> for Problem {
                 Self::new(Kind::QuestionTooLong, detail).with("question_tokens", tokens).with("limit", limit)
             }
             ServiceError::NotFound(_) => Self::new(Kind::NotFound, detail),
-            ServiceError::Overloaded { retry_after_s, .. } => {
-                Self::new(Kind::Overloaded, detail).retry_after(retry_after_s)
+            ServiceError::PromptTooLong { tokens, output, limit } => Self::new(Kind::PromptTooLong, detail)
+                .with("prompt_tokens", tokens)
+                .with("output_tokens", output)
+                .with("limit", limit),
+            ServiceError::UnknownModel { .. } => Self::new(Kind::UnknownModel, detail),
+            ServiceError::Overloaded { retry_after_s, counts, .. } => {
+                let mut problem = Self::new(Kind::Overloaded, detail).retry_after(retry_after_s);
+                problem.members = counts;
+                problem
             }
+            ServiceError::Stalled => Self::new(Kind::Stalled, detail),
+            ServiceError::TooLate => Self::new(Kind::TooLate, detail),
             ServiceError::Unavailable { retry_after_s, .. } => {
                 Self::new(Kind::Unavailable, detail).retry_after(retry_after_s)
             }
@@ -171,11 +207,23 @@ pub fn json_error(error: actix_web::error::JsonPayloadError, _: &HttpRequest) ->
         E::Overflow { limit } => {
             Problem::new(Kind::TooLarge, format!("the body has more than {limit} bytes")).with("limit", limit)
         }
+        E::Payload(error) => body_error(&error),
         E::ContentType => Problem::new(Kind::UnsupportedMediaType, "send Content-Type: application/json"),
         E::Deserialize(error) => Problem::new(Kind::InvalidJson, error.to_string()),
         error => Problem::new(Kind::InvalidJson, error.to_string()),
     }
     .into()
+}
+
+/// For a body that cannot be read.
+pub fn body_error(error: &actix_web::error::PayloadError) -> Problem {
+    use actix_web::error::PayloadError;
+    match error {
+        PayloadError::Io(error) if error.kind() == std::io::ErrorKind::TimedOut => {
+            Problem::new(Kind::BodyTimeout, error.to_string())
+        }
+        error => Problem::new(Kind::InvalidJson, format!("the body cannot be read: {error}")),
+    }
 }
 
 /// For a query string that is not as expected.

@@ -1,6 +1,7 @@
 //! `POST /v1/events`: a document event by HTTP, for publishers without NATS. Read are the modes of the CloudEvents HTTP
 //! binding; see `docs/events.md`. Answered with 202 and a `seq` once it is on disk.
 
+use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::json;
 
@@ -20,8 +21,14 @@ pub fn routes(config: &mut web::ServiceConfig) {
 async fn take(request: HttpRequest, app: web::Data<App>, body: web::Bytes) -> Result<HttpResponse, Problem> {
     let mut headers = Vec::new();
     for (name, value) in request.headers() {
-        if let Ok(value) = value.to_str() {
-            headers.push((name.to_string(), value.to_owned()));
+        match value.to_str() {
+            Ok(value) => headers.push((name.to_string(), value.to_owned())),
+            // What is no attribute of the event is none of its business.
+            Err(_) if name.as_str().starts_with("ce-") || *name == header::CONTENT_TYPE => {
+                let detail = format!("the header {name} must be ASCII: other characters are percent-encoded");
+                return Err(Problem::new(Kind::InvalidRequest, detail));
+            }
+            Err(_) => {}
         }
     }
     let fallback_id = uuid::Uuid::now_v7().to_string();

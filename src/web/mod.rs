@@ -2,31 +2,40 @@
 //!
 //! | file | addresses |
 //! | --- | --- |
-//! | [`answers`] | `POST /v1/answers` |
+//! | [`answers`] | `POST /v1/answers`, `/v1/answers/{id}`, `/v1/answers/{id}/events` |
+//! | [`openai`] | `/v1/chat/completions`, `/v1/models`, `/v1/embeddings` |
+//! | [`ws`] | `/v1/ws` |
 //! | [`search`] | `POST /v1/search` |
 //! | [`documents`] | `/v1/documents`, `/v1/documents/{id}` |
 //! | [`events`] | `POST /v1/events` |
 //! | [`admin`] | `/admin/status` |
 //! | [`health`] | `/healthz`, `/readyz` |
+//! | [`metrics`] | `/metrics` |
 //! | [`ui`] | `/`: the chat page |
 //!
-//! [`error`] makes RFC 9457 problem documents of everything that goes wrong.
+//! [`error`] makes RFC 9457 problem documents of everything that goes wrong, [`openai`] errors of OpenAI's form;
+//! [`caller`] says who calls, [`slow`] ends connections of those who neither send nor take anything.
 
 pub mod admin;
 pub mod answers;
+pub mod caller;
 pub mod documents;
 pub mod error;
 pub mod events;
 pub mod health;
+pub mod metrics;
+pub mod openai;
 pub mod search;
+pub mod slow;
 pub mod ui;
+pub mod ws;
 
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::dev::Server;
-use actix_web::middleware::DefaultHeaders;
+use actix_web::middleware::{DefaultHeaders, from_fn};
 use actix_web::{HttpServer, web};
 use actix_web_lab::middleware::map_response;
 
@@ -49,6 +58,7 @@ pub fn serve(app: Arc<App>, listener: TcpListener) -> std::io::Result<Server> {
             .app_data(json)
             .app_data(web::QueryConfig::default().error_handler(error::query_error))
             .app_data(web::PayloadConfig::new(app.config.ingest.max_document_bytes))
+            .wrap(from_fn(slow::limit_body))
             .wrap(map_response(async |response| Ok(error::unify(response))))
             .wrap(
                 DefaultHeaders::new()
@@ -57,16 +67,22 @@ pub fn serve(app: Arc<App>, listener: TcpListener) -> std::io::Result<Server> {
                     .add(("Referrer-Policy", "no-referrer")),
             )
             .configure(answers::routes)
+            .configure(openai::routes)
+            .configure(ws::routes)
             .configure(search::routes)
             .configure(documents::routes)
             .configure(events::routes)
             .configure(admin::routes)
             .configure(health::routes)
+            .configure(metrics::routes)
             .configure(ui::routes)
             .default_service(web::to(error::not_found))
     })
+    .h1_write_buffer_size(slow::UNSENT)
+    .on_connect(slow::limit_writes(config.server.write_timeout_s))
     .workers(config.server.workers)
-    .max_connections(config.server.max_connections)
+    // Of each worker.
+    .max_connections(config.server.max_connections.div_ceil(config.server.workers))
     .client_request_timeout(Duration::from_millis(config.server.request_timeout_ms))
     // A client that is gone is noticed at once, not at the next write.
     .h1_allow_half_closed(false)

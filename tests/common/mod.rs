@@ -5,9 +5,10 @@
 
 pub mod nats;
 pub mod tls;
+pub mod upstream;
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -37,6 +38,15 @@ pub fn here(path: &str) -> PathBuf {
 /// The documents of the invented company.
 pub fn sample() -> PathBuf {
     here("data/sample")
+}
+
+/// Installs the packages of a `package.json`, where `one` of them is not there.
+pub fn npm_packages(folder: &Path, one: &str) {
+    if !folder.join("node_modules").join(one).is_dir() {
+        let npm = Command::new("npm").args(["ci", "--no-audit", "--no-fund"]).current_dir(folder).output();
+        let npm = npm.expect("npm runs (Debian packages nodejs and npm)");
+        assert!(npm.status.success(), "npm ci: {}", String::from_utf8_lossy(&npm.stderr));
+    }
 }
 
 /// How to start it.

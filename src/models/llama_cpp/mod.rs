@@ -2,27 +2,26 @@
 //!
 //! [`LlamaCpp`] is the [`Generator`]. Behind it one thread owns the key-value cache and batches sequences
 //! continuously (`engine`); what the wrapper crate is asked for is all in `model`; `gguf` looks at a file before
-//! llama.cpp does; `sampler` and `text` turn logits into tokens and tokens into text. Nothing here knows of actors or
+//! llama.cpp does; `sampler` turns logits into tokens. Nothing here knows of actors or
 //! of HTTP, and the engine never waits for a reader: a [`Sink`](super::Sink) must not block.
 
 mod engine;
 mod gguf;
 mod model;
 mod sampler;
-mod text;
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
-use serde::Serialize;
 
 use self::model::Model;
-use super::{EngineLoad, Generator, ModelError, Segment, Sequence};
+use super::chat::{ChatTemplate, Message, render};
+use super::{EngineLoad, Generator, ModelError, Prompt, Rejected, Segment, Sequence, Totals};
 
 /// What to load, and how to run it.
 #[derive(Debug, Clone)]
@@ -55,45 +54,52 @@ impl LlamaOptions {
     }
 }
 
-/// What an engine has done since it was loaded.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
-pub struct Totals {
-    /// Prompt tokens that were computed.
-    pub prefill_tokens: u64,
-    /// Prompt tokens that were found computed already.
-    pub cached_tokens: u64,
-    /// Tokens that were generated, end-of-turn tokens included.
-    pub decode_tokens: u64,
-    /// Steps of the engine, each over all sequences that run.
-    pub steps: u64,
-    /// Seconds spent in those steps.
-    pub busy_seconds: f64,
-}
-
 /// A loaded model with its engine; see the module. Dropping it ends the engine: sequences that run or wait hear
 /// [`ModelError::Stopped`], and the drop returns when the step at hand is done.
 pub struct LlamaCpp {
     options: LlamaOptions,
     context: usize,
-    template: Option<String>,
+    template: ChatTemplate,
     model: Arc<Model>,
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// What the engine's thread shares with those who use it.
-#[derive(Default)]
 struct Shared {
+    made: Instant,
     queue: Mutex<Queue>,
     /// Signalled when the queue has become non-empty, or is to stop.
     filled: Condvar,
     running: AtomicUsize,
+    parked: AtomicUsize,
+    /// When the step at hand began, in milliseconds since the engine was made, and one more; 0 between steps.
+    step_began: AtomicU64,
     context_used: AtomicUsize,
     prefill_tokens: AtomicU64,
     cached_tokens: AtomicU64,
     decode_tokens: AtomicU64,
     steps: AtomicU64,
     busy_nanos: AtomicU64,
+}
+
+impl Shared {
+    fn new() -> Self {
+        Self {
+            made: Instant::now(),
+            queue: Mutex::default(),
+            filled: Condvar::new(),
+            running: AtomicUsize::new(0),
+            parked: AtomicUsize::new(0),
+            step_began: AtomicU64::new(0),
+            context_used: AtomicUsize::new(0),
+            prefill_tokens: AtomicU64::new(0),
+            cached_tokens: AtomicU64::new(0),
+            decode_tokens: AtomicU64::new(0),
+            steps: AtomicU64::new(0),
+            busy_nanos: AtomicU64::new(0),
+        }
+    }
 }
 
 /// The sequences that have not begun. It outlives a panic of the engine's thread, so that they can be handed over.
@@ -113,29 +119,65 @@ impl LlamaCpp {
     /// [`ModelError::Load`] where the file is missing, cut short, of another kind or damaged, or where its engine
     /// cannot be made; the text names the file, what was found, and what to do.
     pub fn load(options: LlamaOptions) -> Result<Arc<Self>, ModelError> {
-        let shared = Arc::<Shared>::default();
+        let shared = Arc::new(Shared::new());
         let (thread, loaded) = engine::spawn(options.clone(), Arc::clone(&shared))?;
         let engine::Loaded { model, context } = loaded;
-        let template = model.chat_template();
+        let template = ChatTemplate::detect(model.chat_template().as_deref());
         Ok(Arc::new(Self { options, context, template, model, shared, thread: Mutex::new(Some(thread)) }))
     }
 
-    /// Takes the sequences that have not begun, for an engine that follows this one. Those that this engine still
-    /// has when it is dropped hear [`ModelError::Stopped`].
-    pub fn take_waiting(&self) -> Vec<Sequence> {
-        self.shared.queue.lock().waiting.drain(..).collect()
+    /// Tokens of a prompt; see [`Segment`] for what special tokens count.
+    pub fn tokenize(&self, prompt: &[Segment]) -> Vec<i32> {
+        self.model.encode(prompt)
     }
 
-    /// What the engine has done so far.
-    pub fn totals(&self) -> Totals {
-        let shared = &self.shared;
-        Totals {
-            prefill_tokens: shared.prefill_tokens.load(Ordering::Relaxed),
-            cached_tokens: shared.cached_tokens.load(Ordering::Relaxed),
-            decode_tokens: shared.decode_tokens.load(Ordering::Relaxed),
-            steps: shared.steps.load(Ordering::Relaxed),
-            busy_seconds: Duration::from_nanos(shared.busy_nanos.load(Ordering::Relaxed)).as_secs_f64(),
+    /// How the model reads conversations.
+    pub fn template(&self) -> ChatTemplate {
+        self.template
+    }
+
+    /// Whether a sequence can be run at all.
+    fn check(&self, sequence: &Sequence) -> Result<(), ModelError> {
+        sequence.fits(self.context)?;
+        let wrong = |reason: String| Err(ModelError::Engine(reason));
+        let Prompt::Tokens(tokens) = &sequence.prompt else {
+            return wrong("a model in this process takes tokens, and a conversation was given".to_owned());
+        };
+        if tokens.is_empty() {
+            return wrong("a prompt needs at least one token, and this one has none".to_owned());
         }
+        match tokens.iter().find(|token| !self.model.has_token(**token)) {
+            Some(token) => wrong(format!("the prompt has the token {token}, which this model has not")),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The vocabulary and the chat template of a GGUF file, without its weights: for another engine that reads the file.
+pub struct Vocabulary {
+    model: Model,
+    template: ChatTemplate,
+}
+
+impl Vocabulary {
+    /// Loads them.
+    ///
+    /// # Errors
+    /// [`ModelError::Load`] as [`LlamaCpp::load`].
+    pub fn load(path: &Path) -> Result<Self, ModelError> {
+        let architecture = gguf::check(path).map_err(ModelError::Load)?;
+        let model = Model::load(path, &architecture, true)?;
+        Ok(Self { template: ChatTemplate::detect(model.chat_template().as_deref()), model })
+    }
+
+    /// Tokens of a prompt; see [`Segment`] for what special tokens count.
+    pub fn tokenize(&self, prompt: &[Segment]) -> Vec<i32> {
+        self.model.encode(prompt)
+    }
+
+    /// How the model reads conversations.
+    pub fn template(&self) -> ChatTemplate {
+        self.template
     }
 }
 
@@ -145,10 +187,79 @@ impl Drop for LlamaCpp {
     }
 }
 
-impl LlamaCpp {
-    /// Ends the engine, and returns once its thread has ended: to be called before the process ends, as a thread that
-    /// still computes while llama.cpp's own state is taken down crashes. Sequences hear [`ModelError::Stopped`].
-    pub fn stop(&self) {
+impl Generator for LlamaCpp {
+    fn name(&self) -> &str {
+        &self.options.name
+    }
+
+    fn context(&self) -> usize {
+        self.context
+    }
+
+    fn prompt(&self, conversation: &[Message]) -> Prompt {
+        Prompt::Tokens(self.tokenize(&render(self.template, conversation)))
+    }
+
+    fn count_tokens(&self, text: &str) -> usize {
+        let mut tokens = Vec::new();
+        self.model.tokenize(text, false, &mut tokens);
+        tokens.len()
+    }
+
+    fn start(&self, sequence: Sequence) -> Result<(), Rejected> {
+        if let Err(error) = self.check(&sequence) {
+            return Err(sequence.rejected(error));
+        }
+        let mut queue = self.shared.queue.lock();
+        if queue.stop || queue.dead {
+            return Err(sequence.rejected(ModelError::Stopped));
+        }
+        queue.waiting.push_back(sequence);
+        drop(queue);
+        self.shared.filled.notify_one();
+        Ok(())
+    }
+
+    fn load(&self) -> EngineLoad {
+        EngineLoad {
+            running: self.shared.running.load(Ordering::Relaxed),
+            parked: self.shared.parked.load(Ordering::Relaxed),
+            waiting: self.shared.queue.lock().waiting.len(),
+            slots: self.options.slots,
+            context_used: self.shared.context_used.load(Ordering::Relaxed),
+            context_size: self.options.slots * self.context,
+        }
+    }
+
+    fn totals(&self) -> Totals {
+        let shared = &self.shared;
+        Totals {
+            prefill_tokens: shared.prefill_tokens.load(Ordering::Relaxed),
+            cached_tokens: shared.cached_tokens.load(Ordering::Relaxed),
+            decode_tokens: shared.decode_tokens.load(Ordering::Relaxed),
+            steps: shared.steps.load(Ordering::Relaxed),
+            busy_seconds: Duration::from_nanos(shared.busy_nanos.load(Ordering::Relaxed)).as_secs_f64(),
+        }
+    }
+
+    fn alive(&self) -> bool {
+        !self.shared.queue.lock().dead
+    }
+
+    fn step_time(&self) -> Duration {
+        match self.shared.step_began.load(Ordering::Relaxed) {
+            0 => Duration::ZERO,
+            began => self.shared.made.elapsed().saturating_sub(Duration::from_millis(began - 1)),
+        }
+    }
+
+    fn take_waiting(&self) -> Vec<Sequence> {
+        self.shared.queue.lock().waiting.drain(..).collect()
+    }
+
+    /// To be called before the process ends: a thread that still computes while llama.cpp's own state is taken down
+    /// crashes.
+    fn stop(&self) {
         self.shared.queue.lock().stop = true;
         self.shared.filled.notify_all();
         // A sink may hold the last reference to its own engine: that thread cannot wait for itself.
@@ -163,70 +274,9 @@ impl LlamaCpp {
             sequence.sink.finish(Err(ModelError::Stopped));
         }
     }
-}
 
-impl Generator for LlamaCpp {
-    fn name(&self) -> &str {
-        &self.options.name
-    }
-
-    fn context(&self) -> usize {
-        self.context
-    }
-
-    fn chat_template(&self) -> Option<&str> {
-        self.template.as_deref()
-    }
-
-    fn tokenize(&self, prompt: &[Segment]) -> Vec<i32> {
-        let mut tokens = Vec::new();
-        for segment in prompt {
-            match segment {
-                Segment::Control(text) => self.model.tokenize(text, true, &mut tokens),
-                Segment::Text(text) => self.model.tokenize(text, false, &mut tokens),
-            }
-        }
-        tokens
-    }
-
-    fn count_tokens(&self, text: &str) -> usize {
-        let mut tokens = Vec::new();
-        self.model.tokenize(text, false, &mut tokens);
-        tokens.len()
-    }
-
-    fn start(&self, sequence: Sequence) -> Result<(), ModelError> {
-        let (prompt, output, context) = (sequence.prompt.len(), sequence.max_tokens, self.context);
-        if prompt.saturating_add(output) > context {
-            return Err(ModelError::ContextTooSmall { prompt, output, context });
-        }
-        if prompt == 0 {
-            return Err(ModelError::Engine("a prompt needs at least one token, and this one has none".to_owned()));
-        }
-        if let Some(token) = sequence.prompt.iter().find(|token| !self.model.has_token(**token)) {
-            return Err(ModelError::Engine(format!("the prompt has the token {token}, which this model has not")));
-        }
-        let mut queue = self.shared.queue.lock();
-        if queue.stop || queue.dead {
-            return Err(ModelError::Stopped);
-        }
-        queue.waiting.push_back(sequence);
-        drop(queue);
-        self.shared.filled.notify_one();
-        Ok(())
-    }
-
-    fn load(&self) -> EngineLoad {
-        EngineLoad {
-            running: self.shared.running.load(Ordering::Relaxed),
-            waiting: self.shared.queue.lock().waiting.len(),
-            slots: self.options.slots,
-            context_used: self.shared.context_used.load(Ordering::Relaxed),
-            context_size: self.options.slots * self.context,
-        }
-    }
-
-    fn alive(&self) -> bool {
-        !self.shared.queue.lock().dead
+    fn abandon(&self) {
+        self.shared.queue.lock().stop = true;
+        drop(self.thread.lock().take());
     }
 }

@@ -18,7 +18,7 @@ use llama_cpp_2::token::LlamaToken;
 use llama_cpp_2::{LogOptions, send_logs_to_tracing};
 
 use super::LlamaOptions;
-use crate::models::ModelError;
+use crate::models::{ModelError, Segment};
 
 /// Fewer tokens than this are computed faster than another slot's cache is copied.
 pub(super) const WORTH_COPYING: usize = 32;
@@ -44,12 +44,13 @@ pub(super) struct Model {
 }
 
 impl Model {
-    /// Loads a file that [`super::gguf::check`] has found whole.
+    /// Loads a file that [`super::gguf::check`] has found whole; on request its vocabulary only.
     ///
     /// # Errors
     /// [`ModelError::Load`] where llama.cpp refuses it.
-    pub(super) fn load(path: &Path, architecture: &str) -> Result<Self, ModelError> {
-        let llama = LlamaModel::load_from_file(backend()?, path, &LlamaModelParams::default()).map_err(|error| {
+    pub(super) fn load(path: &Path, architecture: &str, vocabulary_only: bool) -> Result<Self, ModelError> {
+        let params = LlamaModelParams::default().with_vocab_only(vocabulary_only);
+        let llama = LlamaModel::load_from_file(backend()?, path, &params).map_err(|error| {
             ModelError::Load(format!(
                 "llama.cpp cannot load the model {} of the architecture {architecture}: {error}. Its log (target \
                  llama-cpp-2) says why; another file of the model, or another model, may do.",
@@ -68,6 +69,18 @@ impl Model {
     /// Tokens that a sequence of the training had at most.
     pub(super) fn trained_context(&self) -> usize {
         self.llama.n_ctx_train() as usize
+    }
+
+    /// Tokens of a prompt; see [`Segment`] for what special tokens count.
+    pub(super) fn encode(&self, prompt: &[Segment]) -> Vec<i32> {
+        let mut tokens = Vec::new();
+        for segment in prompt {
+            match segment {
+                Segment::Control(text) => self.tokenize(text, true, &mut tokens),
+                Segment::Text(text) => self.tokenize(text, false, &mut tokens),
+            }
+        }
+        tokens
     }
 
     /// Appends the tokens of `text`; with `special`, the names of special tokens stand for these.

@@ -1,9 +1,9 @@
-//! Choosing the next token from logits: repetition penalty, temperature, nucleus.
+//! Choosing the next token from logits: penalties, temperature, nucleus.
 //!
 //! Own code rather than llama.cpp's chain, which first makes an array of candidates of the whole vocabulary: the
 //! likeliest token is found in one pass over the logits, and a draw sorts only what its nucleus needs.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 use crate::models::Sampling;
 
@@ -24,19 +24,22 @@ pub(super) struct Scratch {
 pub(super) struct Sampler {
     sampling: Sampling,
     recent: VecDeque<i32>,
+    /// How often each token was chosen, where a penalty counts it.
+    chosen: HashMap<i32, u32>,
     random: u64,
 }
 
 impl Sampler {
     /// A sampler that has seen no token. The same sampling of the same logits chooses the same tokens.
     pub(super) fn new(sampling: &Sampling) -> Self {
-        Self { sampling: sampling.clone(), recent: VecDeque::new(), random: u64::from(sampling.seed) }
+        let seed = sampling.seed.unwrap_or_else(|| uuid::Uuid::now_v7().as_u128() as u32);
+        Self { sampling: sampling.clone(), recent: VecDeque::new(), chosen: HashMap::new(), random: u64::from(seed) }
     }
 
     /// Chooses a token; none where the logits are no numbers.
     pub(super) fn choose(&mut self, logits: &[f32], scratch: &mut Scratch) -> Option<i32> {
         let Scratch { logits: penalised, weights } = scratch;
-        let logits = if self.sampling.repeat_penalty == 1.0 || self.recent.is_empty() {
+        let logits = if self.recent.is_empty() && self.chosen.is_empty() {
             logits
         } else {
             penalised.clear();
@@ -51,12 +54,20 @@ impl Sampler {
             self.recent.truncate(PENALTY_WINDOW - 1);
             self.recent.push_front(token);
         }
+        if self.sampling.presence_penalty != 0.0 || self.sampling.frequency_penalty != 0.0 {
+            *self.chosen.entry(token).or_default() += 1;
+        }
         Some(token)
     }
 
     /// Makes recent tokens less likely (Keskar et al. 2019, CTRL, section 4.1, with llama.cpp's rule for negative
-    /// logits), each once.
+    /// logits), each once; and all that were chosen, by OpenAI's presence and frequency penalties.
     fn penalise(&self, logits: &mut [f32]) {
+        for (token, times) in &self.chosen {
+            if let Some(logit) = usize::try_from(*token).ok().and_then(|token| logits.get_mut(token)) {
+                *logit -= self.sampling.presence_penalty + self.sampling.frequency_penalty * *times as f32;
+            }
+        }
         for (n, token) in self.recent.iter().enumerate() {
             if self.recent.iter().take(n).any(|earlier| earlier == token) {
                 continue;
@@ -139,7 +150,7 @@ mod tests {
     use super::*;
 
     fn sampler(temperature: f32, top_p: f32, repeat_penalty: f32, seed: u32) -> Sampler {
-        Sampler::new(&Sampling { temperature, top_p, repeat_penalty, seed })
+        Sampler::new(&Sampling { temperature, top_p, repeat_penalty, seed: Some(seed), ..Sampling::default() })
     }
 
     fn choices(mut sampler: Sampler, logits: &[f32], count: usize) -> Vec<i32> {
@@ -156,6 +167,17 @@ mod tests {
     fn the_penalty_moves_on_from_a_repeated_token() {
         assert_eq!(choices(sampler(0.0, 1.0, 1.2, 1), &[0.1, 3.0, 2.9], 3), [1, 2, 1]);
         assert_eq!(choices(sampler(0.0, 1.0, 2.0, 1), &[-1.0, -1.5], 3), [0, 1, 0]);
+    }
+
+    #[test]
+    fn presence_counts_once_and_frequency_each_time() {
+        let logits = [0.1, 3.0, 2.5];
+        let say = |presence_penalty, frequency_penalty| {
+            choices(Sampler::new(&Sampling { presence_penalty, frequency_penalty, ..Sampling::default() }), &logits, 6)
+        };
+        assert_eq!(say(1.0, 0.0), [1, 2, 1, 1, 1, 1]);
+        assert_eq!(say(0.0, 0.4), [1, 1, 2, 1, 2, 1]);
+        assert_eq!(say(-1.0, 0.0), [1; 6]);
     }
 
     #[test]

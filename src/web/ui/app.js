@@ -68,6 +68,7 @@ class Turn {
     this.started = performance.now();
     this.firstToken = null;
     this.total = null;
+    this.place = null;
     for (const node of [this.answer, this.problem, this.facts, this.cards]) node.replaceChildren();
     this.sourcesBox.hidden = true;
   }
@@ -93,6 +94,13 @@ class Turn {
     if (!this.failed) this.#showFacts();
   }
 
+  /** Ends the answer, on the service too: it would go on for a while for a reader who may come again. */
+  stop() {
+    this.abort.abort();
+    // A place of the service is below the page, wherever a proxy puts that.
+    if (this.place) fetch(this.place.replace(/^\//, ""), { method: "DELETE", keepalive: true }).catch(() => {});
+  }
+
   async #read(history) {
     const response = await fetch("v1/answers", {
       method: "POST",
@@ -101,6 +109,7 @@ class Turn {
       signal: this.abort.signal,
     });
     if (!response.ok) throw new ServiceProblem(await problemOf(response));
+    this.place = response.headers.get("Location");
     for await (const { name, data } of eventsOf(response)) {
       this.#take(name, data);
       if (this.done !== null) return;
@@ -402,7 +411,7 @@ function submit() {
 
 form.addEventListener("submit", (event) => {
   event.preventDefault();
-  if (current) current.abort.abort();
+  if (current) current.stop();
   else submit();
   focusBox();
 });
@@ -415,7 +424,7 @@ box.addEventListener("keydown", (event) => {
 });
 
 byId("new").addEventListener("click", () => {
-  current?.abort.abort();
+  current?.stop();
   current = null;
   turns = [];
   turnsBox.replaceChildren();

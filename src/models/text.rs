@@ -1,7 +1,7 @@
 //! From tokens to text: whole characters only, and nothing that may be the beginning of a stop text.
 
 /// The text of one sequence as it grows.
-pub(super) struct TextOut {
+pub struct TextOut {
     stop: Vec<String>,
     /// Bytes of a character that is not complete.
     bytes: Vec<u8>,
@@ -11,7 +11,7 @@ pub(super) struct TextOut {
 
 impl TextOut {
     /// Text that ends before the first of these; empty ones do not count.
-    pub(super) fn new(stop: Vec<String>) -> Self {
+    pub fn new(stop: Vec<String>) -> Self {
         Self {
             stop: stop.into_iter().filter(|stop| !stop.is_empty()).collect(),
             bytes: Vec::new(),
@@ -21,7 +21,7 @@ impl TextOut {
 
     /// Takes the bytes of a token. Gives the text that can be shown, and whether a stop text has come; nothing is held
     /// back any more then.
-    pub(super) fn push(&mut self, bytes: &[u8]) -> (String, bool) {
+    pub fn push(&mut self, bytes: &[u8]) -> (String, bool) {
         self.bytes.extend_from_slice(bytes);
         self.decode();
         if let Some(at) = self.stop.iter().filter_map(|stop| self.held.find(stop)).min() {
@@ -36,7 +36,7 @@ impl TextOut {
 
     /// What is held back, once it is known that no more comes. A character that is not complete is left out: the limit
     /// of tokens can cut one in two.
-    pub(super) fn finish(&mut self) -> String {
+    pub fn finish(&mut self) -> String {
         self.bytes.clear();
         std::mem::take(&mut self.held)
     }

@@ -1,0 +1,99 @@
+//! The answers that can be read: those under way, and those that ended a while ago.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dashmap::DashMap;
+
+use super::BY_KEY;
+use crate::answer::log::AnswerLog;
+
+/// See the module.
+pub struct Shelf {
+    /// Each with who asked.
+    answers: DashMap<String, (Arc<AnswerLog>, Arc<str>)>,
+    keep: Duration,
+    most: usize,
+}
+
+impl Shelf {
+    /// An empty shelf, which keeps at most so many answers for so long after their end.
+    pub fn new(keep: Duration, most: usize) -> Self {
+        Self { answers: DashMap::new(), keep, most }
+    }
+
+    /// Puts an answer on it, that `caller` asked for.
+    pub fn put(&self, log: &Arc<AnswerLog>, caller: &Arc<str>) {
+        self.answers.insert(log.id().to_owned(), (Arc::clone(log), Arc::clone(caller)));
+    }
+
+    /// The answer of this id, for those who may have it: one that was asked for with a key is its holder's alone. Without
+    /// one its id, which cannot be guessed, is enough: an address changes with the network.
+    pub fn get(&self, id: &str, caller: &str) -> Option<Arc<AnswerLog>> {
+        let answer = self.answers.get(id)?;
+        let (log, owner) = &*answer;
+        (!owner.starts_with(BY_KEY) || **owner == *caller).then(|| Arc::clone(log))
+    }
+
+    /// Answers on it.
+    pub fn len(&self) -> usize {
+        self.answers.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.answers.is_empty()
+    }
+
+    /// Takes off what has been kept long enough, and the oldest of what is too much.
+    pub fn sweep(&self) {
+        let mut ended: Vec<_> =
+            self.answers.iter().filter_map(|answer| Some((answer.0.closed()?, answer.0.id().to_owned()))).collect();
+        ended.sort_unstable_by(|a, b| b.cmp(a));
+        let gone = ended.iter().enumerate().filter(|(n, (closed, _))| *n >= self.most || closed.elapsed() >= self.keep);
+        for (_, (_, id)) in gone {
+            self.answers.remove(id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::answer::log::{Bounds, Writer};
+
+    fn answer(shelf: &Shelf, id: &str) -> Writer {
+        let (writer, log) = AnswerLog::new(id.into(), Bounds::default());
+        shelf.put(&log, &"ip:127.0.0.1".into());
+        writer
+    }
+
+    #[test]
+    fn what_has_ended_goes_after_a_while_and_the_oldest_first_where_it_is_too_much() {
+        let shelf = Shelf::new(Duration::from_millis(50), 2);
+        let running = answer(&shelf, "running");
+        for id in ["one", "two", "three"] {
+            drop(answer(&shelf, id));
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        shelf.sweep();
+        assert!(
+            shelf.get("one", "ip:127.0.0.2").is_none()
+                && shelf.get("two", "ip:127.0.0.2").is_some()
+                && shelf.get("three", "ip:127.0.0.2").is_some()
+        );
+        std::thread::sleep(Duration::from_millis(60));
+        shelf.sweep();
+        assert_eq!(shelf.len(), 1);
+        drop(running);
+    }
+
+    #[test]
+    fn what_was_asked_for_with_a_key_is_its_holders_alone() {
+        let shelf = Shelf::new(Duration::from_secs(60), 2);
+        let (_writer, log) = AnswerLog::new("a".into(), Bounds::default());
+        shelf.put(&log, &"key:one".into());
+        assert!(shelf.get("a", "key:one").is_some());
+        assert!(shelf.get("a", "key:two").is_none() && shelf.get("a", "ip:127.0.0.1").is_none());
+    }
+}

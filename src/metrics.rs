@@ -1,0 +1,210 @@
+//! Every metric, declared once, for `/metrics` (OpenMetrics text).
+//!
+//! What language models do has the names, attributes and buckets of the OpenTelemetry conventions for generative AI
+//! (<https://github.com/open-telemetry/semantic-conventions-genai>, as it stood in November 2026), in the spelling that
+//! OpenTelemetry gives them for Prometheus: dots are underscores, and a unit is part of the name. All else begins with
+//! `answerd_`.
+
+use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::freshness::AsOf;
+use crate::usage::{Outcome, UsageRecord};
+
+/// Seconds of a request.
+const DURATION: [f64; 14] = [0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92];
+/// Seconds to the first token.
+const FIRST_TOKEN: [f64; 16] =
+    [0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
+/// Seconds of a token after the first.
+const OUTPUT_TOKEN: [f64; 13] = [0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5];
+
+/// The attributes of a request to a model.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Request {
+    gen_ai_operation_name: &'static str,
+    gen_ai_provider_name: String,
+    gen_ai_request_model: String,
+    /// The kind of problem it failed with; empty where it did not.
+    error_type: String,
+}
+
+/// A model.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Model {
+    model: String,
+}
+
+/// How many sequences a model has in each state; the names are those of the admission's description.
+const SEQUENCES: [&str; 5] = ["waiting", "waiting_prompt_tokens", "running", "parked", "slots"];
+
+/// The metrics of the process; see the module.
+pub struct Metrics {
+    registry: Registry,
+    duration: Family<Request, Histogram>,
+    first_token: Family<Request, Histogram>,
+    output_token: Family<Request, Histogram>,
+    input_tokens: Family<Request, Counter>,
+    output_tokens: Family<Request, Counter>,
+    cached_tokens: Family<Request, Counter>,
+    sequences: [Family<Model, Gauge>; SEQUENCES.len()],
+    refused: Family<Model, Gauge>,
+    seq: Gauge,
+    lag_events: Gauge,
+    lag_seconds: Gauge<f64, std::sync::atomic::AtomicU64>,
+    documents: Gauge,
+    chunks: Gauge,
+    dead_letters: Gauge,
+    resident_bytes: Gauge,
+}
+
+/// What is looked up when the metrics are read.
+pub struct Snapshot {
+    /// How fresh the index is.
+    pub as_of: AsOf,
+    /// Documents that are served.
+    pub documents: u64,
+    /// Their chunks.
+    pub chunks: u64,
+    /// Events that were given up.
+    pub dead_letters: u64,
+    /// Memory of the process.
+    pub resident_bytes: u64,
+    /// The name of each model, and how its admission describes itself.
+    pub models: Vec<(String, serde_json::Value)>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::default();
+        let r = &mut registry;
+        let duration: Family<Request, Histogram> = Family::new_with_constructor(|| Histogram::new(DURATION));
+        let first_token: Family<Request, Histogram> = Family::new_with_constructor(|| Histogram::new(FIRST_TOKEN));
+        let output_token: Family<Request, Histogram> = Family::new_with_constructor(|| Histogram::new(OUTPUT_TOKEN));
+        let (input_tokens, output_tokens, cached_tokens) =
+            <(Family<Request, Counter>, Family<_, _>, Family<_, _>)>::default();
+        r.register_with_unit(
+            "gen_ai_server_request_duration",
+            "Time of a request to a model",
+            Unit::Seconds,
+            duration.clone(),
+        );
+        r.register_with_unit(
+            "gen_ai_server_time_to_first_token",
+            "Time from a request to its first token",
+            Unit::Seconds,
+            first_token.clone(),
+        );
+        r.register_with_unit(
+            "gen_ai_server_time_per_output_token",
+            "Time of a token after the first",
+            Unit::Seconds,
+            output_token.clone(),
+        );
+        r.register("gen_ai_client_inference_usage_input_tokens", "Tokens of prompts", input_tokens.clone());
+        r.register("gen_ai_client_inference_usage_output_tokens", "Tokens generated", output_tokens.clone());
+        r.register(
+            "gen_ai_client_inference_usage_cache_read_input_tokens",
+            "Tokens of prompts that had been computed before",
+            cached_tokens.clone(),
+        );
+        let sequences = SEQUENCES.map(|name| {
+            let family = Family::<Model, Gauge>::default();
+            r.register(
+                format!("answerd_model_{name}"),
+                format!("Of the model: {}", name.replace('_', " ")),
+                family.clone(),
+            );
+            family
+        });
+        let refused = Family::<Model, Gauge>::default();
+        r.register("answerd_model_refused", "Requests that were refused since the start", refused.clone());
+        let mut gauge = |name: &str, help: &str| {
+            let gauge = Gauge::default();
+            registry.register(name, help, gauge.clone());
+            gauge
+        };
+        let seq = gauge("answerd_index_seq", "Every operation up to this one is visible");
+        let lag_events = gauge("answerd_index_lag_events", "Operations and events that are not visible yet");
+        let documents = gauge("answerd_documents", "Documents that are served");
+        let chunks = gauge("answerd_chunks", "Passages that are served");
+        let dead_letters = gauge("answerd_dead_letters", "Events that were given up");
+        let resident_bytes = gauge("answerd_resident_memory_bytes", "Memory of the process in RAM");
+        let lag_seconds = Gauge::default();
+        let help = "Age of the oldest operation or event that is not visible yet";
+        registry.register_with_unit("answerd_index_lag", help, Unit::Seconds, lag_seconds.clone());
+        Self {
+            registry,
+            duration,
+            first_token,
+            output_token,
+            input_tokens,
+            output_tokens,
+            cached_tokens,
+            sequences,
+            refused,
+            seq,
+            lag_events,
+            lag_seconds,
+            documents,
+            chunks,
+            dead_letters,
+            resident_bytes,
+        }
+    }
+}
+
+impl Metrics {
+    /// Counts what a request used.
+    pub fn used(&self, record: &UsageRecord) {
+        let request = Request {
+            gen_ai_operation_name: record.operation.name(),
+            gen_ai_provider_name: record.provider.clone(),
+            gen_ai_request_model: record.model.clone(),
+            error_type: match record.outcome {
+                Outcome::Error => record.error.clone().unwrap_or_else(|| "internal".to_owned()),
+                _ => String::new(),
+            },
+        };
+        let seconds = |ms: u64| ms as f64 / 1e3;
+        self.duration.get_or_create(&request).observe(seconds(record.total_ms));
+        if let Some(first) = record.first_token_ms {
+            self.first_token.get_or_create(&request).observe(seconds(first));
+            if let Some(more) = record.completion_tokens.checked_sub(1).filter(|more| *more > 0) {
+                let each = seconds(record.total_ms.saturating_sub(first)) / more as f64;
+                self.output_token.get_or_create(&request).observe(each);
+            }
+        }
+        self.input_tokens.get_or_create(&request).inc_by(record.prompt_tokens as u64);
+        self.output_tokens.get_or_create(&request).inc_by(record.completion_tokens as u64);
+        self.cached_tokens.get_or_create(&request).inc_by(record.cached_prompt_tokens as u64);
+    }
+
+    /// All of them, as text.
+    pub fn text(&self, now: &Snapshot) -> String {
+        let whole = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        self.seq.set(whole(now.as_of.seq));
+        self.lag_events.set(whole(now.as_of.lag_events));
+        self.lag_seconds.set(now.as_of.lag_ms as f64 / 1e3);
+        self.documents.set(whole(now.documents));
+        self.chunks.set(whole(now.chunks));
+        self.dead_letters.set(whole(now.dead_letters));
+        self.resident_bytes.set(whole(now.resident_bytes));
+        for (model, admission) in &now.models {
+            let model = Model { model: model.clone() };
+            let number = |name: &str| whole(admission[name].as_u64().unwrap_or(0));
+            for (name, family) in SEQUENCES.iter().zip(&self.sequences) {
+                family.get_or_create(&model).set(number(name));
+            }
+            self.refused.get_or_create(&model).set(number("refused"));
+        }
+        let mut text = String::new();
+        // Writing to a text does not fail.
+        let _ = text::encode(&mut text, &self.registry);
+        text
+    }
+}

@@ -1,0 +1,349 @@
+//! `/v1/ws`: answers over one WebSocket. Frames are JSON texts.
+//!
+//! The client sends `{"type": "ask", "id": "q1", "question": "…", …}` with the fields of `POST /v1/answers`,
+//! `{"type": "resume", "id": "q1", "last_event_id": "…"}`, `{"type": "cancel", "id": "q1"}` or `{"type": "ping"}`; the
+//! `id` is the client's own. It gets `{"id": "q1", "event": "token", "event_id": "…", "data": {…}}` with the events of
+//! an answer, several answers mixed, and `{"type": "pong"}`. A question that is not taken ends with an `error` event; a
+//! frame that is not taken while a question of its id is open is answered by a `refused` event, which ends nothing. To
+//! cancel what has ended already is no mistake.
+//!
+//! What is wrong with the connection closes it: 1002 for what is no WebSocket frame, 1003 for binary frames, 1007 for
+//! what is no text or no JSON object, 1009 for messages that are too large, 1001 where the service stops or the client
+//! does not answer pings.
+
+use std::cell::Cell;
+use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use actix_web::dev::Payload;
+use actix_web::error::PayloadError;
+use actix_web::{FromRequest, HttpRequest, HttpResponse, web};
+use actix_ws::{AggregatedMessage, CloseCode, CloseReason, ProtocolError, Session};
+use futures_util::future::LocalBoxFuture;
+use futures_util::stream::{FuturesUnordered, SelectAll};
+use futures_util::{FutureExt, StreamExt, stream};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::time::MissedTickBehavior;
+
+use super::answers::{find, is_past_the_end, position_after};
+use super::caller::{caller, is_of_another_site};
+use super::error::{Kind, Problem, method_not_allowed};
+use crate::answer::log::{AnswerLog, Event, event_id, parse_event_id};
+use crate::app::App;
+use crate::asking::Question;
+
+/// Open questions of one connection.
+const MOST_OPEN: usize = 64;
+/// Longest id that a client gives a question, in bytes.
+const ID_BYTES: usize = 128;
+/// Bytes that may come beyond a message: what is read at once, and the heads of its frames.
+const READ_AHEAD: usize = 64 << 10;
+
+/// The routes of this file.
+pub fn routes(config: &mut web::ServiceConfig) {
+    config.service(web::resource("/v1/ws").route(web::get().to(open)).default_service(web::to(method_not_allowed)));
+}
+
+async fn open(request: HttpRequest, body: web::Payload, app: web::Data<App>) -> Result<HttpResponse, actix_web::Error> {
+    if is_of_another_site(&request) {
+        return Err(Problem::new(Kind::OtherSite, "the Origin of the request is another site than its Host").into());
+    }
+    let limit = app.config.server.max_json_bytes;
+    let unread = Unread::default();
+    let body = bounded(&request, body, limit + READ_AHEAD, &unread).await?;
+    let (response, session, messages) = actix_ws::handle(&request, body).map_err(|error| {
+        let detail = format!("this is the address of a WebSocket, and the request opens none: {error}");
+        Problem::new(Kind::UpgradeRequired, detail)
+    })?;
+    // Beyond what the body lets through: it is what ends a connection, with the right reason.
+    let most = limit + READ_AHEAD;
+    let messages = messages.max_frame_size(most).aggregate_continuations().max_continuation_size(most);
+    let caller = caller(&request);
+    actix_web::rt::spawn(async move {
+        let connection = Connection {
+            patience: Duration::from_secs(app.config.answer.stall_timeout_s),
+            app,
+            caller,
+            limit,
+            session: session.clone(),
+            unread,
+            open: HashMap::new(),
+            asked: HashSet::new(),
+            asking: FuturesUnordered::new(),
+            answers: SelectAll::new(),
+        };
+        let reason = connection.run(messages).await;
+        // Who is gone hears nothing.
+        let _ = session.close(reason).await;
+    });
+    Ok(response)
+}
+
+/// Bytes that came since the last message was complete.
+type Unread = Rc<Cell<usize>>;
+
+/// A body that ends with an error once more than so many bytes are unread: a frame says its length, and is kept as it
+/// comes, before anybody looks whether that is too much.
+async fn bounded(
+    request: &HttpRequest,
+    body: web::Payload,
+    most: usize,
+    unread: &Unread,
+) -> Result<web::Payload, actix_web::Error> {
+    let unread = Rc::clone(unread);
+    let bytes = body.map(move |bytes| {
+        let bytes = bytes?;
+        unread.set(unread.get() + bytes.len());
+        if unread.get() > most { Err(PayloadError::Overflow) } else { Ok(bytes) }
+    });
+    web::Payload::from_request(request, &mut Payload::Stream { payload: Box::pin(bytes) }).await
+}
+
+/// What a client sends, without its id.
+#[derive(Debug, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+enum Frame {
+    Ask(Box<Question>),
+    Resume { last_event_id: String },
+    Cancel,
+    Ping,
+}
+
+/// What comes of one answer, under the client's id of it.
+enum Said {
+    Event(Arc<AnswerLog>, usize, Arc<Event>),
+    /// Nothing any more.
+    End(Arc<AnswerLog>),
+}
+
+type Answer = stream::LocalBoxStream<'static, (Arc<str>, Said)>;
+type Asked = (Arc<str>, Result<Arc<AnswerLog>, Problem>);
+
+struct Connection {
+    app: web::Data<App>,
+    caller: Arc<str>,
+    session: Session,
+    /// How long the client may take nothing.
+    patience: Duration,
+    /// Largest message, in bytes.
+    limit: usize,
+    unread: Unread,
+    /// The answers that come, by the client's ids.
+    open: HashMap<Arc<str>, Arc<AnswerLog>>,
+    /// The ids of questions that are not answered yet.
+    asked: HashSet<Arc<str>>,
+    asking: FuturesUnordered<LocalBoxFuture<'static, Asked>>,
+    answers: SelectAll<Answer>,
+}
+
+/// The client is gone.
+struct Gone;
+
+impl Connection {
+    /// Lives until either side ends it; gives why, for the client to hear.
+    async fn run(mut self, mut messages: actix_ws::AggregatedMessageStream) -> Option<CloseReason> {
+        let alive = Duration::from_secs(self.app.config.server.keep_alive_s);
+        let mut heard = Instant::now();
+        let mut tick = actix_web::rt::time::interval(alive);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        tick.tick().await;
+        let mut stopping = self.app.stopping();
+        let mut stops = false;
+        loop {
+            if stops && self.open.is_empty() && self.asked.is_empty() {
+                return Some(close(CloseCode::Away, "the service stops"));
+            }
+            let ended = tokio::select! {
+                biased;
+                message = messages.recv() => {
+                    heard = Instant::now();
+                    match message {
+                        Some(Ok(message)) => {
+                            self.unread.set(0);
+                            self.message(message, stops).await
+                        }
+                        Some(Err(error)) => return Some(self.reason(&error)),
+                        None => return None,
+                    }
+                }
+                _ = stopping.wait_for(|stopping| *stopping), if !stops => {
+                    stops = true;
+                    Ok(())
+                }
+                _ = tick.tick() => {
+                    if heard.elapsed() > alive * 2 {
+                        return Some(close(CloseCode::Away, "no answer to pings"));
+                    }
+                    self.session.ping(b"").await.map_err(|_| None)
+                }
+                Some((id, asked)) = self.asking.next() => self.answer(id, asked).await.map_err(|Gone| None),
+                Some((id, said)) = self.answers.next() => self.pass_on(&id, said).await.map_err(|Gone| None),
+            };
+            if let Err(reason) = ended {
+                return reason;
+            }
+        }
+    }
+
+    /// Takes a message.
+    ///
+    /// # Errors
+    /// The connection is to end, with a reason where the client can still hear one.
+    async fn message(&mut self, message: AggregatedMessage, stops: bool) -> Result<(), Option<CloseReason>> {
+        let text = match message {
+            AggregatedMessage::Text(text) if text.len() > self.limit => return Err(Some(too_large())),
+            AggregatedMessage::Text(text) => text,
+            AggregatedMessage::Ping(bytes) => return self.session.pong(&bytes).await.map_err(|_| None),
+            AggregatedMessage::Pong(_) => return Ok(()),
+            AggregatedMessage::Close(reason) => return Err(reason),
+            AggregatedMessage::Binary(_) => return Err(Some(close(CloseCode::Unsupported, "frames must be texts"))),
+        };
+        let Ok(Value::Object(mut object)) = serde_json::from_str::<Value>(&text) else {
+            return Err(Some(close(CloseCode::Invalid, "a frame must be a JSON object")));
+        };
+        let id = object.remove("id");
+        let id: Arc<str> = id.as_ref().and_then(Value::as_str).unwrap_or_default().into();
+        let taken = self.take(&id, Value::Object(object), stops).await;
+        match taken {
+            Ok(sent) => sent,
+            Err(problem) => self.refuse(&id, &problem).await,
+        }
+        .map_err(|Gone| None)
+    }
+
+    /// Does what a frame says.
+    ///
+    /// # Errors
+    /// Why not.
+    async fn take(&mut self, id: &Arc<str>, frame: Value, stops: bool) -> Result<Result<(), Gone>, Problem> {
+        let frame = serde_json::from_value::<Frame>(frame);
+        let frame = frame.map_err(|error| Problem::new(Kind::InvalidJson, error.to_string()))?;
+        if matches!(frame, Frame::Ping) {
+            return Ok(self.say(json!({ "type": "pong" })).await);
+        }
+        if id.is_empty() || id.len() > ID_BYTES {
+            return Err(Problem::new(Kind::InvalidRequest, format!("`id` must have 1 to {ID_BYTES} bytes")));
+        }
+        if matches!(frame, Frame::Cancel) {
+            if let Some(log) = self.open.get(id) {
+                log.cancel();
+            }
+            return Ok(Ok(()));
+        }
+        if self.is_open(id) {
+            return Err(Problem::new(Kind::InvalidRequest, "a question of this id is open; give each its own"));
+        }
+        if self.open.len() + self.asked.len() >= MOST_OPEN {
+            let detail = format!("{MOST_OPEN} questions are open on this connection, which is the limit");
+            return Err(Problem::new(Kind::Overloaded, detail).with("limit", MOST_OPEN));
+        }
+        match frame {
+            Frame::Ask(_) if stops => Err(Problem::new(Kind::Unavailable, "the service stops; ask another one")),
+            Frame::Ask(question) => {
+                // It may have to wait for its documents: meanwhile the others go on.
+                let (app, caller, own) = (self.app.clone(), Arc::clone(&self.caller), Arc::clone(id));
+                self.asked.insert(Arc::clone(id));
+                self.asking.push(async move { (own, ask(&app, *question, caller).await) }.boxed_local());
+                Ok(Ok(()))
+            }
+            Frame::Resume { last_event_id } => {
+                let (log, from) = self.resume(&last_event_id)?;
+                self.follow(Arc::clone(id), log, from);
+                Ok(Ok(()))
+            }
+            Frame::Cancel | Frame::Ping => Ok(Ok(())),
+        }
+    }
+
+    fn is_open(&self, id: &str) -> bool {
+        self.open.contains_key(id) || self.asked.contains(id)
+    }
+
+    fn resume(&self, last: &str) -> Result<(Arc<AnswerLog>, usize), Problem> {
+        let answer = parse_event_id(last).map_or(last, |(answer, _)| answer);
+        let log = find(&self.app, answer, &self.caller)?;
+        let from = position_after(&log, last)?;
+        if is_past_the_end(&log, from) {
+            return Err(Problem::new(Kind::NotFound, "this was the last event of the answer"));
+        }
+        Ok((log, from))
+    }
+
+    /// A question was taken, or not.
+    async fn answer(&mut self, id: Arc<str>, asked: Result<Arc<AnswerLog>, Problem>) -> Result<(), Gone> {
+        self.asked.remove(&id);
+        match asked {
+            Ok(log) => {
+                self.follow(id, log, 0);
+                Ok(())
+            }
+            Err(problem) => self.refuse(&id, &problem).await,
+        }
+    }
+
+    /// Passes the events of an answer on from now on.
+    fn follow(&mut self, id: Arc<str>, log: Arc<AnswerLog>, from: usize) {
+        self.open.insert(Arc::clone(&id), Arc::clone(&log));
+        let (own, answer, ended) = (Arc::clone(&id), Arc::clone(&log), Arc::clone(&log));
+        let events = log.reader(from).map(move |(position, event)| {
+            let said = Said::Event(Arc::clone(&answer), position, event);
+            (Arc::clone(&own), said)
+        });
+        self.answers.push(events.chain(stream::once(async move { (id, Said::End(ended)) })).boxed_local());
+    }
+
+    /// Passes an event on. As long as the client does not take it, no other is read: its answers are parked.
+    async fn pass_on(&mut self, id: &Arc<str>, said: Said) -> Result<(), Gone> {
+        let (log, event) = match said {
+            Said::Event(log, position, event) => (log, Some((position, event))),
+            Said::End(log) => (log, None),
+        };
+        let ends = event.as_ref().is_none_or(|(_, event)| matches!(**event, Event::Done { .. } | Event::Error(_)));
+        // Its id may be that of the next question already.
+        if ends && self.open.get(id).is_some_and(|open| Arc::ptr_eq(open, &log)) {
+            self.open.remove(id);
+        }
+        let Some((position, event)) = event else { return Ok(()) };
+        let event_id = event_id(log.id(), position);
+        self.say(json!({ "id": **id, "event": event.name(), "event_id": event_id, "data": event.data() })).await
+    }
+
+    /// Refuses a frame about one question.
+    async fn refuse(&mut self, id: &str, problem: &Problem) -> Result<(), Gone> {
+        let event = if self.is_open(id) { "refused" } else { "error" };
+        self.say(json!({ "id": id, "event": event, "data": problem.json() })).await
+    }
+
+    async fn say(&mut self, frame: Value) -> Result<(), Gone> {
+        match tokio::time::timeout(self.patience, self.session.text(frame.to_string())).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(Gone),
+        }
+    }
+
+    /// Why a connection ends that cannot be read.
+    fn reason(&self, error: &ProtocolError) -> CloseReason {
+        match error {
+            ProtocolError::Overflow => too_large(),
+            ProtocolError::Io(_) if self.unread.get() > self.limit + READ_AHEAD => too_large(),
+            ProtocolError::Io(error) => close(CloseCode::Invalid, &error.to_string()),
+            error => close(CloseCode::Protocol, &error.to_string()),
+        }
+    }
+}
+
+async fn ask(app: &App, question: Question, caller: Arc<str>) -> Result<Arc<AnswerLog>, Problem> {
+    let wishes = question.wishes();
+    Ok(app.asker()?.ask(question, wishes, caller).await?)
+}
+
+fn close(code: CloseCode, why: &str) -> CloseReason {
+    CloseReason { code, description: Some(why.to_owned()) }
+}
+
+fn too_large() -> CloseReason {
+    close(CloseCode::Size, "a message is too large")
+}

@@ -1,0 +1,75 @@
+//! What is promised about clients who send or take nothing.
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use common::upstream::{Script, Upstream, chat_on};
+use common::{Home, Server, Setup};
+
+fn connect(server: &Server) -> (TcpStream, String) {
+    let host = server.base.trim_start_matches("http://").to_owned();
+    let stream = TcpStream::connect(&host).expect("a connection");
+    stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a time limit");
+    (stream, host)
+}
+
+#[tokio::test]
+async fn a_body_that_dribbles_in_is_given_up_and_holds_up_nobody() {
+    let home = Home::new();
+    let upstream = Upstream::start(Script::default());
+    let settings = format!("{}\nserver.body_timeout_s=1\nserver.request_timeout_ms=1000", chat_on(&[&upstream]));
+    let server = home.serve(&Setup { settings, ..Setup::default() }).await;
+    for path in ["/v1/answers", "/v1/chat/completions", "/v1/search"] {
+        let (mut stream, host) = connect(&server);
+        write!(
+            stream,
+            "POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: 500\r\n\r\n{{"
+        )
+        .expect("sent");
+        let began = Instant::now();
+        stream.set_read_timeout(Some(Duration::from_millis(100))).expect("a time limit");
+        let mut heard = Vec::new();
+        while began.elapsed() < common::PATIENCE && !String::from_utf8_lossy(&heard).contains("body_timeout_s") {
+            let _ = stream.write_all(b" ");
+            let mut some = [0; 4096];
+            if let Ok(bytes) = stream.read(&mut some) {
+                heard.extend_from_slice(&some[..bytes]);
+            }
+        }
+        let response = String::from_utf8_lossy(&heard);
+        assert!(response.starts_with("HTTP/1.1 408"), "{path}: {response}");
+    }
+    // A head that never ends.
+    let (mut stream, host) = connect(&server);
+    write!(stream, "GET /healthz HTTP/1.1\r\nHost: {host}\r\nX-Slow: ").expect("sent");
+    let mut heard = Vec::new();
+    let _ = stream.read_to_end(&mut heard);
+    assert!(!String::from_utf8_lossy(&heard).contains("200"), "it was answered");
+    assert_eq!(server.get("/healthz").await.0, 200);
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_client_that_takes_nothing_of_its_response_is_disconnected() {
+    use std::os::fd::AsRawFd;
+    let home = Home::new();
+    let settings = "server.write_timeout_s=2".to_owned();
+    let server = home.serve(&Setup { settings, ..Setup::default() }).await;
+    let text = "A long document about nothing in particular. ".repeat(4000);
+    server.put_visible("long.md", &text).await;
+    let (mut stream, host) = connect(&server);
+    let small: libc::c_int = 4096;
+    // SAFETY: the socket is open, and the option is a number of this size.
+    unsafe {
+        let size = size_of::<libc::c_int>() as libc::socklen_t;
+        libc::setsockopt(stream.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVBUF, (&raw const small).cast(), size);
+    }
+    write!(stream, "GET /v1/documents/long.md HTTP/1.1\r\nHost: {host}\r\n\r\n").expect("sent");
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    let mut heard = Vec::new();
+    let ended = stream.read_to_end(&mut heard);
+    assert!(heard.len() < text.len(), "all {} bytes came ({ended:?})", heard.len());
+}
