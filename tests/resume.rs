@@ -48,16 +48,6 @@ async fn read_some(response: Response, most: usize) -> Vec<Event> {
     events.collect().await
 }
 
-async fn nobody_is_inside(server: &Server) {
-    server
-        .until("nobody is inside", async || {
-            let pool = server.actor("read/model-pool").await;
-            let admission = &pool["detail"]["admission"];
-            pool["depth"] == 0 && admission["waiting"] == 0 && admission["running"] == 0 && admission["parked"] == 0
-        })
-        .await;
-}
-
 #[tokio::test]
 async fn a_reader_who_comes_again_misses_and_repeats_nothing() {
     let (home, upstream) = (Home::new(), Upstream::start(Script::paced(60, 10)));
@@ -86,7 +76,7 @@ async fn a_reader_who_comes_again_misses_and_repeats_nothing() {
         assert!(read_events(events_from(&server, &place, Some(&last)).await).await.is_empty());
     }
     assert_eq!(upstream.asked().len(), 4, "each was generated once");
-    nobody_is_inside(&server).await;
+    server.until_idle().await;
 }
 
 #[tokio::test]
@@ -126,7 +116,7 @@ async fn the_generation_stops_when_it_is_cancelled_and_what_was_said_can_still_b
     server.until("the model stopped", async || upstream.open() == 0).await;
     // A second time changes nothing.
     assert_eq!(server.delete(&place).await.0, StatusCode::NO_CONTENT);
-    nobody_is_inside(&server).await;
+    server.until_idle().await;
 }
 
 #[tokio::test]
@@ -145,7 +135,7 @@ async fn the_generation_goes_on_for_a_grace_after_its_reader_left_and_no_longer(
     server.until("the model stopped", async || upstream.open() == 0).await;
     let (_, whole) = server.get(&place).await;
     assert_eq!(whole["finish_reason"], "cancelled", "{whole}");
-    nobody_is_inside(&server).await;
+    server.until_idle().await;
 }
 
 #[tokio::test]
@@ -177,7 +167,7 @@ async fn a_reader_who_takes_nothing_stalls_its_own_answer_only_and_loses_it_in_t
     assert_eq!(text_of(&live), said(50));
     println!("a live answer beside a stalled one took {} ms", began.elapsed().as_millis());
     server.until("the stalled one has ended", async || upstream.open() == 0).await;
-    nobody_is_inside(&server).await;
+    server.until_idle().await;
     assert!(server.log_text().contains("Stalled"));
     drop(stalled);
 }
@@ -198,25 +188,28 @@ async fn an_answer_whose_time_is_up_ends_with_that_reason_wherever_it_is() {
     upstream.play(Script::failing(Fault::Silent));
     let events = late(500).await;
     assert_eq!(one(&events, "error")["type"], "urn:answerd:problem:too-late");
-    nobody_is_inside(&server).await;
+    server.until_idle().await;
     server.until("the model stopped", async || upstream.open() == 0).await;
 }
 
 #[tokio::test]
 async fn an_answer_in_line_is_told_its_place_and_can_be_cancelled_there() {
-    let (home, upstream) = (Home::new(), Upstream::start(Script::paced(200, 10)));
-    let server = serve(&home, &upstream, "models.chat.slots=1").await;
+    let (home, upstream) = (Home::new(), Upstream::start(Script::paced(200, 100)));
+    let server = serve(&home, &upstream, "models.chat.slots=1\nanswer.resume_grace_s=0").await;
     let running = ask(&server).await;
     server.until("it is being said", async || upstream.open() == 1).await;
-    let waiting: Vec<Response> = futures_util::future::join_all((0..3).map(|_| ask(&server))).await;
-    let places: Vec<String> = waiting.iter().map(place).collect();
-    let readers: Vec<_> = waiting.into_iter().map(|response| tokio::spawn(read_events(response))).collect();
+    let (mut places, mut readers) = (Vec::new(), Vec::new());
+    for n in 1..=3 {
+        // One after the other: at once they come into the line in any order.
+        let response = ask(&server).await;
+        let place = place(&response);
+        readers.push(tokio::spawn(read_events(response)));
+        server.until("it is in line", async || server.get(&place).await.1["queue_position"] == n).await;
+        places.push(place);
+    }
     let queued = |events: &[Event]| -> Vec<u64> {
         events.iter().filter_map(|event| event.data["queue_position"].as_u64()).collect()
     };
-    for place in &places {
-        server.until("it is in line", async || server.get(place).await.1["queue_position"].is_u64()).await;
-    }
     // The second in line goes; the third moves up.
     let (_, second) = server.get(&places[1]).await;
     assert_eq!(second["status"], "running");
@@ -232,9 +225,9 @@ async fn an_answer_in_line_is_told_its_place_and_can_be_cancelled_there() {
     for n in [0, 2] {
         assert_eq!(one(&ended[n], "done")["finish_reason"], "stop", "{:?}", ended[n]);
     }
-    let mut first_places: Vec<u64> = ended.iter().filter_map(|events| queued(events).first().copied()).collect();
-    first_places.sort_unstable();
+    let first_places: Vec<u64> = ended.iter().filter_map(|events| queued(events).first().copied()).collect();
     assert_eq!(first_places, [1, 2, 3]);
-    assert!(ended.iter().any(|events| queued(events) == [3, 2] || queued(events) == [3, 2, 1]), "{ended:?}");
-    nobody_is_inside(&server).await;
+    let third = queued(&ended[2]);
+    assert!(third == [3, 2] || third == [3, 2, 1], "{ended:?}");
+    server.until_idle().await;
 }
