@@ -239,7 +239,7 @@ async fn questions() {
 }
 
 async fn faults() {
-    let count: usize = std::env::var("BENCH_EVENTS").ok().and_then(|n| n.parse().ok()).unwrap_or(10_000);
+    let count = support::number("BENCH_EVENTS", 10_000);
     let (mut nats, home) = (Nats::start().await, Home::new());
     let mut seed =
         std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a clock").subsec_nanos() as usize;

@@ -27,7 +27,7 @@ fn main() {
 }
 
 async fn measure() {
-    let rounds = std::env::var("BENCH_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(3);
+    let rounds = support::number("BENCH_ROUNDS", 3);
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let home = Home::new();
     let settings = format!("models.chat.threads={threads}\nmodels.chat.first_token_s=3600\nmodels.chat.slots=16");

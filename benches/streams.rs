@@ -52,10 +52,6 @@ fn main() {
     });
 }
 
-fn number(name: &str, default: usize) -> usize {
-    std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(default)
-}
-
 fn client() -> Client {
     // Each stream has a connection of its own, as from a program of its own.
     answerd::http::client_builder(None).expect("TLS").pool_max_idle_per_host(0).build().expect("a client")
@@ -64,8 +60,8 @@ fn client() -> Client {
 // ---------------------------------------------------------------- streams of a model elsewhere
 
 async fn upstream() {
-    let (streams, rounds) = (number("BENCH_STREAMS", 2000), number("BENCH_ROUNDS", 3));
-    allow_many_connections();
+    let (streams, rounds) = (support::number("BENCH_STREAMS", 2000), support::number("BENCH_ROUNDS", 3));
+    answerd::cli::allow_many_connections();
     let upstream = Upstream::start(Script { first: FIRST, ..Script::paced(TOKENS, EVERY.as_millis() as u64) });
     let home = Home::new();
     let settings = format!(
@@ -82,7 +78,7 @@ async fn upstream() {
     );
     measured(&[("direct", &direct), ("answerd", &through)], &http, "far", streams, rounds, &server).await;
 
-    let streams = number("BENCH_LITELLM_STREAMS", 100);
+    let streams = support::number("BENCH_LITELLM_STREAMS", 100);
     let Some(proxy) = LiteLlm::start(&upstream.url()).await else {
         println!("LiteLLM is not measured: no Python with litellm[proxy] in ANSWERD_BENCH_PYTHON");
         return;
@@ -170,12 +166,6 @@ async fn run(http: &Client, url: &str, model: &str, streams: usize) -> Vec<f64> 
         first.expect("a token")
     });
     join_all(answers).await
-}
-
-fn allow_many_connections() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).expect("open files");
 }
 
 /// LiteLLM's proxy before the scripted server.
@@ -303,15 +293,9 @@ async fn live(server: &Server, round: usize) -> f64 {
 
 /// Asks, and reads nothing.
 fn stall(server: &Server, n: usize) -> TcpStream {
-    use std::os::fd::AsRawFd;
     let host = server.base.trim_start_matches("http://").to_owned();
     let mut stream = TcpStream::connect(&host).expect("a connection");
-    let small: libc::c_int = 2048;
-    // SAFETY: the socket is open, and the option is a number of this size.
-    unsafe {
-        let size = size_of::<libc::c_int>() as libc::socklen_t;
-        libc::setsockopt(stream.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVBUF, (&raw const small).cast(), size);
-    }
+    common::receive_little(&stream);
     let body = json!({
         "model": "smollm2-135m-instruct", "max_tokens": 1024, "temperature": 1.0, "seed": n, "stream": true,
         "messages": [{ "role": "user", "content": format!("Write a very long story about the number {n}.") }]

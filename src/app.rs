@@ -94,21 +94,7 @@ impl Doors {
         detail: Option<Detail>,
         arbiter: &Arbiter,
     ) -> Door<R> {
-        self.open_as(name, (capacity, capacity_reason), factory, detail, arbiter, false)
-    }
-
-    /// As [`Doors::open`]; `pooled` for one of several that do the same.
-    fn open_as<R: Role>(
-        &self,
-        name: &str,
-        (capacity, capacity_reason): (usize, &'static str),
-        factory: Factory<R>,
-        detail: Option<Detail>,
-        arbiter: &Arbiter,
-        pooled: bool,
-    ) -> Door<R> {
-        let (name, policy) = (name.to_owned(), self.policy);
-        let plan = Plan { name, capacity, capacity_reason, policy, factory, detail, pooled };
+        let plan = Plan { name: name.to_owned(), capacity, capacity_reason, policy: self.policy, factory, detail };
         self.registry.watch(Door::open(plan, &arbiter.handle()))
     }
 }
@@ -600,7 +586,7 @@ fn open_model(doors: &Doors, config: &Config, model: &ChatModelConfig, arbiter: 
         let shown = Arc::clone(&slot);
         let detail: Detail = Arc::new(move || shown.describe());
         let factory = ModelWorker::factory(plan.clone(), Arc::clone(&slot), Arc::clone(&orphans));
-        let door = doors.open_as(&format!("{name}/worker-{n}"), capacity, factory, Some(detail), arbiter, true);
+        let door = doors.open(&format!("{name}/worker-{n}"), capacity, factory, Some(detail), arbiter);
         PooledWorker::new(door, slot, stall)
     });
     let limits = Limits {

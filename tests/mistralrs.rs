@@ -16,16 +16,6 @@ fn chat(content: &str, max_tokens: usize) -> Value {
     json!({ "model": "smollm2-135m-instruct", "max_tokens": max_tokens, "temperature": 0, "messages": messages })
 }
 
-async fn idle(server: &Server) {
-    server
-        .until("nobody is inside", async || {
-            let admission = server.actor("read/model-pool").await["detail"]["admission"].clone();
-            let load = server.actor("read/model-pool/worker-1").await["detail"]["load"].clone();
-            ["waiting", "running", "parked"].iter().all(|count| admission[count] == 0) && load["running"] == 0
-        })
-        .await;
-}
-
 #[tokio::test]
 async fn a_gguf_file_answers_counts_its_tokens_and_keeps_to_its_limits() {
     let home = Home::new();
@@ -55,7 +45,7 @@ async fn a_gguf_file_answers_counts_its_tokens_and_keeps_to_its_limits() {
     let (_, body) = server.post("/v1/chat/completions", stopped).await;
     assert!(!body["choices"][0]["message"]["content"].as_str().unwrap().contains("Paris"), "{body}");
     assert_eq!(body["choices"][0]["finish_reason"], "stop");
-    idle(&server).await;
+    server.until_idle().await;
 }
 
 #[tokio::test]
@@ -83,7 +73,7 @@ async fn it_answers_from_the_documents_one_after_the_other_and_stops_when_told()
     assert_eq!(server.delete(&place).await.0, StatusCode::NO_CONTENT);
     let events = reading.await.unwrap();
     assert_eq!(one(&events, "done")["finish_reason"], "cancelled");
-    idle(&server).await;
+    server.until_idle().await;
     assert!(server.stop().await.success());
 }
 

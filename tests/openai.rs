@@ -49,20 +49,6 @@ fn error(response: &(StatusCode, Value), status: u16, param: Option<&str>) -> St
     error["message"].as_str().expect("a message").to_owned()
 }
 
-async fn nobody_is_inside(server: &Server) {
-    server
-        .until("nobody is inside", async || {
-            let pool = server.actor("read/model-pool").await;
-            let admission = &pool["detail"]["admission"];
-            pool["depth"] == 0
-                && admission["waiting"] == 0
-                && admission["running"] == 0
-                && admission["waiting_prompt_tokens"] == 0
-                && admission["parked"] == 0
-        })
-        .await;
-}
-
 #[tokio::test]
 async fn a_completion_comes_whole_or_in_chunks_with_its_usage() {
     let (home, upstream) = (Home::new(), Upstream::start(Script::default()));
@@ -101,7 +87,7 @@ async fn a_completion_comes_whole_or_in_chunks_with_its_usage() {
     let (last, before) = parsed.split_last().unwrap();
     assert_eq!((&last["choices"], &last["usage"]), (&json!([]), &usage));
     assert!(before.iter().all(|chunk| chunk.get("usage") == Some(&Value::Null)), "{before:?}");
-    nobody_is_inside(&server).await;
+    server.until_idle().await;
 }
 
 #[tokio::test]
@@ -283,7 +269,7 @@ async fn what_is_wrong_with_a_request_is_said_in_openais_form_and_nothing_is_lef
     let request = server.http.post(server.url("/v1/chat/completions")).header("content-type", "text/plain");
     let response = request.body(hello("far").to_string()).send().await.expect("a response");
     assert_eq!(response.status(), StatusCode::UNSUPPORTED_MEDIA_TYPE);
-    nobody_is_inside(&server).await;
+    server.until_idle().await;
 }
 
 /// JSON of any kind.
@@ -353,7 +339,7 @@ async fn whatever_json_comes_is_answered_or_refused_and_the_counts_return_to_zer
             assert!(said["error"]["message"].is_string(), "{body}: {text}");
         }
     }
-    nobody_is_inside(&server).await;
+    server.until_idle().await;
     assert_eq!(upstream.open(), 0);
 }
 

@@ -33,16 +33,6 @@ async fn pool(server: &Server) -> Value {
     server.actor("read/model-pool").await["detail"]["admission"].clone()
 }
 
-async fn nobody_is_inside(server: &Server) {
-    server
-        .until("nobody is inside", async || {
-            let admission = pool(server).await;
-            ["waiting", "running", "parked", "waiting_prompt_tokens"].iter().all(|count| admission[count] == 0)
-                && server.actor("read/model-pool").await["depth"] == 0
-        })
-        .await;
-}
-
 /// Reads an answer in a task of its own; gives when it ended as well.
 fn reading(response: Response) -> tokio::task::JoinHandle<(Vec<Event>, Instant)> {
     assert_eq!(response.status(), StatusCode::OK);
@@ -69,7 +59,7 @@ async fn a_key_that_asks_for_much_does_not_hold_up_another_one() {
         later += usize::from(end > modest_end);
     }
     assert!(later >= 8, "only {later} of 24 came after the one that came last");
-    nobody_is_inside(&server).await;
+    server.until_idle().await;
 }
 
 #[tokio::test]
@@ -97,7 +87,7 @@ async fn batch_requests_wait_for_interactive_ones() {
         ends.push(end);
     }
     assert!(ends.iter().filter(|end| Some(**end) > last_urgent).count() >= 3);
-    nobody_is_inside(&server).await;
+    server.until_idle().await;
 }
 
 #[tokio::test]
@@ -132,7 +122,7 @@ async fn who_cannot_be_served_in_time_is_refused_at_once_with_when_to_come_again
     for answer in taken {
         one(&answer.await.unwrap().0, "done");
     }
-    nobody_is_inside(&server).await;
+    server.until_idle().await;
     assert!(pool(&server).await["refused"].as_u64() >= Some(1));
 }
 
@@ -156,7 +146,7 @@ async fn what_waits_is_bounded_by_the_tokens_of_its_prompts_and_by_the_answers_o
     for answer in taken {
         one(&answer.await.unwrap().0, "done");
     }
-    nobody_is_inside(&server).await;
+    server.until_idle().await;
 }
 
 #[tokio::test]
@@ -244,7 +234,7 @@ async fn an_engine_that_dies_is_replaced_while_the_other_workers_serve() {
     for events in [a, b, c, d] {
         one(&events, "done");
     }
-    nobody_is_inside(&server).await;
+    server.until_idle().await;
 }
 
 #[cfg(feature = "failpoints")]
@@ -266,6 +256,6 @@ async fn an_engine_that_hangs_is_replaced_and_what_had_not_begun_goes_on() {
     let detail = one(failed[0], "error")["detail"].as_str().unwrap().to_owned();
     assert!(detail.contains("hangs"), "{detail}");
     assert!(!text_of(&ask().await).is_empty());
-    nobody_is_inside(&server).await;
+    server.until_idle().await;
     assert!(server.stop().await.success());
 }

@@ -54,19 +54,13 @@ async fn a_body_that_dribbles_in_is_given_up_and_holds_up_nobody() {
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_client_that_takes_nothing_of_its_response_is_disconnected() {
-    use std::os::fd::AsRawFd;
     let home = Home::new();
     let settings = "server.write_timeout_s=2".to_owned();
     let server = home.serve(&Setup { settings, ..Setup::default() }).await;
     let text = "A long document about nothing in particular. ".repeat(4000);
     server.put_visible("long.md", &text).await;
     let (mut stream, host) = connect(&server);
-    let small: libc::c_int = 4096;
-    // SAFETY: the socket is open, and the option is a number of this size.
-    unsafe {
-        let size = size_of::<libc::c_int>() as libc::socklen_t;
-        libc::setsockopt(stream.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVBUF, (&raw const small).cast(), size);
-    }
+    common::receive_little(&stream);
     write!(stream, "GET /v1/documents/long.md HTTP/1.1\r\nHost: {host}\r\n\r\n").expect("sent");
     tokio::time::sleep(Duration::from_secs(8)).await;
     let mut heard = Vec::new();

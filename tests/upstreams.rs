@@ -25,17 +25,7 @@ async fn upstreams(server: &Server) -> Value {
 }
 
 async fn nobody_is_inside(server: &Server, upstreams: &[&Upstream]) {
-    server
-        .until("nobody is inside", async || {
-            let pool = server.actor("read/model-pool").await;
-            let admission = &pool["detail"]["admission"];
-            let load = server.actor("read/model-pool/worker-1").await["detail"]["load"].clone();
-            pool["depth"] == 0
-                && admission["waiting"] == 0
-                && admission["running"] == 0
-                && (&load["running"], &load["parked"]) == (&json!(0), &json!(0))
-        })
-        .await;
+    server.until_idle().await;
     for upstream in upstreams {
         server.until("no stream is open", async || upstream.open() == 0).await;
     }

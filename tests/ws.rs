@@ -82,13 +82,8 @@ fn names<'f>(frames: &'f [Value], id: &str) -> Vec<&'f str> {
 }
 
 async fn nobody_is_inside(server: &Server, upstream: &Upstream) {
-    server
-        .until("nobody is inside", async || {
-            let pool = server.actor("read/model-pool").await;
-            let admission = &pool["detail"]["admission"];
-            pool["depth"] == 0 && admission["waiting"] == 0 && admission["running"] == 0 && upstream.open() == 0
-        })
-        .await;
+    server.until_idle().await;
+    server.until("no stream is open", async || upstream.open() == 0).await;
 }
 
 #[tokio::test]

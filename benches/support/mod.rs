@@ -42,6 +42,11 @@ pub fn run<T>(work: impl Future<Output = T>) -> T {
     actix::System::new().block_on(work)
 }
 
+/// A number from the environment.
+pub fn number(name: &str, default: usize) -> usize {
+    std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(default)
+}
+
 /// The middle value.
 pub fn median(values: &mut [f64]) -> f64 {
     answerd::eval::percentile(values, 0.5)

@@ -34,6 +34,8 @@ pub trait Role: Sized + Unpin + 'static {
     /// Whether one message is finished before the next is begun. Otherwise as many run at once
     /// as the door admits.
     const SERIAL: bool;
+    /// Whether it is one of several that do the same: whether the service can do without it, its pool says.
+    const POOLED: bool = false;
 
     /// Takes a message: changes the state now, and returns the rest of the work.
     fn handle(&mut self, message: Self::Message) -> LocalBoxFuture<'static, Result<Self::Reply, Self::Error>>;
@@ -85,8 +87,6 @@ pub struct Plan<R: Role> {
     pub factory: Factory<R>,
     /// Says more about it.
     pub detail: Option<Detail>,
-    /// It is one of several that do the same: whether the service can do without it, its pool says.
-    pub pooled: bool,
 }
 
 /// Why a message was not answered with a reply.
@@ -293,7 +293,7 @@ impl<R: Role> Watched for Door<R> {
         let (recent, last) = self.0.stats.recent_restarts(policy.window);
         let last = last.map_or_else(|| "no error was recorded".to_owned(), |error| error.message);
         match self.0.stats.state() {
-            State::Failed | State::Starting if self.0.plan.pooled => None,
+            State::Failed | State::Starting if R::POOLED => None,
             State::Failed => Some(format!("{} cannot start: {last}", self.name())),
             State::Starting if recent == 0 => Some(format!("{} is starting", self.name())),
             _ if recent >= policy.unhealthy => Some(format!(

@@ -259,6 +259,7 @@ impl Role for ModelWorker {
     type Reply = ();
     type Error = ModelError;
     const SERIAL: bool = true;
+    const POOLED: bool = true;
 
     fn handle(&mut self, sequence: Sequence) -> LocalBoxFuture<'static, Result<(), ModelError>> {
         fail::fail_point!("model_worker");

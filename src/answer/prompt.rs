@@ -2,7 +2,7 @@
 //!
 //! The head comes first and is the same for every question: the engine computes it once.
 
-use crate::models::chat::{Message, Role};
+use crate::models::chat::{AROUND, Message, Role};
 use crate::retrieval::passage::Passage;
 
 /// Version of everything below: part of what makes two answers comparable.
@@ -42,16 +42,13 @@ pub fn render_passage(n: usize, passage: &Passage) -> String {
     format!("[{n}] {}\n{}\n\n", place.join(" > "), passage.text.trim())
 }
 
-/// What a message takes beyond its text, in tokens.
-pub const AROUND: usize = 6;
-
-/// The messages that fit `tokens`, in order: those that set the conversation up, and the newest of the others, beginning
-/// with one of the user.
+/// Those that set the conversation up, and the newest of the others that fit `tokens`, beginning with one of the user; in
+/// order.
 pub fn newest_within(messages: &[Message], tokens: usize, count: &dyn Fn(&str) -> usize) -> Vec<Message> {
     let cost = |message: &Message| count(&message.content) + AROUND;
     let (setting, said): (Vec<&Message>, Vec<&Message>) =
         messages.iter().partition(|message| message.role == Role::System);
-    let mut left = tokens.saturating_sub(setting.iter().map(|message| cost(message)).sum());
+    let mut left = tokens;
     let mut first = said.len();
     for (n, message) in said.iter().enumerate().rev() {
         let cost = cost(message);

@@ -24,7 +24,7 @@ use crate::answer::prompt;
 use crate::config::AnswerConfig;
 use crate::error::ServiceError;
 use crate::freshness::AsOf;
-use crate::models::chat::{Message, Role};
+use crate::models::chat::{AROUND, Message, Role};
 use crate::models::line::Priority;
 use crate::models::{Demand, FinishReason, Generator, Prompt, Sampling};
 use crate::retrieval::filter::Filter;
@@ -188,7 +188,7 @@ impl Asker {
         // What sets the conversation up is not dropped silently.
         let mut setting = 0;
         for message in question.messages.iter().filter(|message| message.role == Role::System) {
-            setting += count(&engine, message.content.clone()).await + prompt::AROUND;
+            setting += count(&engine, message.content.clone()).await + AROUND;
         }
         if setting > config.history_tokens {
             let limit = config.history_tokens;
@@ -209,6 +209,7 @@ impl Asker {
             log: Arc::clone(&log),
             engine,
             question: Arc::new(question),
+            setting,
             run: Run { pool: pool.clone(), ticket, sampling, max_tokens, stop, caller, began: Instant::now() },
         };
         actix_rt::spawn(task.run(writer));
@@ -393,7 +394,6 @@ impl Run {
             record,
             began: self.began,
             prompt_tokens: prompt.len(),
-            generating: false,
         };
         let generate = Generate {
             prompt,
@@ -414,6 +414,8 @@ struct Task {
     asker: Arc<Asker>,
     engine: Arc<dyn Generator>,
     question: Arc<Question>,
+    /// Tokens of the messages that set the conversation up.
+    setting: usize,
     log: Arc<AnswerLog>,
     run: Run,
 }
@@ -495,38 +497,35 @@ impl Task {
     /// Packs what fits into the prompt; `None` where nothing fits.
     async fn evidence(&self, passages: Vec<Passage>) -> Option<Evidence> {
         let (engine, question) = (Arc::clone(&self.engine), Arc::clone(&self.question));
-        let (config, max_tokens) = (Arc::clone(&self.asker.indexes.config), self.run.max_tokens);
-        blocking(move || pack(&*engine, &config.answer, &question, passages, max_tokens)).await
+        let (config, taken) = (Arc::clone(&self.asker.indexes.config), self.setting + self.run.max_tokens);
+        let history = config.answer.history_tokens.saturating_sub(self.setting);
+        blocking(move || pack(&*engine, &config.answer, &question, passages, taken, history)).await
     }
 }
 
-/// Packs what fits into the prompt of a question: what sets the conversation up, passages, and of the other messages the
-/// newest.
+/// Packs what fits into the prompt of a question beside the tokens that are `taken`: passages, and within `history` tokens
+/// the newest messages.
 fn pack(
     engine: &dyn Generator,
     config: &AnswerConfig,
     Question { question, messages, .. }: &Question,
     passages: Vec<Passage>,
-    max_tokens: usize,
+    taken: usize,
+    history: usize,
 ) -> Option<Evidence> {
     let count = |text: &str| engine.count_tokens(text);
     let costs: Vec<usize> =
         passages.iter().enumerate().map(|(n, passage)| count(&prompt::render_passage(n + 1, passage))).collect();
     let bare = engine.prompt(&prompt::conversation(&[], &[], question)).len();
-    let setting: usize = messages
-        .iter()
-        .filter(|message| message.role == Role::System)
-        .map(|message| count(&message.content) + prompt::AROUND)
-        .sum();
-    let room = engine.context().saturating_sub(bare + setting + max_tokens);
+    let room = engine.context().saturating_sub(bare + taken);
     let packed = budget::pack(&passages, &costs, room.min(config.evidence_tokens), config.max_passages);
     let chosen: Vec<&Passage> = packed.iter().map(|&n| &passages[n]).collect();
     if chosen.is_empty() {
         return None;
     }
     let used: usize = packed.iter().map(|&n| costs[n]).sum();
-    let left = room.saturating_sub(used + 16).min(config.history_tokens.saturating_sub(setting));
-    let earlier = prompt::newest_within(messages, setting + left, &count);
+    let left = room.saturating_sub(used + 16).min(history);
+    let earlier = prompt::newest_within(messages, left, &count);
     let prompt = engine.prompt(&prompt::conversation(&chosen, &earlier, question));
     let passages = chosen.into_iter().cloned().collect();
     Some(Evidence { passages, prompt })

@@ -23,7 +23,6 @@ pub(super) struct AnswerSink {
     pub(super) began: Instant,
     /// Tokens of its prompt, about where the model is elsewhere.
     pub(super) prompt_tokens: usize,
-    pub(super) generating: bool,
 }
 
 impl AnswerSink {
@@ -57,7 +56,7 @@ impl Sink for AnswerSink {
     }
 
     fn text(&mut self, text: &str) {
-        if !std::mem::replace(&mut self.generating, true) {
+        if self.record.first_token_ms.is_none() {
             self.record.first_token_ms = Some(self.began.elapsed().as_millis() as u64);
             self.append(Event::Status { stage: Stage::Generating, queue_position: None });
         }

@@ -238,7 +238,7 @@ async fn serve(config: Config) -> Result<(), String> {
 }
 
 /// Every connection is an open file, and the system's first limit is often lower than what it allows.
-fn allow_many_connections() {
+pub fn allow_many_connections() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {

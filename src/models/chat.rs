@@ -19,6 +19,9 @@ pub enum Role {
     Assistant,
 }
 
+/// What a message takes beyond its text, in tokens, about.
+pub const AROUND: usize = 6;
+
 /// A message of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -40,13 +40,9 @@ async fn ask(
     let question = question.into_inner();
     let wishes = question.wishes();
     let log = app.asker()?.ask(question, wishes, caller(&request)).await?;
-    let place = (header::LOCATION, format!("/v1/answers/{}", log.id()));
+    let place = place(&log);
     if stream {
-        let mut response = stream_events(&app, &log, 0).respond_to(&request).map_into_boxed_body();
-        if let Ok(value) = header::HeaderValue::from_str(&place.1) {
-            response.headers_mut().insert(place.0, value);
-        }
-        return Ok(response);
+        return Ok(at(place, stream_events(&app, &log, 0).respond_to(&request).map_into_boxed_body()));
     }
     match collect(&log, log.reader(0)).await {
         Ok(answer) => Ok(HttpResponse::Ok().insert_header(place).json(answer)),
@@ -55,6 +51,19 @@ async fn ask(
             Ok(response.content_type("application/problem+json").insert_header(place).body(problem.to_string()))
         }
     }
+}
+
+/// Where an answer is.
+pub(super) fn place(log: &AnswerLog) -> (header::HeaderName, String) {
+    (header::LOCATION, format!("/v1/answers/{}", log.id()))
+}
+
+/// A response that says where its answer is.
+pub(super) fn at((name, place): (header::HeaderName, String), mut response: HttpResponse) -> HttpResponse {
+    if let Ok(place) = header::HeaderValue::from_str(&place) {
+        response.headers_mut().insert(name, place);
+    }
+    response
 }
 
 /// The answer that an address names.

@@ -17,6 +17,7 @@ use futures_util::{Stream, StreamExt, stream};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use super::answers::{at, place};
 use super::caller::caller;
 use super::error::{Kind, Problem, body_error, response_of};
 use crate::actors::embedder::Embed;
@@ -376,15 +377,11 @@ async fn chat(request: HttpRequest, payload: web::Payload, app: web::Data<App>) 
         counts: Value::Null,
         role_said: false,
     };
-    let place = (header::LOCATION, format!("/v1/answers/{}", log.id()));
+    let place = place(&log);
     if stream {
         let keep_alive = Duration::from_secs(app.config.server.keep_alive_s);
         let events = sse::Sse::from_stream(completion.stream(&log)).with_keep_alive(keep_alive);
-        let mut response = events.respond_to(&request).map_into_boxed_body();
-        if let Ok(value) = header::HeaderValue::from_str(&place.1) {
-            response.headers_mut().insert(place.0, value);
-        }
-        return Ok(response);
+        return Ok(at(place, events.respond_to(&request).map_into_boxed_body()));
     }
     match completion.collect(&log).await {
         Ok(answer) => Ok(HttpResponse::Ok().insert_header(place).json(answer)),

@@ -175,6 +175,18 @@ impl Home {
     }
 }
 
+/// Has a connection take little before its other end feels that nobody reads.
+#[cfg(target_os = "linux")]
+pub fn receive_little(stream: &std::net::TcpStream) {
+    use std::os::fd::AsRawFd;
+    let bytes: libc::c_int = 2048;
+    let size = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the socket is open, and the option is a number of this size.
+    unsafe {
+        libc::setsockopt(stream.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVBUF, (&raw const bytes).cast(), size);
+    }
+}
+
 fn logged_address(log: &str) -> Option<String> {
     let line = log.lines().find(|line| line.contains("address="))?;
     Some(line.split("address=").nth(1)?.split_whitespace().next()?.to_owned())
@@ -308,6 +320,20 @@ impl Server {
             branches = found["children"].clone();
         }
         found
+    }
+
+    /// Waits until nobody waits for the model that answers, nobody runs, and all its counts are zero again.
+    pub async fn until_idle(&self) {
+        self.until("nobody is inside", async || {
+            let pool = self.actor("read/model-pool").await;
+            let zero = |counts: &Value, names: &[&str]| names.iter().all(|name| counts[name] == 0);
+            // A worker whose model is being loaded has no load.
+            let load = self.actor("read/model-pool/worker-1").await["detail"]["load"].clone();
+            pool["depth"] == 0
+                && zero(&pool["detail"]["admission"], &["waiting", "running", "parked", "waiting_prompt_tokens"])
+                && zero(&load, &["running", "parked", "waiting"])
+        })
+        .await;
     }
 
     /// Sends a signal.

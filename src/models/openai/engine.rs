@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::upstream::{Failure, Upstream, Upstreams, error_text};
 use super::{Counter, runtime};
-use crate::models::chat::Message;
+use crate::models::chat::{AROUND, Message};
 use crate::models::text::TextOut;
 use crate::models::{
     Demand, EngineLoad, FinishReason, Finished, Generator, ModelError, Prompt, Rejected, Sequence, Sink, Totals,
@@ -25,8 +25,6 @@ use crate::models::{
 const LOOK: Duration = Duration::from_millis(250);
 /// How often a parked stream is looked after.
 const LOOK_PARKED: Duration = Duration::from_millis(20);
-/// What a message takes beyond its text, in tokens, about.
-const AROUND: usize = 6;
 /// The most stop texts of a request.
 const STOP_TEXTS: usize = 4;
 /// How long a stream that has ended is read for its usage.
