@@ -2,8 +2,9 @@
 //!
 //! Three sections: the prompt (time to the first token, retrieval and HTTP included), one answer, eight answers asked
 //! at once. After each round of ours llama.cpp (`scripts/bench_llama_cpp_python.py`) computes the same numbers of
-//! prompt and output tokens on the same model, once with its defaults and once without flash attention, so that what
-//! else the machine does hits all; medians and the median of the rounds' ratios are shown.
+//! prompt and output tokens on the same model, behind as many that its cache holds already, once with its defaults and
+//! once without flash attention, so that what else the machine does hits all; medians and the median of the rounds'
+//! ratios are shown. What the eight say once all of them have their first token is compared with as many tokens of each.
 //!
 //! Environment: `ANSWERD_BENCH_PYTHON` (a Python with llama-cpp-python; without it only our figures are shown),
 //! `BENCH_ROUNDS` (default 5), `BENCH_THREADS` (default one a core), `BENCH_SECTION` (prefill, decode or together).
@@ -28,9 +29,8 @@ fn main() {
 }
 
 async fn measure() {
-    let number = |name: &str, default: usize| std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(default);
-    let threads = number("BENCH_THREADS", std::thread::available_parallelism().map_or(1, usize::from));
-    let rounds = number("BENCH_ROUNDS", 5);
+    let threads = support::number("BENCH_THREADS", std::thread::available_parallelism().map_or(1, usize::from));
+    let rounds = support::number("BENCH_ROUNDS", 5);
     let only = std::env::var("BENCH_SECTION").ok();
     let mut references: Vec<Reference> = [("llama.cpp", "-1"), ("llama.cpp without flash attention", "0")]
         .into_iter()
@@ -131,16 +131,30 @@ impl Section {
             Self::Prefill => [computed as f64 / seconds(start, first), 0.0],
             Self::Decode => [(generated - 1) as f64 / seconds(first, end), 0.0],
             Self::Together => {
-                let after: usize = seen.iter().map(|seen| seen.tokens.iter().filter(|at| **at > first).count()).sum();
-                [generated as f64 / seconds(start, end), after as f64 / seconds(first, end)]
+                let early: usize = early(seen).iter().sum();
+                [generated as f64 / seconds(start, end), (generated - early) as f64 / seconds(first, end)]
             }
         }
     }
 }
 
+/// How many tokens each answer had said when the last of them said its first.
+fn early(seen: &[Seen]) -> Vec<usize> {
+    let first = seen.iter().map(|seen| seen.first).max();
+    seen.iter()
+        .map(|seen| {
+            // An event may carry more than one token.
+            let events = seen.tokens.iter().filter(|at| Some(**at) <= first).count();
+            (seen.generated * events / seen.tokens.len().max(1)).clamp(1, seen.generated)
+        })
+        .collect()
+}
+
 /// What was seen of an answer.
 struct Seen {
-    /// Prompt tokens that had to be computed.
+    /// Prompt tokens that were computed before.
+    cached: usize,
+    /// The others.
     prompt: usize,
     generated: usize,
     first: Instant,
@@ -167,8 +181,10 @@ async fn ask(server: &Server, question: &str, max_tokens: usize) -> Seen {
     }
     let end = end.expect("every answer ends with its usage");
     let count = |member: &str| usage[member].as_u64().expect("a count") as usize;
+    let cached = count("cached_prompt_tokens");
     Seen {
-        prompt: count("prompt_tokens") - count("cached_prompt_tokens"),
+        cached,
+        prompt: count("prompt_tokens") - cached,
         generated: count("completion_tokens"),
         first: tokens.first().copied().unwrap_or(end),
         end,
@@ -204,17 +220,27 @@ impl Reference {
 
     /// Lets it compute as many tokens as answerd did.
     fn measure(&mut self, section: Section, seen: &[Seen]) -> [f64; 2] {
+        let cached: Vec<usize> = seen.iter().map(|seen| seen.cached).collect();
         let prompts: Vec<usize> = seen.iter().map(|seen| seen.prompt).collect();
         let tokens: Vec<usize> = seen.iter().map(|seen| seen.generated).collect();
-        writeln!(self.requests, "{}", json!({ "prompts": prompts, "tokens": tokens })).expect("the reference reads");
+        let early = early(seen);
+        writeln!(
+            self.requests,
+            "{}",
+            json!({ "cached": cached, "prompts": prompts, "early": early, "tokens": tokens })
+        )
+        .expect("the reference reads");
         let answer = self.line();
         let seconds = |key: &str| answer[key].as_f64().expect("seconds");
-        let (prefill, decode) = (seconds("prefill_seconds"), seconds("decode_seconds"));
-        let (computed, generated) = (prompts.iter().sum::<usize>() as f64, tokens.iter().sum::<usize>() as f64);
+        let (prefill, late) = (seconds("prefill_seconds"), seconds("late_seconds"));
+        let sum = |counts: &[usize]| counts.iter().sum::<usize>() as f64;
         match section {
-            Section::Prefill => [computed / prefill, 0.0],
-            Section::Decode => [(generated - 1.0) / decode, 0.0],
-            Section::Together => [generated / (prefill + decode), (generated - seen.len() as f64) / decode],
+            Section::Prefill => [sum(&prompts) / prefill, 0.0],
+            Section::Decode => [(sum(&tokens) - 1.0) / late, 0.0],
+            Section::Together => {
+                let all = prefill + seconds("early_seconds") + late;
+                [sum(&tokens) / all, (sum(&tokens) - sum(&early)) / late]
+            }
         }
     }
 

@@ -5,11 +5,12 @@ logits), so that what is measured is llama.cpp and not the package's own generat
 
 Reads one JSON request a line from standard input and answers each with one JSON line:
 
-    {"prompts": [612, 580], "tokens": [64, 41]}
+    {"cached": [96, 96], "prompts": [612, 580], "early": [12, 1], "tokens": [64, 41]}
 
-computes prompts of so many tokens one after the other, then all sequences in one batch a step, each until it has its
-number of tokens. Which tokens a prompt has does not matter to the time they take. The answer has "prefill_seconds"
-and "decode_seconds". The first line, before any request, tells the version.
+computes prompts of so many tokens one after the other, each behind so many that are in the cache before the clock
+starts; then the sequences together, one batch a step, each until it has its early tokens, and then each until it has
+all of its tokens. Which tokens a prompt has does not matter to the time they take. The answer has "prefill_seconds",
+"early_seconds" and "late_seconds". The first line, before any request, tells the version.
 """
 
 import argparse
@@ -69,27 +70,39 @@ class Driver:
         logits = numpy.ctypeslib.as_array(api.llama_get_logits_ith(self.context, n), shape=(self.vocabulary,))
         return int(logits.argmax())
 
+    def read(self, sequence, begin, end):
+        """Computes the tokens of a sequence at the positions from begin to before end."""
+        for first in range(begin, end, self.batch_tokens):
+            positions = range(first, min(first + self.batch_tokens, end))
+            token = lambda position: 1000 + (sequence * 7919 + position * 104729) % 40000
+            self.decode([(token(position), position, sequence, position == end - 1) for position in positions])
+        return len(positions) - 1
+
     def run(self, request):
-        prompts = [[1000 + (n * 7919 + k * 104729) % 40000 for k in range(length)] for n, length in enumerate(request["prompts"])]
-        tokens = request["tokens"]
+        cached, prompts = request["cached"], request["prompts"]
+        lengths = [before + new for before, new in zip(cached, prompts)]
         api.llama_memory_clear(api.llama_get_memory(self.context), False)
-        start = time.perf_counter()
+        for sequence, before in enumerate(cached):
+            if before > 0:
+                self.read(sequence, 0, before)
+        # llama.cpp may compute in the background until its results are asked for.
+        api.llama_synchronize(self.context)
+        clock = [time.perf_counter()]
         next_tokens = []
-        for sequence, prompt in enumerate(prompts):
-            for begin in range(0, len(prompt), self.batch_tokens):
-                chunk = prompt[begin : begin + self.batch_tokens]
-                last = len(prompt) - 1
-                self.decode([(token, begin + n, sequence, begin + n == last) for n, token in enumerate(chunk)])
-            next_tokens.append(self.likeliest(len(chunk) - 1))
-        read = time.perf_counter()
+        for sequence, before in enumerate(cached):
+            next_tokens.append(self.likeliest(self.read(sequence, before, lengths[sequence])))
+        clock.append(time.perf_counter())
         # The first token of each came with the end of its prompt.
-        for step in range(max(tokens) - 1):
-            active = [n for n in range(len(prompts)) if step < tokens[n] - 1]
-            self.decode([(next_tokens[n], len(prompts[n]) + step, n, True) for n in active])
-            for place, n in enumerate(active):
-                next_tokens[n] = self.likeliest(place)
-        end = time.perf_counter()
-        return {"prefill_seconds": read - start, "decode_seconds": end - read}
+        said = [1] * len(lengths)
+        for wanted in request["early"], request["tokens"]:
+            while active := [n for n in range(len(lengths)) if said[n] < wanted[n]]:
+                self.decode([(next_tokens[n], lengths[n] + said[n] - 1, n, True) for n in active])
+                for place, n in enumerate(active):
+                    next_tokens[n] = self.likeliest(place)
+                    said[n] += 1
+            clock.append(time.perf_counter())
+        prefill, early, late = (end - start for start, end in zip(clock, clock[1:]))
+        return {"prefill_seconds": prefill, "early_seconds": early, "late_seconds": late}
 
 
 def main():
