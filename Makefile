@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 ENV := . scripts/env.sh
 CARGO_TEST := cargo test --release --features failpoints
-BENCHES := quality search embedding generation serving streams crash events
+BENCHES := quality search embedding generation serving streams cache crash events
 
 .PHONY: help run test bench check setup clean-data
 
@@ -31,7 +31,7 @@ test: ## Run all tests
 		$(CARGO_TEST) --lib --bins --tests; \
 	fi
 
-bench: ## Run the benchmarks: all, or BENCH=quality|search|embedding|generation|serving|streams|crash|events
+bench: ## Run the benchmarks: all, or BENCH=quality|search|embedding|generation|serving|streams|cache|crash|events
 	@case '$(or $(BENCH),$(BENCHES))' in *embedding*|*generation*|*serving*|*streams*) scripts/setup.sh bench ;; *) scripts/setup.sh ;; esac
 	@$(ENV); \
 	for name in $(or $(BENCH),$(BENCHES)); do cargo bench --features failpoints --bench "$$name"; done

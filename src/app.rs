@@ -1,6 +1,8 @@
 //! Builds everything from a configuration, in the order in which it depends on each other, and takes it
 //! down again. No other file knows the whole.
 
+mod opening;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,6 +10,7 @@ use actix::Arbiter;
 use dashmap::DashMap;
 use serde_json::{Value, json};
 
+use self::opening::{load_embedder, open_cache, open_model, open_stores};
 use crate::actors::compute::{Compute, blocking};
 use crate::actors::document::{DocumentTools, DocumentWorkers};
 use crate::actors::door::{Detail, Door, Factory, Plan, RestartPolicy, Role};
@@ -16,27 +19,21 @@ use crate::actors::folder::{Dirty, Folder, Sync};
 use crate::actors::indexer::{Indexer, Indexes, Wake};
 use crate::actors::ingestor::{Ingestor, Intake};
 use crate::actors::maintainer::{Maintain, Maintainer};
-use crate::actors::model_pool::{ModelPool, PoolDoor, PoolState, PooledWorker};
-use crate::actors::model_worker::{EnginePlan, EngineSlot, Loader, ModelWorker, Orphans};
+use crate::actors::model_pool::PoolDoor;
 use crate::actors::overseer::{Overseer, Registry};
 use crate::actors::retriever::Retriever;
 use crate::actors::source::{Source, SourceState, TakeEvents};
 use crate::actors::stats::{State, now_ms};
+use crate::asking::elsewhere::Elsewhere;
+use crate::asking::lead::Leads;
 use crate::asking::{Asker, Models, Shelf};
-use crate::config::{ChatModelConfig, Config, EmbeddingEngine, Engine};
+use crate::config::Config;
 use crate::error::ServiceError;
-use crate::freshness::Freshness;
 use crate::metrics::{Metrics, Snapshot};
-use crate::models::admission::Limits;
-use crate::models::llama_cpp::{LlamaCpp, LlamaOptions};
-use crate::models::minilm::MiniLm;
-use crate::models::mistralrs::{MistralOptions, MistralRs};
-use crate::models::openai::{OpenAi, OpenAiOptions, RemoteEmbedder, Upstream};
-use crate::models::{self, Generator};
-use crate::stores::catalog::{Catalog, Progress};
+use crate::models;
+use crate::stores::catalog::Progress;
 use crate::stores::dataref::Datarefs;
-use crate::stores::hnsw::{VectorIndex, VectorOptions};
-use crate::stores::view::{DocumentTable, Views};
+use crate::stores::redis::Redis;
 use crate::usage::Ledger;
 
 /// Which parts to start. A server has all; a command that only searches needs no model.
@@ -66,6 +63,7 @@ pub struct App {
     pub embedding: Arc<dyn models::Embedder>,
     asker: Option<Arc<Asker>>,
     metrics: Arc<Metrics>,
+    redis: Option<Arc<Redis>>,
     indexer: Door<Indexer>,
     maintainer: Door<Maintainer>,
     registry: Registry,
@@ -185,17 +183,27 @@ impl App {
             &read,
         );
         let metrics = Arc::<Metrics>::default();
+        let redis = match config.redis.is_configured() && parts.chat {
+            true => Some(Arc::new(Redis::open(&config.redis)?)),
+            false => None,
+        };
         let asker = if parts.chat {
             let models = Models(config.models.all().map(|model| open_model(&doors, &config, model, &read)).collect());
             let ledger = Ledger::open(&config.data.dir, Arc::clone(&metrics))
                 .map_err(|error| format!("no usage can be recorded: {error}"))?;
             let answer = &config.answer;
+            let keep = Duration::from_secs(answer.keep_s);
+            let shelf = Arc::new(Shelf::new(keep, answer.keep_max));
+            let shared = |redis: &Arc<Redis>| Elsewhere::start(Arc::clone(redis), Arc::clone(&shelf), keep);
             Some(Arc::new(Asker {
                 indexes: Arc::clone(&indexes),
                 retriever: retriever.clone(),
                 models,
-                shelf: Arc::new(Shelf::new(Duration::from_secs(answer.keep_s), answer.keep_max)),
+                elsewhere: redis.as_ref().map(shared),
+                leads: redis.clone().map(Leads::new),
+                shelf,
                 ledger: Arc::new(ledger),
+                kept: open_cache(&doors, &config, &embedder, redis.as_ref(), &read).await,
             }))
         } else {
             None
@@ -213,6 +221,7 @@ impl App {
             embedding: model,
             asker,
             metrics,
+            redis,
             indexer,
             maintainer,
             registry: doors.registry.clone(),
@@ -306,7 +315,8 @@ impl App {
             let absent = events.trouble().map(|why| format!("no events from NATS: {why}"));
             absent.into_iter().chain(events.held_up())
         });
-        events.chain(self.pools().flat_map(|pool| pool.state.troubles())).collect()
+        let redis = self.redis.iter().filter_map(|redis| redis.trouble());
+        events.chain(redis).chain(self.pools().flat_map(|pool| pool.state.troubles())).collect()
     }
 
     /// The models.
@@ -424,6 +434,7 @@ impl App {
             "events": self.events.as_ref().map(|events| events.describe()),
             "catalog": counts,
             "freshness": as_of,
+            "redis": self.redis.as_ref().map(|redis| redis.describe()),
             "usage": self.asker.as_ref().map(|asker| asker.ledger.describe()),
             "answers_kept": self.asker.as_ref().map(|asker| asker.shelf.len()),
             "resident_bytes": resident_bytes(),
@@ -444,6 +455,7 @@ impl App {
             chunks: counts.chunks,
             dead_letters: self.events.as_ref().map_or(0, |events| events.dead_letters()),
             resident_bytes: resident_bytes().unwrap_or(0),
+            answers: self.asker.iter().flat_map(|asker| asker.kept.counts.all()).collect(),
             models: self
                 .pools()
                 .map(|pool| (pool.state.name.clone(), pool.state.describe()["admission"].take()))
@@ -468,6 +480,9 @@ impl App {
             tracing::warn!(%error, "the vector graphs could not be saved; the next start builds what is missing");
         }
         self.registry.close();
+        if let Some(elsewhere) = self.asker.as_ref().and_then(|asker| asker.elsewhere.as_ref()) {
+            elsewhere.mirror_all().await;
+        }
         for pool in self.pools() {
             for engine in pool.state.engines() {
                 blocking(move || engine.stop()).await;
@@ -485,121 +500,6 @@ const DOCUMENTS_AT_WORK: usize = 32;
 const INDEXER_CAPACITY: usize = DOCUMENTS_AT_WORK + 4;
 /// Uploads held in memory at once.
 const INGESTOR_CAPACITY: usize = 64;
-
-async fn open_stores(config: Arc<Config>, model: &dyn models::Embedder) -> Result<Arc<Indexes>, String> {
-    let (name, dimensions) = (model.name().to_owned(), model.dimensions());
-    blocking(move || {
-        let folder = &config.data.dir;
-        let catalog = Catalog::open(folder, &name, dimensions).map_err(|error| error.to_string())?;
-        let index = &config.index;
-        let options = VectorOptions {
-            dimensions,
-            m: index.m,
-            ef_construction: index.ef_construction,
-            ef_search: index.ef_search,
-            segment_chunks: index.segment_chunks,
-            rebuild_share: index.rebuild_share,
-            exact_below: index.exact_below,
-        };
-        let (vectors, lost) = VectorIndex::open(&folder.join("vectors"), options).map_err(|error| error.to_string())?;
-        if let Some(reason) = lost {
-            tracing::warn!(reason, "vector graphs are made again from the catalog");
-        }
-        let counts = catalog.counts().map_err(|error| error.to_string())?;
-        Ok(Arc::new(Indexes {
-            catalog: Arc::new(catalog),
-            vectors: Arc::new(vectors),
-            documents: Arc::new(DocumentTable::default()),
-            views: Views::default(),
-            freshness: Freshness::new(counts.seq, []),
-            unpublished: parking_lot::Mutex::default(),
-            changing: parking_lot::Mutex::default(),
-            config,
-        }))
-    })
-    .await
-}
-
-/// Loads the embedding model, or finds the way to it.
-fn load_embedder(config: &Config) -> Result<Arc<dyn models::Embedder>, models::ModelError> {
-    let embedding = &config.embedding;
-    Ok(match embedding.engine {
-        EmbeddingEngine::MiniLm => Arc::new(MiniLm::load(&embedding.model)?),
-        EmbeddingEngine::OpenAi => {
-            let upstreams = upstreams(config, &embedding.name);
-            Arc::new(RemoteEmbedder::new(&embedding.name, embedding.dimensions, &embedding.model, upstreams)?)
-        }
-    })
-}
-
-/// The servers that have a model, in their order.
-fn upstreams(config: &Config, model: &str) -> Vec<Upstream> {
-    config.models.upstreams.iter().filter(|upstream| upstream.serves == model).map(Upstream::new).collect()
-}
-
-/// Opens the workers of a model and their pool. The models are loaded meanwhile.
-fn open_model(doors: &Doors, config: &Config, model: &ChatModelConfig, arbiter: &Arbiter) -> PoolDoor {
-    let loader: Loader = match model.engine {
-        Engine::LlamaCpp => {
-            let options = LlamaOptions {
-                path: model.path.clone(),
-                name: model.name.clone(),
-                slots: model.slots,
-                context_per_slot: model.context,
-                batch_tokens: model.batch_tokens,
-                threads: threads(model.threads),
-            };
-            Arc::new(move || Ok(LlamaCpp::load(options.clone())? as Arc<dyn Generator>))
-        }
-        Engine::MistralRs => {
-            let options = MistralOptions {
-                path: model.path.clone(),
-                hub_id: model.hub_id.clone(),
-                name: model.name.clone(),
-                slots: model.slots,
-                context: model.context,
-            };
-            Arc::new(move || Ok(MistralRs::load(&options)? as Arc<dyn Generator>))
-        }
-        Engine::OpenAi => {
-            let options = OpenAiOptions {
-                name: model.name.clone(),
-                tokenizer: model.path.clone(),
-                slots: model.slots,
-                context: model.context,
-                upstreams: upstreams(config, &model.name),
-            };
-            Arc::new(move || Ok(OpenAi::new(options.clone())? as Arc<dyn Generator>))
-        }
-    };
-    let plan = EnginePlan { loader, warm: model.engine != Engine::OpenAi, stall: Duration::from_secs(model.stall_s) };
-    // The one that answers from the documents has the plain name.
-    let name = match std::ptr::eq(model, &config.models.chat) {
-        true => "read/model-pool".to_owned(),
-        false => format!("read/model-pool-{}", model.name.replace('/', "-")),
-    };
-    let capacity = (config.answer.max_open, "[answer] max_open: answers that run, wait or are parked");
-    let orphans = Arc::<Orphans>::default();
-    let stall = plan.stall;
-    let workers = (1..=model.workers).map(|n| {
-        let slot = Arc::<EngineSlot>::default();
-        let shown = Arc::clone(&slot);
-        let detail: Detail = Arc::new(move || shown.describe());
-        let factory = ModelWorker::factory(plan.clone(), Arc::clone(&slot), Arc::clone(&orphans));
-        let door = doors.open(&format!("{name}/worker-{n}"), capacity, factory, Some(detail), arbiter);
-        PooledWorker::new(door, slot, stall)
-    });
-    let limits = Limits {
-        requests: model.queue,
-        prefill_tokens: model.queue_tokens,
-        first_token: Duration::from_secs(model.first_token_s),
-    };
-    let state = PoolState::new(model.name.clone(), model.engine.name(), workers.collect(), orphans, limits);
-    let shown = Arc::clone(&state);
-    let detail: Detail = Arc::new(move || shown.describe());
-    let door = doors.open(&name, capacity, ModelPool::factory(Arc::clone(&state)), Some(detail), arbiter);
-    PoolDoor { door, state }
-}
 
 fn index_detail(indexes: &Arc<Indexes>) -> Detail {
     let indexes = Arc::clone(indexes);

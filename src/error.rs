@@ -60,6 +60,12 @@ pub enum ServiceError {
     /// The answer's time was up.
     #[error("the answer was ended: its time was up; ask again with more time, or for less")]
     TooLate,
+    /// Another replica wrote the answer, and died.
+    #[error("the replica that wrote this answer is gone, and another one says it in other words; ask again")]
+    Interrupted,
+    /// Only a kept answer would do, and there is none.
+    #[error("no answer to this question is kept, and only a kept one would do (Cache-Control: only-if-cached)")]
+    NotCached,
     /// A part of the service cannot work now; try again after so many seconds.
     #[error("{reason}")]
     Unavailable {

@@ -39,6 +39,12 @@ struct Model {
     model: String,
 }
 
+/// How an answer came about.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CacheEvent {
+    event: &'static str,
+}
+
 /// How many sequences a model has in each state; the names are those of the admission's description.
 const SEQUENCES: [&str; 5] = ["waiting", "waiting_prompt_tokens", "running", "parked", "slots"];
 
@@ -53,6 +59,7 @@ pub struct Metrics {
     cached_tokens: Family<Request, Counter>,
     sequences: [Family<Model, Gauge>; SEQUENCES.len()],
     refused: Family<Model, Gauge>,
+    cache: Family<CacheEvent, Gauge>,
     seq: Gauge,
     lag_events: Gauge,
     lag_seconds: Gauge<f64, std::sync::atomic::AtomicU64>,
@@ -74,6 +81,8 @@ pub struct Snapshot {
     pub dead_letters: u64,
     /// Memory of the process.
     pub resident_bytes: u64,
+    /// How answers came about, by [`crate::actors::cache::CacheCounts`].
+    pub answers: Vec<(&'static str, u64)>,
     /// The name of each model, and how its admission describes itself.
     pub models: Vec<(String, serde_json::Value)>,
 }
@@ -123,6 +132,9 @@ impl Default for Metrics {
         });
         let refused = Family::<Model, Gauge>::default();
         r.register("answerd_model_refused", "Requests that were refused since the start", refused.clone());
+        let cache = Family::<CacheEvent, Gauge>::default();
+        let help = "Since the start: evidence and answers that were kept, answers that were shared or generated";
+        r.register("answerd_cache_events", help, cache.clone());
         let mut gauge = |name: &str, help: &str| {
             let gauge = Gauge::default();
             registry.register(name, help, gauge.clone());
@@ -147,6 +159,7 @@ impl Default for Metrics {
             cached_tokens,
             sequences,
             refused,
+            cache,
             seq,
             lag_events,
             lag_seconds,
@@ -194,6 +207,9 @@ impl Metrics {
         self.chunks.set(whole(now.chunks));
         self.dead_letters.set(whole(now.dead_letters));
         self.resident_bytes.set(whole(now.resident_bytes));
+        for (event, count) in &now.answers {
+            self.cache.get_or_create(&CacheEvent { event }).set(whole(*count));
+        }
         for (model, admission) in &now.models {
             let model = Model { model: model.clone() };
             let number = |name: &str| whole(admission[name].as_u64().unwrap_or(0));

@@ -1,4 +1,4 @@
-//! What each generation used: one JSON object a line in `usage/<day>.jsonl` of the data folder, for whoever bills or
+//! What each answer used: one JSON object a line in `usage/<day>.jsonl` of the data folder, for whoever bills or
 //! plans. A day's file is complete once the next one is there.
 //!
 //! A line is written when its answer ends, and is on disk within a second. Lines are never changed.
@@ -59,7 +59,20 @@ impl Operation {
     }
 }
 
-/// What one generation used.
+/// What an answer came from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Served {
+    /// A model computed it.
+    #[default]
+    Model,
+    /// It was kept: it took no tokens.
+    Cache,
+    /// A model computed it for somebody who asked the same at the time: the tokens are in that one's record.
+    Shared,
+}
+
+/// What one answer used.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct UsageRecord {
     /// When it ended, in milliseconds since the Unix epoch.
@@ -76,6 +89,8 @@ pub struct UsageRecord {
     pub provider: String,
     /// Whether it was asked to answer from the documents.
     pub retrieval: bool,
+    /// What it came from.
+    pub served: Served,
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
     /// Of these, those that had been computed before.
@@ -136,8 +151,9 @@ impl Ledger {
     pub fn record(&self, mut record: UsageRecord) {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         record.time_ms = now.as_millis() as u64;
-        self.metrics.used(&record);
-        {
+        // The others are no requests to a model.
+        if record.served == Served::Model {
+            self.metrics.used(&record);
             let mut sums = self.sums.lock();
             let sums = sums.entry(record.model.clone()).or_default();
             *sums.requests.entry(record.outcome).or_default() += 1;

@@ -3,7 +3,7 @@
 
 #![cfg(feature = "failpoints")]
 
-mod common;
+use crate::common;
 
 use common::upstream::{Script, Upstream, chat_on, said};
 use common::{Home, Server, Setup, one, read_events, text_of};
@@ -103,6 +103,20 @@ async fn a_panic_in_a_watched_folder_loses_no_file() {
     let server = home.serve(&Setup { folder: Some(watched.path().to_owned()), ..failing("folder") }).await;
     server.until("found", async || server.found("narwhal", "lexical").await == ["a.md"]).await;
     restarted(&server, "write/folder-1", "panic").await;
+}
+
+#[tokio::test]
+async fn a_panic_in_the_cache_costs_time_and_nothing_else() {
+    let home = Home::new();
+    let upstream = Upstream::start(Script::default());
+    let settings = format!("{}\ncache.enabled=true", chat_on(&[&upstream]));
+    let server = home.serve(&Setup { settings, ..failing("cache") }).await;
+    server.put_visible("narwhals", "# Narwhals\n\nNarwhals live in Arctic waters and have one long tusk.").await;
+    let cached = async || one(&server.answer("Where do narwhals live?").await, "done")["cached"].clone();
+    assert_eq!(cached().await, false);
+    restarted(&server, "read/cache", "panic").await;
+    server.answer("Where do narwhals live?").await;
+    assert_eq!(cached().await, true);
 }
 
 #[tokio::test]

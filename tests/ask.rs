@@ -1,6 +1,6 @@
 //! What is promised about answers.
 
-mod common;
+use crate::common;
 
 use common::{Home, Server, Setup, one, problem, read_events, text_of};
 use futures_util::StreamExt;

@@ -1,6 +1,6 @@
 //! Bad input gets a clear problem document, loses nothing, and leaves the process up.
 
-mod common;
+use crate::common;
 
 use common::{Home, Setup, one, problem, read_events};
 use reqwest::StatusCode;

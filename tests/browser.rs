@@ -1,6 +1,6 @@
 //! The chat page in a real browser: see `tests/browser/chat.mjs`.
 
-mod common;
+use crate::common;
 
 use std::process::Command;
 

@@ -1,6 +1,6 @@
 //! What is promised about the command line, and about starting with something wrong.
 
-mod common;
+use crate::common;
 
 use std::fs;
 use std::process::Output;

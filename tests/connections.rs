@@ -1,7 +1,7 @@
 //! The connection to a real nats-server: absent, killed, hanging, secured in every way, with credentials that are
 //! revoked; and whose a consumer is.
 
-mod common;
+use crate::common;
 
 use async_nats::ConnectOptions;
 use base64::Engine;

@@ -1,7 +1,7 @@
 //! Content that is not in its event but at an address of the service that owns the document: a real HTTP server in this
 //! process, and nats-server's own HTTPS port.
 
-mod common;
+use crate::common;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

@@ -1,6 +1,6 @@
 //! What is promised about documents put by HTTP.
 
-mod common;
+use crate::common;
 
 use common::{Home, Server, Setup, problem};
 use reqwest::StatusCode;

@@ -1,6 +1,6 @@
 //! What is promised about embeddings: they are those of sentence-transformers, alone and in any company.
 
-mod common;
+use crate::common;
 
 use base64::Engine;
 use std::fs;

@@ -1,6 +1,6 @@
 //! Document events: from a real nats-server, and by HTTP.
 
-mod common;
+use crate::common;
 
 use common::nats::{Nats, all_taken, publish, stream_is_there};
 use common::{Home, Server, Setup, problem};

@@ -1,6 +1,6 @@
 //! What is promised about a watched folder.
 
-mod common;
+use crate::common;
 
 use std::fs;
 use std::path::Path;

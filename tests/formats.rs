@@ -1,7 +1,7 @@
 //! Documents of every format through the real process: what they say is found, with its page; what cannot be read fails
 //! with its reason, and the service goes on.
 
-mod common;
+use crate::common;
 
 use std::io::Write;
 

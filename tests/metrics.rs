@@ -1,6 +1,6 @@
 //! What is promised of `/metrics`.
 
-mod common;
+use crate::common;
 
 use common::upstream::{Fault, Script, Upstream, chat_on};
 use common::{Home, Server, Setup, read_events};

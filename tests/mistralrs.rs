@@ -1,6 +1,6 @@
 //! The engine for GPUs, on a processor: it answers as the other one does, only slower.
 
-mod common;
+use crate::common;
 
 use common::{Home, Server, Setup, one, read_events, text_of};
 use reqwest::StatusCode;

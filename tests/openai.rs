@@ -1,6 +1,6 @@
 //! What is promised to programs that speak OpenAI's protocol.
 
-mod common;
+use crate::common;
 
 use std::process::Command;
 

@@ -1,6 +1,6 @@
 //! What is promised about who waits for a model, who runs, and what happens when one of several fails.
 
-mod common;
+use crate::common;
 
 use std::time::Instant;
 

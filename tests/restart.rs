@@ -1,6 +1,6 @@
 //! What is promised over stops, crashes and damage: the catalog is the truth, both indexes follow it.
 
-mod common;
+use crate::common;
 
 use std::fs;
 use std::path::Path;

@@ -1,6 +1,6 @@
 //! What is promised about answers whose readers leave, come again, fall behind, or stop them.
 
-mod common;
+use crate::common;
 
 use std::time::{Duration, Instant};
 
@@ -168,7 +168,7 @@ async fn a_reader_who_takes_nothing_stalls_its_own_answer_only_and_loses_it_in_t
     println!("a live answer beside a stalled one took {} ms", began.elapsed().as_millis());
     server.until("the stalled one has ended", async || upstream.open() == 0).await;
     server.until_idle().await;
-    assert!(server.log_text().contains("Stalled"));
+    assert!(server.log_text().contains("error=\"stalled\""));
     drop(stalled);
 }
 

@@ -1,6 +1,6 @@
 //! The sample documents, asked as a new user would: the sources must be right.
 
-mod common;
+use crate::common;
 
 use common::{Home, Setup, one, read_events, sample, text_of};
 use serde_json::{Value, json};

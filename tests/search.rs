@@ -1,6 +1,6 @@
 //! What is promised about searches.
 
-mod common;
+use crate::common;
 
 use common::{Home, Server, Setup, problem, texts};
 use reqwest::StatusCode;

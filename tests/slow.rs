@@ -1,6 +1,6 @@
 //! What is promised about clients who send or take nothing.
 
-mod common;
+use crate::common;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

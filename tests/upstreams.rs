@@ -1,6 +1,6 @@
 //! What is promised about models on servers elsewhere: the order they are tried in, what failures mean, what it costs.
 
-mod common;
+use crate::common;
 
 use common::upstream::{Fault, Script, Upstream, chat_on, said};
 use common::{Event, Home, Server, Setup, one, problem, read_events, text_of};

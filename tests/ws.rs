@@ -1,6 +1,6 @@
 //! What is promised over a WebSocket.
 
-mod common;
+use crate::common;
 
 use std::time::Duration;
 

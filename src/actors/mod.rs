@@ -12,12 +12,14 @@
 //! ├── embedder             shared by both paths, questions first
 //! └── read
 //!     ├── retriever        searches a view                            -> embedder
+//!     ├── cache            keeps evidence and answers
 //!     └── model-pool       admits generations                         -> worker
 //!         └── worker-N     owns one engine
 //! ```
 //!
 //! Around them: [`stats`] counts at the doors, [`overseer`] reads the doors, [`compute`] has the threads.
 
+pub mod cache;
 pub mod compute;
 pub mod contained;
 pub mod document;

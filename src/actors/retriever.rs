@@ -54,6 +54,8 @@ pub struct Found {
     pub passages: Vec<Passage>,
     /// How fresh the indexes were.
     pub as_of: AsOf,
+    /// The catalog's commit that was searched.
+    pub commit: u64,
     /// Highest cosine similarity among all candidates; `None` without the vector stage.
     pub best_similarity: Option<f32>,
     /// What could not be used, and why.
@@ -183,7 +185,7 @@ fn find(indexes: &Indexes, view: &View, search: &Search, mode: Mode, as_of: AsOf
         });
     }
     let best_similarity = vector.first().map(|(_, similarity)| *similarity);
-    Ok(Found { passages, as_of, best_similarity, degraded: Vec::new(), index_us })
+    Ok(Found { passages, as_of, commit: view.commit, best_similarity, degraded: Vec::new(), index_us })
 }
 
 fn pairs(scored: Vec<Scored>) -> Vec<(ChunkId, f32)> {

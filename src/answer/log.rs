@@ -11,14 +11,14 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use futures_util::Stream;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::freshness::AsOf;
 use crate::models::Demand;
 
 /// Where an answer is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stage {
     /// Searching for passages.
@@ -32,7 +32,7 @@ pub enum Stage {
 }
 
 /// A passage that the answer rests on.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Source {
     /// Its number in the answer's citations, from 1.
     pub n: usize,
@@ -59,7 +59,7 @@ pub struct Source {
 }
 
 /// Why an answer is complete.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DoneReason {
     /// The model ended.
@@ -73,7 +73,7 @@ pub enum DoneReason {
 }
 
 /// An event of an answer.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Event {
     /// It has come to a stage.
     Status {
@@ -166,7 +166,8 @@ impl Event {
         }
     }
 
-    fn is_last(&self) -> bool {
+    /// Whether nothing comes after it.
+    pub fn is_last(&self) -> bool {
         matches!(self, Self::Done { .. } | Self::Error(_))
     }
 }
@@ -190,7 +191,7 @@ pub fn parse_event_id(id: &str) -> Option<(&str, usize)> {
 const MAX_STATUSES: usize = 256;
 
 /// What bounds an answer.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Bounds {
     /// The most events, those of its status aside.
     pub max_events: usize,
@@ -356,18 +357,28 @@ impl AnswerLog {
         self.lock().entries.len()
     }
 
+    /// What bounds it.
+    pub fn bounds(&self) -> Bounds {
+        self.bounds
+    }
+
+    /// The position that its furthest reader has come to.
+    pub fn furthest(&self) -> usize {
+        self.lock().furthest
+    }
+
+    /// At most so many events from a position on, without being a reader.
+    pub fn events(&self, from: usize, most: usize) -> Vec<Arc<Event>> {
+        let state = self.lock();
+        (from..state.entries.len()).take(most).filter_map(|position| state.event(position)).collect()
+    }
+
     /// A reader of the events from a position on.
     pub fn reader(self: &Arc<Self>, from: usize) -> Reader {
         let mut state = self.lock();
         state.readers += 1;
         state.furthest = state.furthest.max(from.min(state.entries.len()));
         Reader { log: Arc::clone(self), next: from }
-    }
-
-    /// All events so far, without being a reader.
-    pub fn peek(&self) -> Vec<Arc<Event>> {
-        let state = self.lock();
-        (0..state.entries.len()).filter_map(|position| state.event(position)).collect()
     }
 
     fn append(&self, event: Event) {
@@ -439,6 +450,11 @@ impl Drop for Writer {
 }
 
 impl Reader {
+    /// The position of the event that it reads next.
+    pub fn position(&self) -> usize {
+        self.next
+    }
+
     /// The log it reads.
     pub fn log(&self) -> &Arc<AnswerLog> {
         &self.log

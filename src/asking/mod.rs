@@ -1,48 +1,61 @@
-//! The read path of one question, as a task: limits, admission, retrieval, evidence packed into the token budget, model,
-//! answer log. And the shorter one of a conversation with a model alone. The web, and the command line without a server,
-//! both ask here.
+//! The read path of one question: limits, what is kept, admission, and then as a task retrieval, evidence packed into the
+//! token budget, model, answer log. And the shorter one of a conversation with a model alone. The web, and the command
+//! line without a server, both ask here.
+//!
+//! - [`Asker`]: checks a question, and answers it from what is kept, from a generation under way, or from a new one
+//! - `inquiry`: what a question finds and what the model is given
+//! - `generation`: one generation, from its evidence to its end
+//! - `flight`: the answers that are written from one generation
+//! - `sink`: what the engine says, into them
+//! - [`kept`]: what the cache has of questions and answers
+//! - [`lead`]: one generation among replicas
+//! - [`elsewhere`]: answers that other replicas can read
+//! - [`Shelf`]: the answers that can be read
 
+pub mod elsewhere;
+mod flight;
+mod generation;
+mod inquiry;
+pub mod kept;
+pub mod lead;
 mod shelf;
 mod sink;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use dashmap::mapref::entry::Entry;
 use serde::{Deserialize, Deserializer};
 
+use self::elsewhere::Elsewhere;
+use self::flight::{Flight, Member};
+use self::generation::{Generation, Landing, Leave, Run, nothing_found};
+use self::inquiry::Inquiry;
+use self::kept::{Evidence, Kept, KeptAnswer};
+use self::lead::Leads;
 pub use self::shelf::Shelf;
-use self::sink::{AnswerSink, ending};
+use self::sink::Account;
 use crate::actors::compute::blocking;
 use crate::actors::door::Door;
 use crate::actors::indexer::Indexes;
-use crate::actors::model_pool::{Generate, PoolDoor, Ticket};
-use crate::actors::retriever::{Found, Mode, Retriever, Search};
-use crate::answer::budget;
-use crate::answer::citation::Citations;
-use crate::answer::log::{AnswerLog, Bounds, DoneReason, Event, Source, Stage, Writer};
+use crate::actors::model_pool::PoolDoor;
+use crate::actors::retriever::Retriever;
+use crate::answer::evidence::Key;
+use crate::answer::log::{AnswerLog, Bounds, Event, Stage, Writer};
 use crate::answer::prompt;
-use crate::config::AnswerConfig;
 use crate::error::ServiceError;
-use crate::freshness::AsOf;
 use crate::models::chat::{AROUND, Message, Role};
 use crate::models::line::Priority;
-use crate::models::{Demand, FinishReason, Generator, Prompt, Sampling};
+use crate::models::{Generator, Prompt, Sampling};
 use crate::retrieval::filter::Filter;
-use crate::retrieval::passage::{Passage, snippet};
 use crate::usage::{Ledger, UsageRecord};
 
 /// What the name of a caller begins with who has a key.
 pub const BY_KEY: &str = "key:";
-/// Longest snippet of a source, in characters.
-const SNIPPET_CHARS: usize = 280;
-/// The lexical rank down to which a passage found by similarity as well counts as found by both.
-const AGREED_RANK: usize = 10;
 /// Tokens of a prompt that the head and the markup take, about.
 const HEAD_TOKENS: usize = 64;
 /// Texts that are longer than this are counted on a thread that may block.
 const LONG_TEXT: usize = 16 << 10;
-/// How often it is looked whether an answer is still wanted while its passages are searched for.
-const LOOK: Duration = Duration::from_millis(50);
 /// The most stop texts of a request, as in OpenAI's protocol.
 const STOP_TEXTS: usize = 4;
 /// Longest stop text, in bytes.
@@ -105,6 +118,34 @@ pub struct Wishes {
     pub priority: Priority,
     /// See [`Question::timeout_ms`].
     pub timeout_ms: Option<u64>,
+    /// Whether it may be, and is to become, one that is kept.
+    pub cache: CacheUse,
+}
+
+/// What a request says of the cache: the directives of HTTP's `Cache-Control` (RFC 9111, section 5.2.1) that concern it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CacheUse {
+    /// A kept answer will do, and so will one that is being generated for somebody else; not with `no-cache`.
+    pub read: bool,
+    /// The answer may be kept; not with `no-store`.
+    pub write: bool,
+    /// Nothing but a kept answer will do (`only-if-cached`).
+    pub only: bool,
+}
+
+impl Default for CacheUse {
+    fn default() -> Self {
+        Self { read: true, write: true, only: false }
+    }
+}
+
+impl CacheUse {
+    /// As the value of `Cache-Control` says. Other directives do not concern an answer, and what cannot be both is neither.
+    pub fn parse(directives: &str) -> Self {
+        let said = |name: &str| directives.split(',').any(|directive| directive.trim().eq_ignore_ascii_case(name));
+        let store = !said("no-store");
+        Self { read: store && !said("no-cache"), write: store, only: said("only-if-cached") }
+    }
 }
 
 impl Question {
@@ -120,6 +161,7 @@ impl Question {
             stop: self.stop.clone(),
             priority: self.priority,
             timeout_ms: self.timeout_ms,
+            cache: CacheUse::default(),
         }
     }
 }
@@ -157,6 +199,22 @@ pub struct Asker {
     pub shelf: Arc<Shelf>,
     /// What was used.
     pub ledger: Arc<Ledger>,
+    /// What is kept of questions and answers.
+    pub kept: Kept,
+    /// Who generates what among replicas; none without Redis.
+    pub leads: Option<Leads>,
+    /// The answers of other replicas; none without Redis.
+    pub elsewhere: Option<Arc<Elsewhere>>,
+}
+
+/// What is known of a question's answer before a model is asked.
+enum Found {
+    /// What the model is to be given.
+    Evidence(Evidence),
+    /// An answer that is kept, and what it rests on.
+    Answer(Evidence, KeptAnswer),
+    /// Nothing has to do with the question.
+    Nothing,
 }
 
 impl Asker {
@@ -199,21 +257,122 @@ impl Asker {
         let expected = tokens + config.evidence_tokens + HEAD_TOKENS;
         // Who waits for its own write takes nobody's place meanwhile.
         self.indexes.wait_for(question.min_seq).await?;
-        let time = self.time(&wishes);
-        let ticket = pool.admit(Arc::clone(&caller), wishes.priority, expected, time)?;
-        let (writer, log) = self.open(max_tokens, time, &caller);
+        let (cache, time) = (self.cache_use(&wishes), self.time(&wishes));
         let mut stop = wishes.stop;
         stop.push(prompt::RUN_ON.to_owned());
-        let task = Task {
-            asker: Arc::clone(self),
-            log: Arc::clone(&log),
+        let inquiry = Inquiry {
+            indexes: Arc::clone(&self.indexes),
+            retriever: self.retriever.clone(),
             engine,
             question: Arc::new(question),
             setting,
-            run: Run { pool: pool.clone(), ticket, sampling, max_tokens, stop, caller, began: Instant::now() },
+            sampling,
+            max_tokens,
+            stop,
+            setup: self.kept.setup,
         };
-        actix_rt::spawn(task.run(writer));
-        Ok(log)
+        // Before the commit, so that what is said to be seen is seen.
+        let as_of = self.indexes.freshness.now();
+        let key = self.indexes.views.current().map(|view| inquiry.key(view.commit)).filter(|_| cache.read);
+        let found = match key {
+            Some(key) => self.known(key, &inquiry).await,
+            None => None,
+        };
+        let found = match found {
+            None if cache.only => Some(self.look(&inquiry, cache).await?),
+            found => found,
+        };
+        let (mut writer, log) = self.open(max_tokens, time);
+        writer.append(Event::Status { stage: Stage::Retrieving, queue_position: None });
+        let mut member = Member::new(writer, Arc::clone(&log), as_of, Arc::clone(&caller));
+        let account = self.account(pool, &log, &caller, true);
+        let evidence = match found {
+            Some(Found::Evidence(_)) if cache.only => return Err(ServiceError::NotCached),
+            Some(Found::Evidence(evidence)) => Some(evidence),
+            None => None,
+            Some(Found::Answer(evidence, answer)) => {
+                answer.tell(&inquiry, &evidence, &Flight::new(member, false), &account);
+                return Ok(self.shelved(log, &caller));
+            }
+            Some(Found::Nothing) => {
+                nothing_found(&Flight::new(member, false));
+                return Ok(self.shelved(log, &caller));
+            }
+        };
+        let leave = Leave {
+            pool: pool.clone(),
+            caller: Arc::clone(&caller),
+            priority: wishes.priority,
+            prompt_tokens: expected,
+            time,
+        };
+        let (ticket, flight) = match key {
+            None => (leave.ask()?, Flight::new(member, cache.write)),
+            Some(key) => loop {
+                match self.kept.flights.entry(key) {
+                    Entry::Vacant(place) => {
+                        let ticket = leave.ask()?;
+                        let flight = Flight::new(member, true);
+                        place.insert(Arc::clone(&flight));
+                        break (ticket, flight);
+                    }
+                    Entry::Occupied(place) => match place.get().join(member) {
+                        Ok(()) => return Ok(self.shelved(log, &caller)),
+                        // It has failed, or goes on under another key.
+                        Err(refused) => {
+                            member = refused;
+                            place.remove();
+                        }
+                    },
+                }
+            },
+        };
+        let landing = Landing::new(Arc::clone(self), flight, key, account.clone());
+        let run = Run {
+            leave,
+            ticket: Some(ticket),
+            sampling: inquiry.sampling.clone(),
+            max_tokens,
+            stop: inquiry.stop.clone(),
+            account,
+        };
+        actix_rt::spawn(Generation { inquiry, landing, evidence, run, cache }.run());
+        Ok(self.shelved(log, &caller))
+    }
+
+    /// What is kept of a question asked at this commit.
+    async fn known(&self, key: Key, inquiry: &Inquiry) -> Option<Found> {
+        Some(match self.kept.evidence(key).await? {
+            None => Found::Nothing,
+            Some(evidence) => match self.kept.answer(&inquiry.question.question, &evidence).await {
+                Some(answer) => Found::Answer(evidence, answer),
+                None => Found::Evidence(evidence),
+            },
+        })
+    }
+
+    /// Searches, keeps what was found, and looks whether its answer is kept.
+    async fn look(&self, inquiry: &Inquiry, cache: CacheUse) -> Result<Found, ServiceError> {
+        let looked = inquiry.look().await?;
+        if cache.write && looked.whole {
+            self.kept.keep_evidence(inquiry.key(looked.commit), looked.evidence.as_ref()).await;
+        }
+        let Some(evidence) = looked.evidence else { return Ok(Found::Nothing) };
+        let answer = match cache.read {
+            true => self.kept.answer(&inquiry.question.question, &evidence).await,
+            false => None,
+        };
+        Ok(match answer {
+            Some(answer) => Found::Answer(evidence, answer),
+            None => Found::Evidence(evidence),
+        })
+    }
+
+    /// What the cache is used for.
+    fn cache_use(&self, wishes: &Wishes) -> CacheUse {
+        let CacheUse { read, write, only } = wishes.cache;
+        let enabled = self.kept.enabled();
+        CacheUse { read: read && enabled, write: write && enabled, only }
     }
 
     /// Has a model go on with a conversation, without any documents. As [`Asker::ask`] otherwise.
@@ -241,24 +400,24 @@ impl Asker {
         }
         let max_tokens = max_tokens.min(context - tokens);
         let time = self.time(&wishes);
-        let ticket = pool.admit(Arc::clone(&caller), wishes.priority, tokens, time)?;
-        let (writer, log) = self.open(max_tokens, time, &caller);
+        let (pool, priority) = (pool.clone(), wishes.priority);
+        let leave = Leave { pool, caller: Arc::clone(&caller), priority, prompt_tokens: tokens, time };
+        let ticket = Some(leave.ask()?);
+        let (writer, log) = self.open(max_tokens, time);
+        let account = self.account(&leave.pool, &log, &caller, false);
         let run = Run {
-            pool: pool.clone(),
+            leave,
             ticket,
             sampling: Sampling { repeat_penalty: 1.0, ..sampling },
             max_tokens,
             stop: wishes.stop,
-            caller,
-            began: Instant::now(),
+            account,
         };
-        let (asker, answer) = (Arc::clone(self), Arc::clone(&log));
-        tracing::debug!(answer = answer.id(), model = name, "asked without documents");
-        actix_rt::spawn(async move {
-            let as_of = asker.indexes.freshness.now();
-            run.generate(&asker, answer, writer, prompt, None, as_of).await;
-        });
-        Ok(log)
+        tracing::debug!(answer = log.id(), model = name, "asked without documents");
+        let as_of = self.indexes.freshness.now();
+        let flight = Flight::new(Member::new(writer, Arc::clone(&log), as_of, Arc::clone(&caller)), false);
+        actix_rt::spawn(run.generate(flight, prompt, None));
+        Ok(self.shelved(log, &caller))
     }
 
     fn check_count(&self, messages: &[Message]) -> Result<(), ServiceError> {
@@ -319,8 +478,8 @@ impl Asker {
         wishes.timeout_ms.map_or(most, Duration::from_millis).min(most)
     }
 
-    /// A new answer, on the shelf.
-    fn open(&self, max_tokens: usize, time: Duration, caller: &Arc<str>) -> (Writer, Arc<AnswerLog>) {
+    /// A new answer.
+    fn open(&self, max_tokens: usize, time: Duration) -> (Writer, Arc<AnswerLog>) {
         let config = &self.indexes.config.answer;
         let bounds = Bounds {
             // Every token is an event, of some servers in two parts; and there are a few others.
@@ -330,9 +489,42 @@ impl Asker {
             stall: Duration::from_secs(config.stall_timeout_s),
             time,
         };
-        let (writer, log) = AnswerLog::new(uuid::Uuid::now_v7().simple().to_string(), bounds);
+        AnswerLog::new(uuid::Uuid::now_v7().simple().to_string(), bounds)
+    }
+
+    /// Puts an answer where it can be found, here and by other replicas.
+    fn shelved(&self, log: Arc<AnswerLog>, caller: &Arc<str>) -> Arc<AnswerLog> {
         self.shelf.put(&log, caller);
-        (writer, log)
+        if let Some(elsewhere) = &self.elsewhere {
+            elsewhere.mirror(&log, caller);
+        }
+        log
+    }
+
+    /// The answer of this id, for those who may have it: of this replica, or of another one.
+    pub async fn find(&self, id: &str, caller: &str) -> Option<Arc<AnswerLog>> {
+        match (self.shelf.get(id, caller), &self.elsewhere) {
+            (None, Some(elsewhere)) => elsewhere.find(id, caller).await,
+            (found, _) => found,
+        }
+    }
+
+    /// Begins the record of a generation's use.
+    fn account(&self, pool: &PoolDoor, log: &AnswerLog, caller: &Arc<str>, retrieval: bool) -> Account {
+        let record = UsageRecord {
+            answer: log.id().to_owned(),
+            caller: caller.as_ref().to_owned(),
+            model: pool.state.name.clone(),
+            provider: pool.state.provider.to_owned(),
+            retrieval,
+            ..UsageRecord::default()
+        };
+        Account {
+            ledger: Arc::clone(&self.ledger),
+            counts: Arc::clone(&self.kept.counts),
+            record,
+            began: Instant::now(),
+        }
     }
 }
 
@@ -352,204 +544,6 @@ async fn encode(engine: &Arc<dyn Generator>, messages: Vec<Message>) -> Prompt {
     }
     let engine = Arc::clone(engine);
     blocking(move || engine.prompt(&messages)).await
-}
-
-/// What is decided of a generation before its prompt is known.
-struct Run {
-    pool: PoolDoor,
-    ticket: Ticket,
-    sampling: Sampling,
-    max_tokens: usize,
-    stop: Vec<String>,
-    caller: Arc<str>,
-    began: Instant,
-}
-
-impl Run {
-    /// Generates into a log. The sink tells the log how it ends; one that is dropped untold, because its actor failed,
-    /// ends the log with an error as well.
-    async fn generate(
-        self,
-        asker: &Asker,
-        log: Arc<AnswerLog>,
-        writer: Writer,
-        prompt: Prompt,
-        passages: Option<Vec<String>>,
-        as_of: AsOf,
-    ) {
-        let record = UsageRecord {
-            answer: log.id().to_owned(),
-            caller: self.caller.as_ref().to_owned(),
-            model: self.pool.state.name.clone(),
-            provider: self.pool.state.provider.to_owned(),
-            retrieval: passages.is_some(),
-            ..UsageRecord::default()
-        };
-        let sink = AnswerSink {
-            log: Arc::clone(&log),
-            writer: Some(writer),
-            citations: passages.map(Citations::new),
-            as_of,
-            ledger: Arc::clone(&asker.ledger),
-            record,
-            began: self.began,
-            prompt_tokens: prompt.len(),
-        };
-        let generate = Generate {
-            prompt,
-            sampling: self.sampling,
-            max_tokens: self.max_tokens,
-            stop: self.stop,
-            sink: Box::new(sink),
-            ticket: self.ticket,
-        };
-        if let Err(error) = self.pool.generate(generate).await {
-            tracing::warn!(answer = log.id(), %error, "a generation failed");
-        }
-    }
-}
-
-/// One question under way.
-struct Task {
-    asker: Arc<Asker>,
-    engine: Arc<dyn Generator>,
-    question: Arc<Question>,
-    /// Tokens of the messages that set the conversation up.
-    setting: usize,
-    log: Arc<AnswerLog>,
-    run: Run,
-}
-
-/// What the model is given.
-struct Evidence {
-    passages: Vec<Passage>,
-    prompt: Prompt,
-}
-
-impl Task {
-    async fn run(self, mut writer: Writer) {
-        writer.append(Event::Status { stage: Stage::Retrieving, queue_position: None });
-        let found = tokio::select! {
-            found = self.retrieve() => found,
-            () = self.until_unwanted() => {
-                return writer.append(ending(FinishReason::Cancelled, &self.log, self.asker.indexes.freshness.now()));
-            }
-        };
-        let found = match found {
-            Ok(found) => found,
-            Err(error) => return writer.append(problem(error)),
-        };
-        let as_of = found.as_of;
-        let evidence = if self.relevant(&found) { self.evidence(found.passages).await } else { None };
-        let Some(evidence) = evidence else {
-            writer.append(sources(&[], as_of, ""));
-            writer.append(Event::Token { text: prompt::NOT_FOUND_ANSWER.to_owned() });
-            writer.append(Event::Usage {
-                prompt_tokens: 0,
-                completion_tokens: 0,
-                total_tokens: 0,
-                cached_prompt_tokens: 0,
-                estimated: false,
-            });
-            return writer.append(Event::Done { finish_reason: DoneReason::NotFound, cached: false, as_of });
-        };
-        writer.append(sources(&evidence.passages, as_of, &self.question.question));
-        if self.log.demand() == Demand::Stop {
-            return writer.append(ending(FinishReason::Cancelled, &self.log, as_of));
-        }
-        let texts = evidence.passages.iter().map(|passage| passage.text.clone()).collect();
-        self.run.generate(&self.asker, self.log, writer, evidence.prompt, Some(texts), as_of).await;
-    }
-
-    async fn retrieve(&self) -> Result<Found, ServiceError> {
-        let query = prompt::retrieval_query(&self.question.question, &self.question.messages);
-        let search = Search {
-            query,
-            mode: Mode::Hybrid,
-            filter: self.question.filter.clone(),
-            limit: self.asker.indexes.config.answer.max_passages * 3,
-            vector: None,
-        };
-        // Who was admitted waits for a thread: there are no more of them than may be open.
-        Ok(self.asker.retriever.ask_patiently(search).await?)
-    }
-
-    /// Whether anything found has to do with the question. Without the vector stage nothing can tell. A passage that
-    /// both stages rank high needs less similarity: they err in different ways.
-    fn relevant(&self, found: &Found) -> bool {
-        let config = &self.asker.indexes.config.search;
-        let agreed = |passage: &Passage| {
-            passage.scores.lexical.is_some_and(|stage| stage.rank <= AGREED_RANK)
-                && passage.scores.vector.is_some_and(|stage| stage.score >= config.min_similarity_agreed)
-        };
-        !found.passages.is_empty()
-            && (found.best_similarity.is_none_or(|best| best >= config.min_similarity)
-                || found.passages.iter().any(agreed))
-    }
-
-    /// Resolves once nobody wants the answer any more, or its time is up.
-    async fn until_unwanted(&self) {
-        while self.log.demand() != Demand::Stop {
-            actix_rt::time::sleep(LOOK).await;
-        }
-    }
-
-    /// Packs what fits into the prompt; `None` where nothing fits.
-    async fn evidence(&self, passages: Vec<Passage>) -> Option<Evidence> {
-        let (engine, question) = (Arc::clone(&self.engine), Arc::clone(&self.question));
-        let (config, taken) = (Arc::clone(&self.asker.indexes.config), self.setting + self.run.max_tokens);
-        let history = config.answer.history_tokens.saturating_sub(self.setting);
-        blocking(move || pack(&*engine, &config.answer, &question, passages, taken, history)).await
-    }
-}
-
-/// Packs what fits into the prompt of a question beside the tokens that are `taken`: passages, and within `history` tokens
-/// the newest messages.
-fn pack(
-    engine: &dyn Generator,
-    config: &AnswerConfig,
-    Question { question, messages, .. }: &Question,
-    passages: Vec<Passage>,
-    taken: usize,
-    history: usize,
-) -> Option<Evidence> {
-    let count = |text: &str| engine.count_tokens(text);
-    let costs: Vec<usize> =
-        passages.iter().enumerate().map(|(n, passage)| count(&prompt::render_passage(n + 1, passage))).collect();
-    let bare = engine.prompt(&prompt::conversation(&[], &[], question)).len();
-    let room = engine.context().saturating_sub(bare + taken);
-    let packed = budget::pack(&passages, &costs, room.min(config.evidence_tokens), config.max_passages);
-    let chosen: Vec<&Passage> = packed.iter().map(|&n| &passages[n]).collect();
-    if chosen.is_empty() {
-        return None;
-    }
-    let used: usize = packed.iter().map(|&n| costs[n]).sum();
-    let left = room.saturating_sub(used + 16).min(history);
-    let earlier = prompt::newest_within(messages, left, &count);
-    let prompt = engine.prompt(&prompt::conversation(&chosen, &earlier, question));
-    let passages = chosen.into_iter().cloned().collect();
-    Some(Evidence { passages, prompt })
-}
-
-fn sources(passages: &[Passage], as_of: AsOf, query: &str) -> Event {
-    let sources = passages
-        .iter()
-        .zip(1..)
-        .map(|(passage, n)| Source {
-            n,
-            document_id: passage.document_id.clone(),
-            title: passage.title.clone(),
-            section: passage.section.clone(),
-            page: passage.page,
-            url: passage.url.clone(),
-            snippet: snippet(&passage.text, query, SNIPPET_CHARS),
-            score: passage.scores.fused,
-            revision: passage.revision,
-            start: passage.start,
-            end: passage.end,
-        })
-        .collect();
-    Event::Sources { as_of, sources }
 }
 
 /// The last event of what failed.

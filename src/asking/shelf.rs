@@ -4,9 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dashmap::DashMap;
+use dashmap::mapref::entry::Entry;
 
 use super::BY_KEY;
 use crate::answer::log::AnswerLog;
+
+/// Whether a caller may have the answer that `owner` asked for.
+pub(super) fn may_have(owner: &str, caller: &str) -> bool {
+    !owner.starts_with(BY_KEY) || owner == caller
+}
 
 /// See the module.
 pub struct Shelf {
@@ -32,7 +38,23 @@ impl Shelf {
     pub fn get(&self, id: &str, caller: &str) -> Option<Arc<AnswerLog>> {
         let answer = self.answers.get(id)?;
         let (log, owner) = &*answer;
-        (!owner.starts_with(BY_KEY) || **owner == *caller).then(|| Arc::clone(log))
+        may_have(owner, caller).then(|| Arc::clone(log))
+    }
+
+    /// Puts an answer on it, unless one of its id is there: then gives that one.
+    pub fn put_new(&self, log: &Arc<AnswerLog>, caller: &Arc<str>) -> Option<Arc<AnswerLog>> {
+        match self.answers.entry(log.id().to_owned()) {
+            Entry::Occupied(place) => Some(Arc::clone(&place.get().0)),
+            Entry::Vacant(place) => {
+                place.insert((Arc::clone(log), Arc::clone(caller)));
+                None
+            }
+        }
+    }
+
+    /// Takes an answer off.
+    pub fn remove(&self, id: &str) {
+        self.answers.remove(id);
     }
 
     /// Answers on it.

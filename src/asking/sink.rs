@@ -1,66 +1,119 @@
-//! From an engine into the log of an answer: stages, text, citations, usage, the end.
+//! From an engine into the answers of a generation: stages, text, citations, usage, the end; and the record of its use.
 
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::flight::{Ended, Flight};
+use crate::actors::cache::CacheCounts;
 use crate::answer::citation::Citations;
-use crate::answer::log::{AnswerLog, DoneReason, Event, Stage, Stopped, Writer};
+use crate::answer::log::{AnswerLog, DoneReason, Event, Stage, Stopped};
 use crate::error::ServiceError;
 use crate::freshness::AsOf;
 use crate::models::{Demand, FinishReason, Finished, ModelError, Sink};
-use crate::usage::{Ledger, Outcome, UsageRecord};
+use crate::usage::{Ledger, Outcome, Served, UsageRecord};
 
-/// Writes what an engine generates into the log.
+/// Writes what an engine generates to all answers of a flight.
 pub(super) struct AnswerSink {
-    pub(super) log: Arc<AnswerLog>,
-    pub(super) writer: Option<Writer>,
+    pub(super) flight: Arc<Flight>,
     /// Checks citations, where the answer rests on passages.
     pub(super) citations: Option<Citations>,
-    pub(super) as_of: AsOf,
-    pub(super) ledger: Arc<Ledger>,
-    /// The record of its use, but for what is known at the end.
-    pub(super) record: UsageRecord,
-    pub(super) began: Instant,
+    pub(super) account: Account,
     /// Tokens of its prompt, about where the model is elsewhere.
     pub(super) prompt_tokens: usize,
+    /// Whether it was told its end.
+    pub(super) finished: bool,
+}
+
+/// The record of a generation's use, but for what is known at the end.
+#[derive(Clone)]
+pub(super) struct Account {
+    pub(super) ledger: Arc<Ledger>,
+    pub(super) counts: Arc<CacheCounts>,
+    pub(super) record: UsageRecord,
+    pub(super) began: Instant,
+}
+
+impl Account {
+    /// Records the generation.
+    fn close(&mut self) {
+        self.record.total_ms = self.began.elapsed().as_millis() as u64;
+        self.ledger.record(self.record.clone());
+    }
+
+    /// Records the answers that the generation gave beside the one it was begun for.
+    pub(super) fn others(&self, mut ended: Vec<Ended>) {
+        ended.retain(|ended| ended.answer != self.record.answer);
+        ended.iter().for_each(|_| CacheCounts::add(&self.counts.shared));
+        self.free(Served::Shared, self.record.outcome, ended);
+    }
+
+    /// Records answers that another replica's generation gave.
+    pub(super) fn shared(&self, ended: Vec<Ended>) {
+        ended.iter().for_each(|_| CacheCounts::add(&self.counts.shared));
+        self.free(Served::Shared, Outcome::Stop, ended);
+    }
+
+    /// Records answers that were kept.
+    pub(super) fn kept(&self, outcome: Outcome, ended: Vec<Ended>) {
+        self.free(Served::Cache, outcome, ended);
+    }
+
+    /// Records answers that took no tokens.
+    fn free(&self, served: Served, outcome: Outcome, ended: Vec<Ended>) {
+        for ended in ended {
+            self.ledger.record(UsageRecord {
+                answer: ended.answer,
+                caller: ended.caller.as_ref().to_owned(),
+                served,
+                prompt_tokens: 0,
+                cached_prompt_tokens: 0,
+                completion_tokens: 0,
+                estimated: false,
+                outcome: match (&ended.error, ended.cancelled) {
+                    (Some(_), _) => Outcome::Error,
+                    (None, true) => Outcome::Cancelled,
+                    (None, false) => outcome,
+                },
+                error: ended.error,
+                first_token_ms: ended.first_token_ms,
+                total_ms: ended.total_ms,
+                ..self.record.clone()
+            });
+        }
+    }
 }
 
 impl AnswerSink {
-    fn append(&mut self, event: Event) {
-        if let Some(writer) = &mut self.writer {
-            writer.append(event);
-        }
-    }
-
     fn token(&mut self, text: String) {
         if !text.is_empty() {
-            self.append(Event::Token { text });
+            self.flight.text(text);
         }
     }
 }
 
 impl Sink for AnswerSink {
     fn demand(&self) -> Demand {
-        self.log.demand()
+        self.flight.demand()
     }
 
     fn queued(&mut self, place: usize) {
-        self.append(Event::Status { stage: Stage::Queued, queue_position: Some(place) });
+        self.flight.status(Stage::Queued, Some(place));
     }
 
     fn started(&mut self) {
         // What counts where nothing better comes to be known: it fails, and its engine tells no figures.
-        self.record.prompt_tokens = self.prompt_tokens;
-        self.record.estimated = true;
-        self.append(Event::Status { stage: Stage::Reading, queue_position: None });
+        self.account.record.prompt_tokens = self.prompt_tokens;
+        self.account.record.estimated = true;
+        self.flight.status(Stage::Reading, None);
     }
 
     fn text(&mut self, text: &str) {
-        if self.record.first_token_ms.is_none() {
-            self.record.first_token_ms = Some(self.began.elapsed().as_millis() as u64);
-            self.append(Event::Status { stage: Stage::Generating, queue_position: None });
+        let record = &mut self.account.record;
+        record.completion_tokens += 1;
+        if record.first_token_ms.is_none() {
+            record.first_token_ms = Some(self.account.began.elapsed().as_millis() as u64);
+            self.flight.status(Stage::Generating, None);
         }
-        self.record.completion_tokens += 1;
         let shown = match &mut self.citations {
             Some(citations) => citations.push(text),
             None => text.to_owned(),
@@ -71,67 +124,63 @@ impl Sink for AnswerSink {
     fn finish(&mut self, result: Result<Finished, ModelError>) {
         let (rest, report) = self.citations.take().map(Citations::finish).unwrap_or_default();
         self.token(rest);
-        let Some(mut writer) = self.writer.take() else { return };
-        self.record.total_ms = self.began.elapsed().as_millis() as u64;
-        match result {
+        self.finished = true;
+        let record = &mut self.account.record;
+        let ended = match result {
             Ok(finished) => {
-                let end = ending(finished.reason, &self.log, self.as_of);
-                self.record.prompt_tokens = finished.prompt_tokens;
-                self.record.cached_prompt_tokens = finished.cached_prompt_tokens;
-                self.record.completion_tokens = finished.completion_tokens;
-                self.record.estimated = finished.estimated;
-                self.record.error = end.problem_kind().map(str::to_owned);
-                self.record.outcome = match (&end, finished.reason) {
-                    (Event::Error(_), _) => Outcome::Error,
-                    (_, FinishReason::Stop) => Outcome::Stop,
-                    (_, FinishReason::Length) => Outcome::Length,
-                    (_, FinishReason::Cancelled) => Outcome::Cancelled,
+                record.prompt_tokens = finished.prompt_tokens;
+                record.cached_prompt_tokens = finished.cached_prompt_tokens;
+                record.completion_tokens = finished.completion_tokens;
+                record.estimated = finished.estimated;
+                record.outcome = match finished.reason {
+                    FinishReason::Stop => Outcome::Stop,
+                    FinishReason::Length => Outcome::Length,
+                    FinishReason::Cancelled => Outcome::Cancelled,
                 };
+                let ended = self.flight.finish(&finished);
+                // What nobody wanted to the end was ended by the last of them, in its way.
+                if let Some(error) = ended.last().and_then(|ended| ended.error.clone())
+                    && finished.reason == FinishReason::Cancelled
+                {
+                    (record.outcome, record.error) = (Outcome::Error, Some(error));
+                }
                 tracing::info!(
-                    answer = self.log.id(),
-                    model = self.record.model,
+                    answer = record.answer,
+                    model = record.model,
                     reason = ?finished.reason,
-                    stopped = ?self.log.stopped(),
+                    error = record.error,
+                    answers = ended.len(),
                     prompt_tokens = finished.prompt_tokens,
                     cached_prompt_tokens = finished.cached_prompt_tokens,
                     completion_tokens = finished.completion_tokens,
-                    first_token_ms = self.record.first_token_ms,
-                    total_ms = self.record.total_ms,
+                    first_token_ms = record.first_token_ms,
+                    total_ms = self.account.began.elapsed().as_millis() as u64,
                     citations_kept = report.kept,
                     citations_dropped = report.dropped_unknown + report.dropped_unsupported,
                     citations_added = report.added,
                     "answered"
                 );
-                writer.append(usage(&finished));
-                writer.append(end);
+                ended
             }
             Err(error) => {
                 let end = super::problem(error);
-                self.record.error = end.problem_kind().map(str::to_owned);
-                writer.append(end);
+                record.error = end.problem_kind().map(str::to_owned);
+                self.flight.close(&|_| vec![end.clone()])
             }
-        }
-        self.ledger.record(self.record.clone());
+        };
+        self.account.close();
+        self.account.others(ended);
     }
 }
 
 impl Drop for AnswerSink {
-    /// One that was never told its end failed with the actor that had it. The writer tells the readers.
+    /// One that was never told its end failed with the actor that had it. Its logs tell the readers.
     fn drop(&mut self) {
-        if self.writer.is_some() {
-            self.record.total_ms = self.began.elapsed().as_millis() as u64;
-            self.ledger.record(self.record.clone());
+        if !self.finished {
+            let ended = self.flight.abandon();
+            self.account.close();
+            self.account.others(ended);
         }
-    }
-}
-
-fn usage(finished: &Finished) -> Event {
-    Event::Usage {
-        prompt_tokens: finished.prompt_tokens,
-        completion_tokens: finished.completion_tokens,
-        total_tokens: finished.prompt_tokens + finished.completion_tokens,
-        cached_prompt_tokens: finished.cached_prompt_tokens,
-        estimated: finished.estimated,
     }
 }
 

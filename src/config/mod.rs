@@ -2,10 +2,11 @@
 //! told at once, each with its path and its place, and with one of them the process does not start.
 //!
 //! `settings` holds the sections and the range of each value, `events` those of `[nats]` and `[fetch]`, `models` those of
-//! `[models]`; `read` finds what is
-//! no setting at all; this file checks what lies between settings. Called once, by the command line. It never warns
+//! `[models]`, `cache` those of `[cache]` and `[redis]`; `read` finds what is no setting at all; this file checks what lies between
+//! settings. Called once, by the command line. It never warns
 //! and goes on, and opens nothing that a setting names.
 
+mod cache;
 mod events;
 mod models;
 mod read;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 
 use garde::Validate;
 
+pub use self::cache::{CacheConfig, RedisConfig};
 pub use self::events::{FetchConfig, NatsConfig};
 pub use self::models::{ChatModelConfig, Engine, ModelsConfig, UpstreamConfig};
 use self::read::{Merged, Reader};

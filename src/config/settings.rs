@@ -10,7 +10,7 @@ use garde::Validate;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::models;
-use super::{FetchConfig, ModelsConfig, NatsConfig};
+use super::{CacheConfig, FetchConfig, ModelsConfig, NatsConfig, RedisConfig};
 use crate::documents::event::{DocumentId, validate_collection};
 
 /// Bytes in a mebibyte.
@@ -63,6 +63,12 @@ pub struct Config {
     /// Answers.
     #[garde(dive)]
     pub answer: AnswerConfig,
+    /// What is kept of questions and answers.
+    #[garde(dive)]
+    pub cache: CacheConfig,
+    /// What replicas share of answers.
+    #[garde(dive)]
+    pub redis: RedisConfig,
     /// Restarts of actors.
     #[garde(dive)]
     pub actors: ActorsConfig,
@@ -90,6 +96,8 @@ impl Default for Config {
             search: SearchConfig::default(),
             models: ModelsConfig::default(),
             answer: AnswerConfig::default(),
+            cache: CacheConfig::default(),
+            redis: RedisConfig::default(),
             actors: ActorsConfig::default(),
             log: LogConfig::default(),
         }

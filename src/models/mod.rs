@@ -20,7 +20,7 @@ pub mod text;
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use self::chat::Message;
 
@@ -94,7 +94,7 @@ pub enum Segment {
 }
 
 /// What a model is given.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Prompt {
     /// In tokens of the engine's own model.
     Tokens(Vec<i32>),
@@ -123,7 +123,7 @@ impl Prompt {
 }
 
 /// How tokens are chosen.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Sampling {
     /// 0 takes the likeliest token.
     pub temperature: f32,
@@ -226,7 +226,7 @@ pub trait Sink: Send {
 }
 
 /// Why a generation ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FinishReason {
     /// The model ended its turn, or a stop text came.
@@ -238,7 +238,7 @@ pub enum FinishReason {
 }
 
 /// The account of a finished generation.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Finished {
     /// Why it ended.
     pub reason: FinishReason,

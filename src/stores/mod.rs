@@ -1,12 +1,16 @@
 //! Where things are kept. [`catalog`] is the durable truth: documents, chunks, vectors and the
 //! operation number `seq`. [`tantivy`] (lexical) and [`hnsw`] (vectors) are derived from it, hold
 //! nothing that it does not hold, and can be rebuilt from it at any time; a search sees both at one commit through
-//! a [`view`]. [`nats`] and [`dataref`] are where documents come from.
+//! a [`view`]. [`memory`] keeps what was answered for a while, and [`redis`] for all
+//! replicas. [`nats`] and [`dataref`] are where documents come from.
 
+pub mod breaker;
 pub mod catalog;
 pub mod dataref;
 pub mod hnsw;
+pub mod memory;
 pub mod nats;
+pub mod redis;
 pub mod tantivy;
 pub mod view;
 

@@ -15,7 +15,7 @@ use super::caller::caller;
 use super::error::{Kind, Problem, method_not_allowed, response_of};
 use crate::answer::log::{AnswerLog, Event, Reader, event_id, parse_event_id};
 use crate::app::App;
-use crate::asking::Question;
+use crate::asking::{CacheUse, Question, Wishes};
 
 /// The routes of this file.
 pub fn routes(config: &mut web::ServiceConfig) {
@@ -38,7 +38,7 @@ async fn ask(
 ) -> Result<HttpResponse, Problem> {
     let stream = wants_stream(&request)?;
     let question = question.into_inner();
-    let wishes = question.wishes();
+    let wishes = Wishes { cache: cache_use(&request), ..question.wishes() };
     let log = app.asker()?.ask(question, wishes, caller(&request)).await?;
     let place = place(&log);
     if stream {
@@ -51,6 +51,12 @@ async fn ask(
             Ok(response.content_type("application/problem+json").insert_header(place).body(problem.to_string()))
         }
     }
+}
+
+/// What a request says of the cache.
+pub(super) fn cache_use(request: &HttpRequest) -> CacheUse {
+    let values = request.headers().get_all(header::CACHE_CONTROL).filter_map(|value| value.to_str().ok());
+    CacheUse::parse(&values.collect::<Vec<_>>().join(","))
 }
 
 /// Where an answer is.
@@ -67,8 +73,8 @@ pub(super) fn at((name, place): (header::HeaderName, String), mut response: Http
 }
 
 /// The answer that an address names.
-pub(super) fn find(app: &App, id: &str, caller: &str) -> Result<Arc<AnswerLog>, Problem> {
-    app.asker()?.shelf.get(id, caller).ok_or_else(|| {
+pub(super) async fn find(app: &App, id: &str, caller: &str) -> Result<Arc<AnswerLog>, Problem> {
+    app.asker()?.find(id, caller).await.ok_or_else(|| {
         let detail = format!("there is no answer {id} of yours: it never was, or ended too long ago; ask again");
         Problem::new(Kind::NotFound, detail)
     })
@@ -76,10 +82,10 @@ pub(super) fn find(app: &App, id: &str, caller: &str) -> Result<Arc<AnswerLog>, 
 
 /// What there is of an answer now.
 async fn show(request: HttpRequest, app: web::Data<App>, id: web::Path<String>) -> Result<HttpResponse, Problem> {
-    let log = find(&app, &id, &caller(&request))?;
+    let log = find(&app, &id, &caller(&request)).await?;
     let ended = log.closed().is_some();
     // What is there is there at once.
-    let events: Vec<_> = log.peek();
+    let events: Vec<_> = log.events(0, usize::MAX);
     let status = events.iter().rev().find(|event| matches!(***event, Event::Status { .. })).map(|event| event.data());
     let mut answer = match assemble(log.id(), events.into_iter()) {
         Ok(answer) => answer,
@@ -95,13 +101,13 @@ async fn show(request: HttpRequest, app: web::Data<App>, id: web::Path<String>) 
 
 /// Ends an answer. What was said until then can still be read.
 async fn cancel(request: HttpRequest, app: web::Data<App>, id: web::Path<String>) -> Result<HttpResponse, Problem> {
-    find(&app, &id, &caller(&request))?.cancel();
+    find(&app, &id, &caller(&request)).await?.cancel();
     Ok(HttpResponse::NoContent().finish())
 }
 
 /// The events of an answer, after the one in `Last-Event-ID`, or from the start.
 async fn resume(request: HttpRequest, app: web::Data<App>, id: web::Path<String>) -> Result<HttpResponse, Problem> {
-    let log = find(&app, &id, &caller(&request))?;
+    let log = find(&app, &id, &caller(&request)).await?;
     let last = request.headers().get("last-event-id").map(|value| String::from_utf8_lossy(value.as_bytes()));
     let from = match last.as_deref() {
         None | Some("") => 0,

@@ -75,6 +75,8 @@ problems! {
     Stalled = "stalled", REQUEST_TIMEOUT, "The answer was not taken";
     /// The answer's time was up.
     TooLate = "too-late", GATEWAY_TIMEOUT, "The answer's time was up";
+    /// Only a kept answer would do, and there is none.
+    NotCached = "not-cached", GATEWAY_TIMEOUT, "No answer is kept";
     /// The disk is full.
     StorageFull = "storage-full", INSUFFICIENT_STORAGE, "No room to store it";
     /// The service failed.
@@ -181,6 +183,7 @@ impl From<ServiceError> for Problem {
             }
             ServiceError::Stalled => Self::new(Kind::Stalled, detail),
             ServiceError::TooLate => Self::new(Kind::TooLate, detail),
+            ServiceError::NotCached => Self::new(Kind::NotCached, detail),
             ServiceError::Unavailable { retry_after_s, .. } => {
                 Self::new(Kind::Unavailable, detail).retry_after(retry_after_s)
             }
@@ -188,6 +191,7 @@ impl From<ServiceError> for Problem {
                 Self::new(Kind::NotYetVisible, detail).with("min_seq", wanted).with("seq", reached).retry_after(1)
             }
             ServiceError::StorageFull(_) => Self::new(Kind::StorageFull, detail),
+            ServiceError::Interrupted => Self::new(Kind::Internal, detail),
             ServiceError::Internal(_) => {
                 tracing::error!(detail, "a request failed");
                 Self::new(Kind::Internal, detail)

@@ -33,7 +33,7 @@ use super::caller::{caller, is_of_another_site};
 use super::error::{Kind, Problem, method_not_allowed};
 use crate::answer::log::{AnswerLog, Event, event_id, parse_event_id};
 use crate::app::App;
-use crate::asking::Question;
+use crate::asking::{CacheUse, Question, Wishes};
 
 /// Open questions of one connection.
 const MOST_OPEN: usize = 64;
@@ -205,8 +205,10 @@ impl Connection {
             return Err(Some(close(CloseCode::Invalid, "a frame must be a JSON object")));
         };
         let id = object.remove("id");
+        let cache = object.remove("cache_control");
+        let cache = cache.as_ref().and_then(Value::as_str).map(CacheUse::parse).unwrap_or_default();
         let id: Arc<str> = id.as_ref().and_then(Value::as_str).unwrap_or_default().into();
-        let taken = self.take(&id, Value::Object(object), stops).await;
+        let taken = self.take(&id, Value::Object(object), cache, stops).await;
         match taken {
             Ok(sent) => sent,
             Err(problem) => self.refuse(&id, &problem).await,
@@ -218,7 +220,13 @@ impl Connection {
     ///
     /// # Errors
     /// Why not.
-    async fn take(&mut self, id: &Arc<str>, frame: Value, stops: bool) -> Result<Result<(), Gone>, Problem> {
+    async fn take(
+        &mut self,
+        id: &Arc<str>,
+        frame: Value,
+        cache: CacheUse,
+        stops: bool,
+    ) -> Result<Result<(), Gone>, Problem> {
         let frame = serde_json::from_value::<Frame>(frame);
         let frame = frame.map_err(|error| Problem::new(Kind::InvalidJson, error.to_string()))?;
         if matches!(frame, Frame::Ping) {
@@ -246,11 +254,11 @@ impl Connection {
                 // It may have to wait for its documents: meanwhile the others go on.
                 let (app, caller, own) = (self.app.clone(), Arc::clone(&self.caller), Arc::clone(id));
                 self.asked.insert(Arc::clone(id));
-                self.asking.push(async move { (own, ask(&app, *question, caller).await) }.boxed_local());
+                self.asking.push(async move { (own, ask(&app, *question, cache, caller).await) }.boxed_local());
                 Ok(Ok(()))
             }
             Frame::Resume { last_event_id } => {
-                let (log, from) = self.resume(&last_event_id)?;
+                let (log, from) = self.resume(&last_event_id).await?;
                 self.follow(Arc::clone(id), log, from);
                 Ok(Ok(()))
             }
@@ -262,9 +270,9 @@ impl Connection {
         self.open.contains_key(id) || self.asked.contains(id)
     }
 
-    fn resume(&self, last: &str) -> Result<(Arc<AnswerLog>, usize), Problem> {
+    async fn resume(&self, last: &str) -> Result<(Arc<AnswerLog>, usize), Problem> {
         let answer = parse_event_id(last).map_or(last, |(answer, _)| answer);
-        let log = find(&self.app, answer, &self.caller)?;
+        let log = find(&self.app, answer, &self.caller).await?;
         let from = position_after(&log, last)?;
         if is_past_the_end(&log, from) {
             return Err(Problem::new(Kind::NotFound, "this was the last event of the answer"));
@@ -335,8 +343,8 @@ impl Connection {
     }
 }
 
-async fn ask(app: &App, question: Question, caller: Arc<str>) -> Result<Arc<AnswerLog>, Problem> {
-    let wishes = question.wishes();
+async fn ask(app: &App, question: Question, cache: CacheUse, caller: Arc<str>) -> Result<Arc<AnswerLog>, Problem> {
+    let wishes = Wishes { cache, ..question.wishes() };
     Ok(app.asker()?.ask(question, wishes, caller).await?)
 }
 

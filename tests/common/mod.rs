@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 
 pub mod nats;
+pub mod redis;
 pub mod tls;
 pub mod upstream;
 
@@ -118,6 +119,8 @@ impl Home {
             .arg(config)
             .env("RUST_LOG", "info,tantivy=warn,hnsw_rs=warn,llama-cpp-2=warn")
             .env("FAILPOINTS", &setup.failpoints);
+        // Most tests are about answers that are generated.
+        command.env("ANSWERD__CACHE__ENABLED", "false");
         for line in setup.settings.lines().map(str::trim).filter(|line| !line.is_empty()) {
             let (key, value) = line.split_once('=').expect("key = value");
             let key = format!("ANSWERD__{}", key.trim().replace('.', "__").to_uppercase());

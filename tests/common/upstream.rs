@@ -25,11 +25,13 @@ pub struct Script {
     pub fault: Option<Fault>,
     /// Whether it tells the usage at the end.
     pub usage: bool,
+    /// It repeats the last message instead, a word a token.
+    pub echo: bool,
 }
 
 impl Default for Script {
     fn default() -> Self {
-        Self { first: Duration::ZERO, every: Duration::ZERO, tokens: 20, fault: None, usage: true }
+        Self { first: Duration::ZERO, every: Duration::ZERO, tokens: 20, fault: None, usage: true, echo: false }
     }
 }
 
@@ -206,6 +208,11 @@ async fn serve(request: HttpRequest, body: Value, shared: Shared) -> HttpRespons
     if request.path().ends_with("/embeddings") {
         return embeddings(&body);
     }
+    let words: Option<Vec<String>> = script.echo.then(|| {
+        let last = body["messages"].as_array().and_then(|messages| messages.last()?["content"].as_str());
+        last.unwrap_or_default().split_whitespace().map(|word| format!("{word} ")).collect()
+    });
+    let script = Script { tokens: words.as_ref().map_or(script.tokens, Vec::len), ..script };
     let most = body["max_tokens"].as_u64().map_or(usize::MAX, |most| most as usize);
     let endless = matches!(script.fault, Some(Fault::Endless));
     let tokens = if endless { usize::MAX / 2 } else { script.tokens.min(most) };
@@ -213,6 +220,7 @@ async fn serve(request: HttpRequest, body: Value, shared: Shared) -> HttpRespons
     let began = Instant::now();
     let events = stream::unfold((0, open), move |(n, open)| {
         let script = script.clone();
+        let said = words.as_ref().map_or_else(|| word(n), |words| words.get(n).cloned().unwrap_or_default());
         async move {
             let step = u32::try_from(n.min(tokens)).unwrap_or(u32::MAX);
             let due = began + script.first + script.every * step;
@@ -234,7 +242,7 @@ async fn serve(request: HttpRequest, body: Value, shared: Shared) -> HttpRespons
                     actix_web::rt::time::sleep(Duration::from_secs(600)).await;
                     return None;
                 }
-                _ if n < tokens => chunk(json!({ "content": word(n) }), None),
+                _ if n < tokens => chunk(json!({ "content": said }), None),
                 _ if n == tokens => chunk(json!({}), Some(finish)),
                 _ if n == tokens + 1 && script.usage => event(json!({
                     "choices": [],

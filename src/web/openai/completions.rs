@@ -1,26 +1,18 @@
-//! OpenAI's protocol (<https://platform.openai.com/docs/api-reference>), as far as it is about text:
-//! `POST /v1/chat/completions`, `GET /v1/models`, `POST /v1/embeddings`. Its clients work unchanged.
-//!
-//! The model `[answer] model_name` answers from the documents, and puts `sources` beside `choices`; every other model
-//! answers by itself. What is not supported is refused, save what changes nothing in the answer.
+//! `POST /v1/chat/completions`, streamed and not.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use actix_web::http::{StatusCode, header};
-use actix_web::{HttpMessage, HttpRequest, HttpResponse, Responder, ResponseError, web};
+use actix_web::http::header;
+use actix_web::{HttpRequest, HttpResponse, Responder, web};
 use actix_web_lab::sse;
-use base64::Engine as _;
 use futures_util::{Stream, StreamExt, stream};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::answers::{at, place};
-use super::caller::caller;
-use super::error::{Kind, Problem, body_error, response_of};
-use crate::actors::embedder::Embed;
+use super::{Error, NO_RETRY, body, error_of, invalid, openais};
 use crate::actors::stats::now_ms;
 use crate::answer::log::{AnswerLog, DoneReason, Event, Source};
 use crate::app::App;
@@ -29,143 +21,9 @@ use crate::error::ServiceError;
 use crate::models::chat::{Message, Role};
 use crate::models::line::Priority;
 use crate::retrieval::filter::Filter;
-use crate::usage::{Operation, Outcome, UsageRecord};
-
-/// Texts of one request for embeddings, as many as OpenAI takes.
-const EMBEDDING_TEXTS: usize = 2048;
-/// What an embedding model puts around a text, in tokens.
-const AROUND_A_TEXT: usize = 2;
-/// So many texts or fewer are embedded before documents are.
-const FEW_TEXTS: usize = 8;
-
-/// The routes of this file.
-pub fn routes(config: &mut web::ServiceConfig) {
-    let refuse = || {
-        web::to(async |request: HttpRequest| {
-            let detail = format!("{} does not take {}", request.path(), request.method());
-            Err::<HttpResponse, _>(Error::from(Problem::new(Kind::MethodNotAllowed, detail)))
-        })
-    };
-    config
-        .service(web::resource("/v1/chat/completions").route(web::post().to(chat)).default_service(refuse()))
-        .service(web::resource("/v1/embeddings").route(web::post().to(embeddings)).default_service(refuse()))
-        .service(web::resource("/v1/models").route(web::get().to(models)).default_service(refuse()))
-        .service(web::resource("/v1/models/{name:.*}").route(web::get().to(model)).default_service(refuse()));
-}
-
-/// A problem in OpenAI's form, with the parameter at fault.
-#[derive(Debug)]
-struct Error(Box<Problem>, Option<String>);
-
-impl From<Problem> for Error {
-    fn from(problem: Problem) -> Self {
-        Self(Box::new(problem), None)
-    }
-}
-
-impl From<ServiceError> for Error {
-    fn from(error: ServiceError) -> Self {
-        Problem::from(error).into()
-    }
-}
-
-impl std::fmt::Display for Error {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl ResponseError for Error {
-    fn status_code(&self) -> StatusCode {
-        openais(self.0.kind.status())
-    }
-
-    fn error_response(&self) -> HttpResponse {
-        let mut response = HttpResponse::build(self.status_code());
-        if let Some(seconds) = self.0.retry_after_s {
-            response.insert_header((header::RETRY_AFTER, seconds));
-        }
-        response.json(error_body(self.0.kind, &self.0.detail, self.1.as_deref(), &self.0.members))
-    }
-}
-
-/// OpenAI has one status for all that is wrong with a request.
-fn openais(status: StatusCode) -> StatusCode {
-    if status == StatusCode::UNPROCESSABLE_ENTITY { StatusCode::BAD_REQUEST } else { status }
-}
-
-/// An error object of OpenAI's, with the counts beside its own members.
-fn error_body(kind: Kind, message: &str, param: Option<&str>, members: &Map<String, Value>) -> Value {
-    let (of_type, code) = match kind {
-        Kind::QuestionTooLong | Kind::PromptTooLong => ("invalid_request_error", Some("context_length_exceeded")),
-        Kind::UnknownModel => ("invalid_request_error", Some("model_not_found")),
-        Kind::Overloaded => ("rate_limit_error", Some("rate_limit_exceeded")),
-        Kind::InvalidJson
-        | Kind::InvalidRequest
-        | Kind::TooLarge
-        | Kind::UnsupportedMediaType
-        | Kind::NotAcceptable
-        | Kind::NotFound
-        | Kind::BodyTimeout
-        | Kind::OtherSite
-        | Kind::UpgradeRequired
-        | Kind::MethodNotAllowed => ("invalid_request_error", None),
-        Kind::Stalled
-        | Kind::TooLate
-        | Kind::Unavailable
-        | Kind::NotYetVisible
-        | Kind::StorageFull
-        | Kind::Internal => ("server_error", None),
-    };
-    let mut error = members.clone();
-    error.extend([
-        ("message".to_owned(), message.into()),
-        ("type".to_owned(), of_type.into()),
-        ("param".to_owned(), param.into()),
-        ("code".to_owned(), code.into()),
-    ]);
-    json!({ "error": error })
-}
-
-/// The same of a problem document in an answer log.
-fn error_of(problem: &Value) -> Value {
-    let name = problem["type"].as_str().and_then(|kind| kind.rsplit(':').next()).unwrap_or_default();
-    let kind = Kind::ALL.iter().copied().find(|kind| kind.name() == name).unwrap_or(Kind::Internal);
-    error_body(kind, problem["detail"].as_str().unwrap_or_default(), None, &Map::new())
-}
-
-impl Error {
-    fn about(problem: impl Into<Problem>, param: &str) -> Self {
-        Self(Box::new(problem.into()), Some(param.to_owned()))
-    }
-}
-
-fn invalid(param: &str, detail: impl Into<String>) -> Error {
-    Error::about(Problem::new(Kind::InvalidRequest, detail), param)
-}
-
-/// Reads a body.
-async fn body<T: serde::de::DeserializeOwned>(
-    request: &HttpRequest,
-    payload: web::Payload,
-    app: &App,
-) -> Result<T, Error> {
-    // A page of another site could send anything else without being asked whether it may.
-    let media_type = request.mime_type().ok().flatten();
-    if media_type.is_none_or(|media_type| media_type.subtype() != "json") {
-        return Err(Problem::new(Kind::UnsupportedMediaType, "send Content-Type: application/json").into());
-    }
-    let limit = app.config.server.max_json_bytes;
-    let read = payload.to_bytes_limited(limit).await;
-    let too_large =
-        || Problem::new(Kind::TooLarge, format!("the body has more than {limit} bytes")).with("limit", limit);
-    let bytes = read.map_err(|_| too_large())?;
-    let bytes = bytes.map_err(|error| match error.as_error() {
-        Some(error) => body_error(error),
-        None => Problem::new(Kind::InvalidJson, format!("the body cannot be read: {error}")),
-    })?;
-    serde_json::from_slice(&bytes).map_err(|error| Problem::new(Kind::InvalidJson, error.to_string()).into())
-}
+use crate::web::answers::{at, cache_use, place};
+use crate::web::caller::caller;
+use crate::web::error::{Kind, response_of};
 
 #[derive(Debug, Deserialize)]
 struct ChatRequest {
@@ -296,6 +154,7 @@ impl ChatRequest {
             },
             priority: self.priority.unwrap_or_default(),
             timeout_ms: self.timeout_ms,
+            ..Wishes::default()
         })
     }
 }
@@ -337,9 +196,13 @@ impl ChatMessage {
     }
 }
 
-async fn chat(request: HttpRequest, payload: web::Payload, app: web::Data<App>) -> Result<HttpResponse, Error> {
+pub(super) async fn chat(
+    request: HttpRequest,
+    payload: web::Payload,
+    app: web::Data<App>,
+) -> Result<HttpResponse, Error> {
     let asked: ChatRequest = body(&request, payload, &app).await?;
-    let wishes = asked.wishes()?;
+    let wishes = Wishes { cache: cache_use(&request), ..asked.wishes()? };
     let asker = app.asker()?;
     let usage = asked.stream_options.as_ref().and_then(|options| options.include_usage).unwrap_or(false);
     let as_text = asked.sources == Some(SourcesAs::Text);
@@ -389,8 +252,7 @@ async fn chat(request: HttpRequest, payload: web::Payload, app: web::Data<App>) 
             let mut response = response_of(&problem).json(error_of(&problem));
             *response.status_mut() = openais(response.status());
             if [Kind::TooLate, Kind::Stalled].iter().any(|kind| kind.status() == response.status()) {
-                // The official clients would ask again by themselves, and spend the time once more.
-                let (name, value) = ("x-should-retry", "false");
+                let (name, value) = NO_RETRY;
                 let headers = response.headers_mut();
                 headers.insert(header::HeaderName::from_static(name), header::HeaderValue::from_static(value));
             }
@@ -534,126 +396,4 @@ fn finish(reason: DoneReason) -> &'static str {
         // What was ended by its reader is as complete as it will be.
         DoneReason::Stop | DoneReason::NotFound | DoneReason::Cancelled => "stop",
     }
-}
-
-/// The names of all models.
-fn names(app: &App) -> Vec<String> {
-    let mut names = vec![app.config.answer.model_name.clone()];
-    names.extend(app.config.models.all().map(|model| model.name.clone()));
-    names.push(app.config.embedding.name.clone());
-    names
-}
-
-fn about(app: &App, name: &str) -> Value {
-    json!({ "id": name, "object": "model", "created": app.started_s(), "owned_by": "answerd" })
-}
-
-async fn models(app: web::Data<App>) -> HttpResponse {
-    let all: Vec<Value> = names(&app).iter().map(|name| about(&app, name)).collect();
-    HttpResponse::Ok().json(json!({ "object": "list", "data": all }))
-}
-
-async fn model(app: web::Data<App>, name: web::Path<String>) -> Result<HttpResponse, Error> {
-    let names = names(&app);
-    if names.contains(&name) {
-        return Ok(HttpResponse::Ok().json(about(&app, &name)));
-    }
-    let error = ServiceError::UnknownModel { name: name.into_inner(), known: names.join(", ") };
-    Err(Error::about(error, "model"))
-}
-
-#[derive(Debug, Deserialize)]
-struct EmbeddingRequest {
-    model: String,
-    input: Input,
-    encoding_format: Option<Encoding>,
-    dimensions: Option<usize>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum Input {
-    One(String),
-    Several(Vec<String>),
-    /// Tokens of a model, which may be another one than this.
-    Other(serde::de::IgnoredAny),
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Encoding {
-    Float,
-    Base64,
-}
-
-async fn embeddings(request: HttpRequest, payload: web::Payload, app: web::Data<App>) -> Result<HttpResponse, Error> {
-    let began = Instant::now();
-    let asked: EmbeddingRequest = body(&request, payload, &app).await?;
-    let model = Arc::clone(&app.embedding);
-    let name = &app.config.embedding.name;
-    if asked.model != *name {
-        let error = ServiceError::UnknownModel { name: asked.model, known: name.clone() };
-        return Err(Error::about(error, "model"));
-    }
-    if let Some(dimensions) = asked.dimensions.filter(|dimensions| *dimensions != model.dimensions()) {
-        let has = model.dimensions();
-        return Err(invalid("dimensions", format!("`dimensions` is {dimensions}, the vectors of {name} have {has}")));
-    }
-    let texts = match asked.input {
-        Input::One(text) => vec![text],
-        Input::Several(texts) => texts,
-        Input::Other(_) => return Err(invalid("input", "`input` must be a text or a list of texts")),
-    };
-    if texts.is_empty() || texts.len() > EMBEDDING_TEXTS {
-        let found = texts.len();
-        return Err(invalid("input", format!("`input` has {found} texts, it must have 1 to {EMBEDDING_TEXTS}")));
-    }
-    if let Some(n) = texts.iter().position(String::is_empty) {
-        return Err(invalid("input", format!("`input[{n}]` is empty")));
-    }
-    let counting = Arc::clone(&model);
-    let (texts, tokens) = crate::actors::compute::blocking(move || {
-        let tokens: Vec<usize> = texts.iter().map(|text| counting.count_tokens(text)).collect();
-        (texts, tokens)
-    })
-    .await;
-    let limit = model.max_tokens().saturating_sub(AROUND_A_TEXT);
-    if let Some((n, tokens)) = tokens.iter().enumerate().find(|(_, tokens)| **tokens > limit) {
-        let problem = Problem::new(
-            Kind::InvalidRequest,
-            format!("`input[{n}]` has {tokens} tokens, the limit of {name} is {limit}"),
-        );
-        return Err(Error::about(problem.with("tokens", *tokens).with("limit", limit), "input"));
-    }
-    let total: usize = tokens.iter().sum();
-    let urgent = texts.len() <= FEW_TEXTS;
-    let vectors = app.embedder.ask(Embed { texts, urgent }).await.map_err(ServiceError::from)?;
-    let base64 = asked.encoding_format == Some(Encoding::Base64);
-    let data: Vec<Value> = vectors
-        .iter()
-        .enumerate()
-        .map(|(index, vector)| {
-            let embedding = if base64 {
-                let bytes: Vec<u8> = vector.iter().flat_map(|number| number.to_le_bytes()).collect();
-                json!(base64::engine::general_purpose::STANDARD.encode(bytes))
-            } else {
-                json!(vector)
-            };
-            json!({ "object": "embedding", "index": index, "embedding": embedding })
-        })
-        .collect();
-    if let Ok(asker) = app.asker() {
-        asker.ledger.record(UsageRecord {
-            caller: caller(&request).as_ref().to_owned(),
-            operation: Operation::Embeddings,
-            model: name.clone(),
-            provider: app.config.embedding.engine.name().to_owned(),
-            prompt_tokens: total,
-            outcome: Outcome::Stop,
-            total_ms: began.elapsed().as_millis() as u64,
-            ..UsageRecord::default()
-        });
-    }
-    let usage = json!({ "prompt_tokens": total, "total_tokens": total });
-    Ok(HttpResponse::Ok().json(json!({ "object": "list", "data": data, "model": name, "usage": usage })))
 }

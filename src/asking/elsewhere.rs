@@ -1,0 +1,229 @@
+//! Answers that other replicas can read: each is mirrored in Redis as it grows, so that a client may come again to any of
+//! them, and cancel there. The replica where it began goes on at the pace of the readers elsewhere, too.
+//!
+//! In Redis an answer is a list: a head that says whose it is and how it is bounded, then its events by position. What a
+//! reader elsewhere wants is under a key of its own, which it keeps alive. A list lives a little longer than the replica
+//! that writes it: readers elsewhere are told that the answer was interrupted.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use futures_util::{FutureExt, StreamExt};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use super::shelf::Shelf;
+use crate::answer::log::{AnswerLog, Bounds, Event, Reader, Stopped, Writer};
+use crate::models::Demand;
+use crate::stores::redis::{Redis, RedisTrouble};
+
+/// How often answers are mirrored, and read elsewhere.
+const TICK: Duration = Duration::from_millis(200);
+/// How long the list of an answer that grows outlives its replica.
+const ALIVE: Duration = Duration::from_secs(10);
+/// How long what a reader elsewhere wants counts.
+const WANTED: Duration = Duration::from_secs(3);
+/// Events that are sent at once.
+const BATCH: usize = 512;
+
+/// See the module.
+pub struct Elsewhere {
+    redis: Arc<Redis>,
+    shelf: Arc<Shelf>,
+    /// How long an answer can be read after its end.
+    keep: Duration,
+    mirrored: Mutex<Vec<Mirrored>>,
+}
+
+/// The first entry of an answer's list.
+#[derive(Debug, Serialize, Deserialize)]
+struct Head {
+    caller: String,
+    bounds: Bounds,
+}
+
+/// What a reader elsewhere wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+enum Want {
+    /// Somebody reads, and has come to this position.
+    Read(usize),
+    /// It is to end.
+    Cancel,
+}
+
+/// An answer of this replica that is being mirrored.
+struct Mirrored {
+    log: Arc<AnswerLog>,
+    caller: Arc<str>,
+    /// Entries of the list that are sent, the head among them.
+    sent: usize,
+    /// Stands for those who read elsewhere.
+    reader: Option<Reader>,
+    /// Its end is sent.
+    ended: bool,
+}
+
+impl Elsewhere {
+    /// Begins to mirror; it ends with the last reference to it.
+    pub fn start(redis: Arc<Redis>, shelf: Arc<Shelf>, keep: Duration) -> Arc<Self> {
+        let elsewhere = Arc::new(Self { redis, shelf, keep, mirrored: Mutex::default() });
+        let watched = Arc::downgrade(&elsewhere);
+        actix_rt::spawn(async move {
+            let mut tick = actix_rt::time::interval(TICK);
+            tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            loop {
+                tick.tick().await;
+                let Some(elsewhere) = Weak::upgrade(&watched) else { return };
+                elsewhere.mirror_all().await;
+            }
+        });
+        elsewhere
+    }
+
+    /// Mirrors an answer of this replica from now on.
+    pub fn mirror(&self, log: &Arc<AnswerLog>, caller: &Arc<str>) {
+        let mirrored =
+            Mirrored { log: Arc::clone(log), caller: Arc::clone(caller), sent: 0, reader: None, ended: false };
+        self.mirrored.lock().push(mirrored);
+    }
+
+    /// Sends what is new of all answers: those that go on elsewhere miss nothing that was said here.
+    pub async fn mirror_all(&self) {
+        let now = std::mem::take(&mut *self.mirrored.lock());
+        let all = join_all(now.into_iter().map(|mirrored| self.mirror_one(mirrored))).await;
+        let mut mirrored = self.mirrored.lock();
+        // Those that came meanwhile stay behind them.
+        let new = std::mem::take(&mut *mirrored);
+        mirrored.extend(all.into_iter().filter(|mirrored| !mirrored.ended));
+        mirrored.extend(new);
+    }
+
+    /// Sends what is new of an answer, and does what is wanted elsewhere.
+    async fn mirror_one(&self, mut mirrored: Mirrored) -> Mirrored {
+        let Mirrored { log, caller, sent, .. } = &mirrored;
+        let closed = log.closed().is_some();
+        let (list, want) = (self.list(log.id()), self.want(log.id()));
+        let mut entries = Vec::new();
+        if *sent == 0 {
+            entries.push(to_json(&Head { caller: caller.as_ref().to_owned(), bounds: log.bounds() }));
+        }
+        let events = log.events(sent.saturating_sub(1), BATCH);
+        entries.extend(events.iter().map(|event| to_json(&**event)));
+        let all = closed && sent.saturating_sub(1) + events.len() >= log.length();
+        let alive = if all { self.keep } else { ALIVE };
+        match self.redis.extend((&list, &want), *sent, &entries, alive).await {
+            Ok((Some(length), want)) => {
+                mirrored.sent = length;
+                // What had arrived before is not all there is.
+                mirrored.ended = all && length > mirrored.log.length();
+                mirrored.obey(want.and_then(|want| serde_json::from_str(&want).ok()));
+            }
+            // Redis was emptied, or the list came of age: what is left of the answer is read here.
+            Ok((None, _)) => mirrored.ended = true,
+            Err(_) => {
+                mirrored.obey(None);
+                // What has ended is not worth waiting for a Redis that is away.
+                mirrored.ended = closed && self.redis.trouble().is_some();
+            }
+        }
+        mirrored
+    }
+
+    /// An answer that another replica has, for those who may have it; read here as if it were this one's.
+    pub async fn find(self: &Arc<Self>, id: &str, caller: &str) -> Option<Arc<AnswerLog>> {
+        let entries = self.entries(id, 0).await.ok()?;
+        let head: Head = serde_json::from_str(entries.first()?).ok()?;
+        if !super::shelf::may_have(&head.caller, caller) {
+            return None;
+        }
+        let (mut writer, log) = AnswerLog::new(id.to_owned(), head.bounds);
+        let ended = write(&mut writer, &entries[1..])?;
+        // Others may have looked for it too.
+        if let Some(known) = self.shelf.put_new(&log, &head.caller.into()) {
+            return Some(known);
+        }
+        if !ended {
+            actix_rt::spawn(Arc::clone(self).follow(Arc::clone(&log), writer, entries.len()));
+        }
+        Some(log)
+    }
+
+    /// Reads on what another replica writes, as long as somebody here wants it.
+    async fn follow(self: Arc<Self>, log: Arc<AnswerLog>, mut writer: Writer, mut seen: usize) {
+        let want_key = self.want(log.id());
+        let mut told = false;
+        loop {
+            let cancelled = matches!(log.stopped(), Some(Stopped::Cancelled));
+            // Who has left may come again, to any replica; only then is it off the shelf here.
+            if !cancelled && log.demand() == Demand::Stop {
+                self.shelf.remove(log.id());
+                return;
+            }
+            let want = if cancelled { Want::Cancel } else { Want::Read(log.furthest()) };
+            if cancelled != told || (!cancelled && log.is_read()) {
+                told = cancelled;
+                let _ = self.redis.put(&want_key, to_json(&want).as_bytes(), WANTED).await;
+            }
+            match self.entries(log.id(), seen).await {
+                Ok(entries) if entries.is_empty() => {
+                    let there: Result<bool, _> = self.redis.run(redis::cmd("EXISTS").arg(self.list(log.id()))).await;
+                    // Its replica has died: the writer tells the readers.
+                    if matches!(there, Ok(false)) {
+                        return;
+                    }
+                }
+                Ok(entries) => {
+                    seen += entries.len();
+                    match write(&mut writer, &entries) {
+                        Some(false) => {}
+                        Some(true) | None => return,
+                    }
+                }
+                Err(_) => {}
+            }
+            actix_rt::time::sleep(TICK / 2).await;
+        }
+    }
+
+    async fn entries(&self, id: &str, from: usize) -> Result<Vec<String>, RedisTrouble> {
+        self.redis.run(redis::cmd("LRANGE").arg(self.list(id)).arg(from).arg(-1)).await
+    }
+
+    fn list(&self, id: &str) -> String {
+        self.redis.key("answer", id)
+    }
+
+    fn want(&self, id: &str) -> String {
+        self.redis.key("want", id)
+    }
+}
+
+impl Mirrored {
+    /// Does what is wanted elsewhere.
+    fn obey(&mut self, want: Option<Want>) {
+        match want {
+            None => self.reader = None,
+            Some(Want::Cancel) => self.log.cancel(),
+            Some(Want::Read(position)) => {
+                let reader = self.reader.get_or_insert_with(|| self.log.reader(0));
+                while reader.position() < position && reader.next().now_or_never().flatten().is_some() {}
+            }
+        }
+    }
+}
+
+/// Writes entries into a log. Whether its last one was among them; none where one cannot be read.
+fn write(writer: &mut Writer, entries: &[String]) -> Option<bool> {
+    let mut ended = false;
+    for entry in entries {
+        let event: Event = serde_json::from_str(entry).ok()?;
+        ended = event.is_last();
+        writer.append(event);
+    }
+    Some(ended)
+}
+
+fn to_json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_default()
+}

@@ -1,0 +1,153 @@
+//! What a question finds, and what the model is given of it.
+
+use std::sync::Arc;
+
+use super::Question;
+use super::kept::Evidence;
+use crate::actors::compute::blocking;
+use crate::actors::door::Door;
+use crate::actors::indexer::Indexes;
+use crate::actors::retriever::{Found, Mode, Retriever, Search};
+use crate::answer::evidence::{self, Asked, Key, Manner};
+use crate::answer::log::Source;
+use crate::answer::{budget, prompt};
+use crate::error::ServiceError;
+use crate::models::{Generator, Sampling};
+use crate::retrieval::passage::{Passage, snippet};
+
+/// Longest snippet of a source, in characters.
+const SNIPPET_CHARS: usize = 280;
+/// The lexical rank down to which a passage found by similarity as well counts as found by both.
+const AGREED_RANK: usize = 10;
+
+/// A checked question, with all that decides its answer.
+#[derive(Clone)]
+pub(super) struct Inquiry {
+    pub(super) indexes: Arc<Indexes>,
+    pub(super) retriever: Door<Retriever>,
+    pub(super) engine: Arc<dyn Generator>,
+    pub(super) question: Arc<Question>,
+    /// Tokens of the messages that set the conversation up.
+    pub(super) setting: usize,
+    pub(super) sampling: Sampling,
+    pub(super) max_tokens: usize,
+    pub(super) stop: Vec<String>,
+    /// See [`Asked::setup`].
+    pub(super) setup: Key,
+}
+
+/// What was found.
+pub(super) struct Looked {
+    /// None where nothing has to do with the question.
+    pub(super) evidence: Option<Evidence>,
+    /// The catalog's commit that was searched.
+    pub(super) commit: u64,
+    /// Whether all stages of the search took part.
+    pub(super) whole: bool,
+}
+
+impl Inquiry {
+    /// The key of what it finds at a commit.
+    pub(super) fn key(&self, commit: u64) -> Key {
+        Asked {
+            setup: self.setup,
+            index: self.indexes.catalog.id(),
+            commit,
+            question: &evidence::normalised(&self.question.question),
+            messages: &self.question.messages,
+            filter: self.question.filter.as_ref(),
+            max_tokens: self.max_tokens,
+            sampling: &self.sampling,
+            stop: &self.stop,
+        }
+        .key()
+    }
+
+    /// Searches, and packs what fits into the prompt.
+    pub(super) async fn look(&self) -> Result<Looked, ServiceError> {
+        let query = prompt::retrieval_query(&self.question.question, &self.question.messages);
+        let search = Search {
+            query,
+            mode: Mode::Hybrid,
+            filter: self.question.filter.clone(),
+            limit: self.indexes.config.answer.max_passages * 3,
+            vector: None,
+        };
+        // Who was admitted waits for a thread: there are no more of them than may be open.
+        let found = self.retriever.ask_patiently(search).await?;
+        let (commit, whole, relevant) = (found.commit, found.degraded.is_empty(), self.relevant(&found));
+        let evidence = match relevant {
+            true => {
+                let inquiry = self.clone();
+                blocking(move || inquiry.pack(found.passages)).await
+            }
+            false => None,
+        };
+        Ok(Looked { evidence, commit, whole })
+    }
+
+    /// Whether anything found has to do with the question. Without the vector stage nothing can tell. A passage that
+    /// both stages rank high needs less similarity: they err in different ways.
+    fn relevant(&self, found: &Found) -> bool {
+        let config = &self.indexes.config.search;
+        let agreed = |passage: &Passage| {
+            passage.scores.lexical.is_some_and(|stage| stage.rank <= AGREED_RANK)
+                && passage.scores.vector.is_some_and(|stage| stage.score >= config.min_similarity_agreed)
+        };
+        !found.passages.is_empty()
+            && (found.best_similarity.is_none_or(|best| best >= config.min_similarity)
+                || found.passages.iter().any(agreed))
+    }
+
+    /// Packs what fits into the prompt: passages, and of the conversation the newest messages; `None` where no passage
+    /// fits.
+    fn pack(&self, passages: Vec<Passage>) -> Option<Evidence> {
+        let (engine, config) = (&*self.engine, &self.indexes.config.answer);
+        let Question { question, messages, .. } = &*self.question;
+        let count = |text: &str| engine.count_tokens(text);
+        let costs: Vec<usize> =
+            passages.iter().enumerate().map(|(n, passage)| count(&prompt::render_passage(n + 1, passage))).collect();
+        let bare = engine.prompt(&prompt::conversation(&[], &[], question)).len();
+        let room = engine.context().saturating_sub(bare + self.setting + self.max_tokens);
+        let packed = budget::pack(&passages, &costs, room.min(config.evidence_tokens), config.max_passages);
+        let chosen: Vec<&Passage> = packed.iter().map(|&n| &passages[n]).collect();
+        if chosen.is_empty() {
+            return None;
+        }
+        let used: usize = packed.iter().map(|&n| costs[n]).sum();
+        let history = config.history_tokens.saturating_sub(self.setting);
+        let left = room.saturating_sub(used + 16).min(history);
+        let earlier = prompt::newest_within(messages, left, &count);
+        let manner = Manner {
+            setup: self.setup,
+            earlier: &earlier,
+            sampling: &self.sampling,
+            max_tokens: self.max_tokens,
+            stop: &self.stop,
+        };
+        let (answer, near) = evidence::answer_keys(question, &chosen, &manner);
+        let prompt = engine.prompt(&prompt::conversation(&chosen, &earlier, question));
+        Some(Evidence { passages: chosen.into_iter().cloned().collect(), prompt, answer, near })
+    }
+
+    /// Passages as the sources of an answer.
+    pub(super) fn sources(&self, passages: &[Passage]) -> Vec<Source> {
+        passages
+            .iter()
+            .zip(1..)
+            .map(|(passage, n)| Source {
+                n,
+                document_id: passage.document_id.clone(),
+                title: passage.title.clone(),
+                section: passage.section.clone(),
+                page: passage.page,
+                url: passage.url.clone(),
+                snippet: snippet(&passage.text, &self.question.question, SNIPPET_CHARS),
+                score: passage.scores.fused,
+                revision: passage.revision,
+                start: passage.start,
+                end: passage.end,
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,124 @@
+//! `POST /v1/embeddings`.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use base64::Engine as _;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{Error, body, invalid};
+use crate::actors::embedder::Embed;
+use crate::app::App;
+use crate::error::ServiceError;
+use crate::usage::{Operation, Outcome, UsageRecord};
+use crate::web::caller::caller;
+use crate::web::error::{Kind, Problem};
+
+/// Texts of one request for embeddings, as many as OpenAI takes.
+const EMBEDDING_TEXTS: usize = 2048;
+/// What an embedding model puts around a text, in tokens.
+const AROUND_A_TEXT: usize = 2;
+/// So many texts or fewer are embedded before documents are.
+const FEW_TEXTS: usize = 8;
+
+#[derive(Debug, Deserialize)]
+struct EmbeddingRequest {
+    model: String,
+    input: Input,
+    encoding_format: Option<Encoding>,
+    dimensions: Option<usize>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Input {
+    One(String),
+    Several(Vec<String>),
+    /// Tokens of a model, which may be another one than this.
+    Other(serde::de::IgnoredAny),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Encoding {
+    Float,
+    Base64,
+}
+
+pub(super) async fn embeddings(
+    request: HttpRequest,
+    payload: web::Payload,
+    app: web::Data<App>,
+) -> Result<HttpResponse, Error> {
+    let began = Instant::now();
+    let asked: EmbeddingRequest = body(&request, payload, &app).await?;
+    let model = Arc::clone(&app.embedding);
+    let name = &app.config.embedding.name;
+    if asked.model != *name {
+        let error = ServiceError::UnknownModel { name: asked.model, known: name.clone() };
+        return Err(Error::about(error, "model"));
+    }
+    if let Some(dimensions) = asked.dimensions.filter(|dimensions| *dimensions != model.dimensions()) {
+        let has = model.dimensions();
+        return Err(invalid("dimensions", format!("`dimensions` is {dimensions}, the vectors of {name} have {has}")));
+    }
+    let texts = match asked.input {
+        Input::One(text) => vec![text],
+        Input::Several(texts) => texts,
+        Input::Other(_) => return Err(invalid("input", "`input` must be a text or a list of texts")),
+    };
+    if texts.is_empty() || texts.len() > EMBEDDING_TEXTS {
+        let found = texts.len();
+        return Err(invalid("input", format!("`input` has {found} texts, it must have 1 to {EMBEDDING_TEXTS}")));
+    }
+    if let Some(n) = texts.iter().position(String::is_empty) {
+        return Err(invalid("input", format!("`input[{n}]` is empty")));
+    }
+    let counting = Arc::clone(&model);
+    let (texts, tokens) = crate::actors::compute::blocking(move || {
+        let tokens: Vec<usize> = texts.iter().map(|text| counting.count_tokens(text)).collect();
+        (texts, tokens)
+    })
+    .await;
+    let limit = model.max_tokens().saturating_sub(AROUND_A_TEXT);
+    if let Some((n, tokens)) = tokens.iter().enumerate().find(|(_, tokens)| **tokens > limit) {
+        let problem = Problem::new(
+            Kind::InvalidRequest,
+            format!("`input[{n}]` has {tokens} tokens, the limit of {name} is {limit}"),
+        );
+        return Err(Error::about(problem.with("tokens", *tokens).with("limit", limit), "input"));
+    }
+    let total: usize = tokens.iter().sum();
+    let urgent = texts.len() <= FEW_TEXTS;
+    let vectors = app.embedder.ask(Embed { texts, urgent }).await.map_err(ServiceError::from)?;
+    let base64 = asked.encoding_format == Some(Encoding::Base64);
+    let data: Vec<Value> = vectors
+        .iter()
+        .enumerate()
+        .map(|(index, vector)| {
+            let embedding = if base64 {
+                let bytes: Vec<u8> = vector.iter().flat_map(|number| number.to_le_bytes()).collect();
+                json!(base64::engine::general_purpose::STANDARD.encode(bytes))
+            } else {
+                json!(vector)
+            };
+            json!({ "object": "embedding", "index": index, "embedding": embedding })
+        })
+        .collect();
+    if let Ok(asker) = app.asker() {
+        asker.ledger.record(UsageRecord {
+            caller: caller(&request).as_ref().to_owned(),
+            operation: Operation::Embeddings,
+            model: name.clone(),
+            provider: app.config.embedding.engine.name().to_owned(),
+            prompt_tokens: total,
+            outcome: Outcome::Stop,
+            total_ms: began.elapsed().as_millis() as u64,
+            ..UsageRecord::default()
+        });
+    }
+    let usage = json!({ "prompt_tokens": total, "total_tokens": total });
+    Ok(HttpResponse::Ok().json(json!({ "object": "list", "data": data, "model": name, "usage": usage })))
+}

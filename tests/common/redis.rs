@@ -1,0 +1,103 @@
+//! A real redis-server, on a port and in a folder of its own.
+
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use redis::{FromRedisValue, ToRedisArgs};
+use tempfile::TempDir;
+
+use super::PATIENCE;
+
+pub struct Redis {
+    folder: TempDir,
+    port: u16,
+    args: Vec<String>,
+    child: Option<Child>,
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its address").port()
+}
+
+impl Redis {
+    /// A running server, with further arguments; files they name are below `{folder}`.
+    pub async fn start(args: &[&str]) -> Self {
+        let mut redis = Self::absent(args);
+        redis.run().await;
+        redis
+    }
+
+    /// One that is not started yet.
+    pub fn absent(args: &[&str]) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let args = args.iter().map(|arg| arg.replace("{folder}", &folder.path().display().to_string())).collect();
+        Self { folder, port: free_port(), args, child: None }
+    }
+
+    /// A running node of a cluster that has no slots yet.
+    pub async fn node() -> Self {
+        let bus = free_port().to_string();
+        Self::start(&["--cluster-enabled", "yes", "--cluster-port", &bus]).await
+    }
+
+    pub fn folder(&self) -> &std::path::Path {
+        self.folder.path()
+    }
+
+    pub async fn run(&mut self) {
+        let port = self.port.to_string();
+        let mut command = Command::new("redis-server");
+        // One that speaks TLS speaks nothing else.
+        let (plain, tls) =
+            if self.args.iter().any(|arg| arg.starts_with("--tls")) { ("0", Some(&port)) } else { (&*port, None) };
+        command.args(["--port", plain, "--bind", "127.0.0.1", "--save", "", "--dir"]).arg(self.folder.path());
+        if let Some(tls) = tls {
+            command.args(["--tls-port", tls]);
+        }
+        command.args(&self.args).stdout(Stdio::null()).stderr(Stdio::null());
+        self.child = Some(command.spawn().expect("redis-server starts (apt-get install redis-server)"));
+        let began = Instant::now();
+        while std::net::TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+            assert!(began.elapsed() < PATIENCE, "redis-server does not start");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    pub fn signal(&self, signal: i32) {
+        let child = self.child.as_ref().expect("it runs");
+        unsafe { libc::kill(child.id() as i32, signal) };
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// Runs a command on it.
+    pub async fn command<T: FromRedisValue>(&self, name: &str, args: &[impl ToRedisArgs]) -> T {
+        let client = redis::Client::open(self.url()).expect("an address");
+        let mut connection = client.get_multiplexed_async_connection().await.expect("a connection");
+        redis::cmd(name).arg(args).query_async(&mut connection).await.expect("an answer")
+    }
+
+    /// The keys that begin so.
+    pub async fn keys(&self, beginning: &str) -> Vec<String> {
+        self.command("KEYS", &[format!("{beginning}*")]).await
+    }
+}

@@ -1,0 +1,29 @@
+//! All tests of the real process, one file a promise. One crate, so that they are linked once.
+
+mod actors;
+mod ask;
+mod bad_input;
+mod browser;
+mod cache;
+mod cli;
+mod common;
+mod connections;
+mod datarefs;
+mod documents;
+mod embedding;
+mod events;
+mod folder;
+mod formats;
+mod generation;
+mod metrics;
+mod mistralrs;
+mod openai;
+mod pool;
+mod replicas;
+mod restart;
+mod resume;
+mod sample;
+mod search;
+mod slow;
+mod upstreams;
+mod ws;
