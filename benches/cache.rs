@@ -1,7 +1,7 @@
 //! What keeping answers is worth, and what it may not do.
 //!
 //! - *kept*: a kept answer over HTTP as one JSON object, one at a time (p50, p99) and by many connections at once (requests a
-//!   second); beside it the same with the search, after the index has moved
+//!   second); beside it the same with the search, after the index has moved, and through Redis, after a restart
 //! - *together*: 1,000 clients who ask one new question at once, of a scripted model: generations, and how far apart their
 //!   first tokens are
 //! - *near*: pairs of questions that ask the same, and pairs that do not (`tests/question_pairs.json`): how many of each
@@ -20,6 +20,7 @@ use answerd::answer::evidence::gist;
 use answerd::eval::percentile;
 use answerd::models::Embedder;
 use answerd::models::minilm::MiniLm;
+use common::redis::Redis;
 use common::upstream::{Script, Upstream, chat_on};
 use common::{Home, Server, Setup, sample};
 use eventsource_stream::Eventsource;
@@ -35,6 +36,7 @@ fn main() {
         let wanted = |name: &str| only.as_deref().is_none_or(|only| only == name);
         if wanted("kept") {
             kept().await;
+            through_redis().await;
         }
         if wanted("together") {
             together().await;
@@ -45,8 +47,8 @@ fn main() {
     });
 }
 
-async fn serve(home: &Home, upstream: &Upstream) -> Server {
-    let settings = format!("{}\ncache.enabled=true", chat_on(&[upstream]));
+async fn serve(home: &Home, upstream: &Upstream, more: &str) -> Server {
+    let settings = format!("{}\ncache.enabled=true{more}", chat_on(&[upstream]));
     let server = home.serve(&Setup { folder: Some(sample()), settings, ..Setup::default() }).await;
     server
         .until("the documents are visible", async || {
@@ -70,7 +72,7 @@ async fn ask(server: &Server, question: &str) -> (f64, bool) {
 async fn kept() {
     let upstream = Upstream::start(Script { tokens: 200, ..Script::default() });
     let home = Home::new();
-    let server = serve(&home, &upstream).await;
+    let server = serve(&home, &upstream, "").await;
     ask(&server, QUESTION).await;
     let mut first_level = Vec::new();
     for n in 0..5_000 {
@@ -115,6 +117,32 @@ async fn kept() {
     );
 }
 
+/// Answers that were kept before a restart: what the process does not have, Redis has.
+async fn through_redis() {
+    const QUESTIONS: usize = 500;
+    let (redis, upstream) = (Redis::start(&[]).await, Upstream::start(Script { tokens: 200, ..Script::default() }));
+    let home = Home::new();
+    let more = format!("\nredis.url={}", redis.url());
+    let question = |n: usize| format!("What is the daily limit for meals in case {n}?");
+    let server = serve(&home, &upstream, &more).await;
+    for n in 0..QUESTIONS {
+        ask(&server, &question(n)).await;
+    }
+    assert!(server.stop().await.success());
+    let server = serve(&home, &upstream, &more).await;
+    let mut times = Vec::new();
+    for n in 0..QUESTIONS {
+        let (ms, cached) = ask(&server, &question(n)).await;
+        assert!(cached);
+        times.push(ms);
+    }
+    println!(
+        "kept in Redis, the index has not moved: p50 {:.3} ms, p99 {:.3} ms",
+        percentile(&mut times, 0.5),
+        percentile(&mut times, 0.99)
+    );
+}
+
 // ---------------------------------------------------------------- many at once
 
 async fn together() {
@@ -122,7 +150,7 @@ async fn together() {
     answerd::cli::allow_many_connections();
     let upstream = Upstream::start(Script { first: Duration::from_secs(2), ..Script::paced(40, 25) });
     let home = Home::new();
-    let server = serve(&home, &upstream).await;
+    let server = serve(&home, &upstream, "").await;
     let http = answerd::http::client_builder(None).expect("TLS").pool_max_idle_per_host(0).build().expect("a client");
     let start = Instant::now();
     let answers = join_all((0..clients).map(|_| async {

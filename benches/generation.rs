@@ -6,6 +6,8 @@
 //! once without flash attention, so that what else the machine does hits all; medians and the median of the rounds'
 //! ratios are shown. What the eight say once all of them have their first token is compared with as many tokens of each.
 //!
+//! `ANSWERD__MODELS__CHAT__FLASH_ATTENTION=true` measures answerd with the attention that llama.cpp uses by default.
+//!
 //! Environment: `ANSWERD_BENCH_PYTHON` (a Python with llama-cpp-python; without it only our figures are shown),
 //! `BENCH_ROUNDS` (default 5), `BENCH_THREADS` (default one a core), `BENCH_SECTION` (prefill, decode or together).
 

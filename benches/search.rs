@@ -118,6 +118,7 @@ fn make(data: &std::path::Path, model: &MiniLm) {
         let vectors = real.vectors(version.chunks).expect("vectors");
         material.extend(texts.into_iter().map(|t| t.text).zip(vectors.into_iter().map(|(_, v)| v)));
     }
+    assert!(!material.is_empty(), "there is nothing to make chunks of: run `make bench BENCH=quality` first");
     drop(real);
     let catalog = Catalog::open(data, model.name(), model.dimensions()).expect("a new catalog");
     let mut random = 0x2545_f491_4f6c_dd1d_u64;

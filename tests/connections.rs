@@ -23,7 +23,7 @@ async fn takes_events(nats: &Nats, home: &Home, more: &str, options: ConnectOpti
     let bus = nats.jetstream_as(options).await;
     stream_is_there(&server, &bus).await;
     publish(&bus, "secured", "upserted", "1", &[], "arrived").await;
-    server.until("the document", async || server.text("secured").await.as_deref() == Some("arrived")).await;
+    server.until("the document", async || server.found("arrived", "lexical").await == ["secured"]).await;
     assert_eq!(server.degraded().await, "[]");
     server
 }

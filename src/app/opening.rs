@@ -93,6 +93,7 @@ pub(super) fn open_model(doors: &Doors, config: &Config, model: &ChatModelConfig
                 slots: model.slots,
                 context_per_slot: model.context,
                 batch_tokens: model.batch_tokens,
+                flash_attention: model.flash_attention,
                 threads: threads(model.threads),
             };
             Arc::new(move || Ok(LlamaCpp::load(options.clone())? as Arc<dyn Generator>))

@@ -83,6 +83,10 @@ pub struct ChatModelConfig {
     /// Tokens computed in one step, over all sequences; at least one a slot. Default 512.
     #[garde(range(min = 16, max = 65_536))]
     pub batch_tokens: usize,
+    /// llama.cpp's fused attention: prompts are read a tenth sooner and answers written a tenth slower, with sums in half
+    /// precision, which cost a small model some of its right answers. Default false.
+    #[garde(skip)]
+    pub flash_attention: bool,
     /// Threads that compute; 0 is one a core. Default 0.
     #[garde(range(max = 1024))]
     pub threads: usize,
@@ -111,6 +115,7 @@ impl Default for ChatModelConfig {
             slots: 8,
             context: 2048,
             batch_tokens: 512,
+            flash_attention: false,
             threads: 0,
             queue: 64,
             queue_tokens: 100_000,

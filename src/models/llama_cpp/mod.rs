@@ -36,6 +36,8 @@ pub struct LlamaOptions {
     pub context_per_slot: usize,
     /// Most tokens computed in one step.
     pub batch_tokens: usize,
+    /// Use llama.cpp's fused attention.
+    pub flash_attention: bool,
     /// Threads that compute.
     pub threads: usize,
 }
@@ -49,6 +51,7 @@ impl LlamaOptions {
             slots: 8,
             context_per_slot: 2048,
             batch_tokens: 512,
+            flash_attention: false,
             threads: std::thread::available_parallelism().map_or(1, usize::from),
         }
     }

@@ -22,8 +22,8 @@ use crate::models::{ModelError, Segment};
 
 /// Fewer tokens than this are computed faster than another slot's cache is copied.
 pub(super) const WORTH_COPYING: usize = 32;
-/// `LLAMA_FLASH_ATTN_TYPE_AUTO` of llama.h.
-const FLASH_ATTENTION_AUTO: i32 = -1;
+/// `LLAMA_FLASH_ATTN_TYPE_DISABLED` and `_ENABLED` of llama.h.
+const FLASH_ATTENTION: [i32; 2] = [0, 1];
 
 /// llama.cpp's own state, made once a process. Its log lines go to `tracing`, target `llama-cpp-2`.
 fn backend() -> Result<&'static LlamaBackend, ModelError> {
@@ -151,9 +151,7 @@ impl<'m> Context<'m> {
             .with_n_ubatch(number(batch_tokens)?)
             // A cache of its own for each slot. In a unified one a beginning could be shared without a copy, but each
             // token would walk over the cells of all sequences: eight of them took a quarter to two thirds more time.
-            // Fused attention skips what a token may not see: prompts are read a tenth sooner with it, and answers written a
-            // tenth slower (`make bench BENCH=generation`). Most of the time of an answer is its prompt.
-            .with_flash_attention_policy(FLASH_ATTENTION_AUTO)
+            .with_flash_attention_policy(FLASH_ATTENTION[usize::from(options.flash_attention)])
             .with_kv_unified(false)
             .with_n_threads(threads)
             .with_n_threads_batch(threads);
