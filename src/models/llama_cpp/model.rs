@@ -149,9 +149,9 @@ impl<'m> Context<'m> {
             .with_n_seq_max(number(options.slots.max(1))?)
             .with_n_batch(number(batch_tokens)?)
             .with_n_ubatch(number(batch_tokens)?)
+            .with_flash_attention_policy(FLASH_ATTENTION[usize::from(options.flash_attention)])
             // A cache of its own for each slot. In a unified one a beginning could be shared without a copy, but each
             // token would walk over the cells of all sequences: eight of them took a quarter to two thirds more time.
-            .with_flash_attention_policy(FLASH_ATTENTION[usize::from(options.flash_attention)])
             .with_kv_unified(false)
             .with_n_threads(threads)
             .with_n_threads_batch(threads);
