@@ -17,6 +17,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::metrics::Metrics;
+use crate::models::FinishReason;
 
 /// Records that may wait for the disk.
 const WAITING: usize = 16_384;
@@ -36,6 +37,16 @@ pub enum Outcome {
     /// It failed; what it had used until then counts.
     #[default]
     Error,
+}
+
+impl From<FinishReason> for Outcome {
+    fn from(reason: FinishReason) -> Self {
+        match reason {
+            FinishReason::Stop => Self::Stop,
+            FinishReason::Length => Self::Length,
+            FinishReason::Cancelled => Self::Cancelled,
+        }
+    }
 }
 
 /// What a model was asked to do.

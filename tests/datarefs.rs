@@ -244,7 +244,7 @@ async fn nobody_is_called_who_is_not_allowed() {
 
 #[tokio::test]
 async fn tls_needs_an_authority_that_is_known() {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its address").port();
+    let port = common::free_port();
     let mut nats = Nats::configured(&format!(
         "https: \"127.0.0.1:{port}\"\ntls {{ cert_file: \"{{folder}}/server.pem\", key_file: \"{{folder}}/server.key\" }}"
     ));

@@ -9,7 +9,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use super::sink::ending;
-use crate::answer::log::{AnswerLog, Event, Source, Stage, Writer};
+use crate::answer::log::{AnswerLog, DoneReason, Event, Source, Stage, Writer};
 use crate::error::ServiceError;
 use crate::freshness::AsOf;
 use crate::models::{Demand, FinishReason, Finished};
@@ -50,8 +50,12 @@ impl Member {
 
     fn end(mut self, end: Event) -> Ended {
         let error = end.problem_kind().map(str::to_owned);
-        let cancelled = matches!(end, Event::Done { finish_reason: crate::answer::log::DoneReason::Cancelled, .. });
+        let cancelled = matches!(end, Event::Done { finish_reason: DoneReason::Cancelled, .. });
         self.writer.append(end);
+        self.account(cancelled, error)
+    }
+
+    fn account(self, cancelled: bool, error: Option<String>) -> Ended {
         Ended {
             answer: self.log.id().to_owned(),
             caller: self.caller,
@@ -263,14 +267,7 @@ impl Flight {
         state.open = false;
         let interrupted = std::mem::take(&mut state.members);
         let mut ended = std::mem::take(&mut state.left);
-        ended.extend(interrupted.into_iter().map(|member| Ended {
-            answer: member.log.id().to_owned(),
-            caller: member.caller,
-            first_token_ms: member.first_token_ms,
-            total_ms: member.began.elapsed().as_millis() as u64,
-            cancelled: false,
-            error: Some("internal".to_owned()),
-        }));
+        ended.extend(interrupted.into_iter().map(|member| member.account(false, Some("internal".to_owned()))));
         ended
     }
 

@@ -7,7 +7,7 @@ use dashmap::mapref::entry::Entry;
 
 use super::flight::{Flight, usage};
 use super::inquiry::Inquiry;
-use super::kept::{Evidence, KeptAnswer};
+use super::kept::Evidence;
 use super::lead::{Followed, Leader, Lease};
 use super::sink::{Account, AnswerSink};
 use super::{Asker, CacheUse, Found, problem};
@@ -20,6 +20,7 @@ use crate::answer::prompt::NOT_FOUND_ANSWER;
 use crate::error::ServiceError;
 use crate::models::line::Priority;
 use crate::models::{Demand, FinishReason, Finished, Prompt, Sampling};
+use crate::usage::Outcome;
 
 /// How often it is looked whether an answer is still wanted while its passages are searched for.
 const LOOK: Duration = Duration::from_millis(50);
@@ -169,8 +170,8 @@ impl Generation {
         let texts = evidence.passages.iter().map(|passage| passage.text.clone()).collect();
         let keys = (evidence.answer, evidence.near);
         run.generate(Arc::clone(&flight), evidence.prompt, Some(texts)).await;
-        if let Some((text, finished)) = flight.outcome().filter(|_| cache.write) {
-            kept.keep_answer(&inquiry.question.question, keys, KeptAnswer::new(text, &finished)).await;
+        if cache.write {
+            kept.keep_answer(&inquiry.question.question, keys, &flight).await;
         }
         // Who leads next finds the answer.
         drop(lease);
@@ -196,15 +197,15 @@ impl Generation {
             match leads.follow(evidence.answer, &leader, &flight).await {
                 Followed::Lost => flight.begin_again(),
                 Followed::Unwanted => {
-                    self.run.account.shared(flight.finish(&Finished::unbegun(FinishReason::Cancelled)));
+                    let unwanted = Finished::unbegun(FinishReason::Cancelled);
+                    self.run.account.shared(Outcome::Cancelled, flight.finish(&unwanted));
                     return None;
                 }
                 Followed::Ended(finished) => {
-                    self.run.account.shared(flight.finish(&finished));
-                    if let Some((text, finished)) = flight.outcome().filter(|_| self.cache.write) {
+                    self.run.account.shared(finished.reason.into(), flight.finish(&finished));
+                    if self.cache.write {
                         let keys = (evidence.answer, evidence.near);
-                        let answer = KeptAnswer::new(text, &finished);
-                        asker.kept.keep_answer(&self.inquiry.question.question, keys, answer).await;
+                        asker.kept.keep_answer(&self.inquiry.question.question, keys, &flight).await;
                     }
                     return None;
                 }
@@ -230,7 +231,8 @@ impl Generation {
             match self.run.leave.ask() {
                 Ok(ticket) => self.run.ticket = Some(ticket),
                 Err(error) => {
-                    self.run.account.shared(self.landing.flight.close(&|_| vec![problem(error.clone())]));
+                    let ended = self.landing.flight.close(&|_| vec![problem(error.clone())]);
+                    self.run.account.shared(Outcome::Error, ended);
                     return false;
                 }
             }

@@ -21,7 +21,7 @@ use crate::answer::evidence::{self, Key};
 use crate::answer::log::{DoneReason, Event};
 use crate::models::{FinishReason, Finished, Prompt};
 use crate::retrieval::passage::Passage;
-use crate::usage::Outcome;
+use crate::stores::hnsw::dot;
 
 /// What the model is given for a question, and where its answer is kept.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -52,7 +52,7 @@ pub(super) struct KeptAnswer {
 }
 
 impl KeptAnswer {
-    pub(super) fn new(text: String, finished: &Finished) -> Self {
+    fn new(text: String, finished: &Finished) -> Self {
         Self {
             text,
             cut: finished.reason == FinishReason::Length,
@@ -74,7 +74,7 @@ impl KeptAnswer {
         flight.text(self.text);
         let finish_reason = if self.cut { DoneReason::Length } else { DoneReason::Stop };
         let ended = flight.close(&|as_of| vec![usage(&finished), Event::Done { finish_reason, cached: true, as_of }]);
-        account.kept(if self.cut { Outcome::Length } else { Outcome::Stop }, ended);
+        account.kept(finished.reason.into(), ended);
     }
 
     /// The account of it now: everything had been computed before.
@@ -165,15 +165,17 @@ impl Kept {
         let Ok(vectors) = self.embedder.ask(Embed { texts, urgent: true }).await else { return false };
         let [one, other] = vectors.as_slice() else { return false };
         // Their norm is 1.
-        one.iter().zip(other).map(|(a, b)| a * b).sum::<f32>() >= self.near_similarity
+        dot(one, other) >= self.near_similarity
     }
 
     pub(super) async fn keep_evidence(&self, key: Key, evidence: Option<&Evidence>) {
         self.put(key, evidence).await;
     }
 
-    pub(super) async fn keep_answer(&self, question: &str, (answer, near): (Key, Key), kept: KeptAnswer) {
-        self.put(answer, kept).await;
+    /// Keeps what a flight said, where it is complete.
+    pub(super) async fn keep_answer(&self, question: &str, (answer, near): (Key, Key), flight: &Flight) {
+        let Some((text, finished)) = flight.outcome() else { return };
+        self.put(answer, KeptAnswer::new(text, &finished)).await;
         self.put(near, NearAnswer { question: evidence::normalised(question), answer }).await;
     }
 

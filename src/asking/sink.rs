@@ -43,14 +43,13 @@ impl Account {
     /// Records the answers that the generation gave beside the one it was begun for.
     pub(super) fn others(&self, mut ended: Vec<Ended>) {
         ended.retain(|ended| ended.answer != self.record.answer);
-        ended.iter().for_each(|_| CacheCounts::add(&self.counts.shared));
-        self.free(Served::Shared, self.record.outcome, ended);
+        self.shared(self.record.outcome, ended);
     }
 
-    /// Records answers that another replica's generation gave.
-    pub(super) fn shared(&self, ended: Vec<Ended>) {
+    /// Records answers that somebody else's generation gave, which ended so.
+    pub(super) fn shared(&self, outcome: Outcome, ended: Vec<Ended>) {
         ended.iter().for_each(|_| CacheCounts::add(&self.counts.shared));
-        self.free(Served::Shared, Outcome::Stop, ended);
+        self.free(Served::Shared, outcome, ended);
     }
 
     /// Records answers that were kept.
@@ -132,11 +131,7 @@ impl Sink for AnswerSink {
                 record.cached_prompt_tokens = finished.cached_prompt_tokens;
                 record.completion_tokens = finished.completion_tokens;
                 record.estimated = finished.estimated;
-                record.outcome = match finished.reason {
-                    FinishReason::Stop => Outcome::Stop,
-                    FinishReason::Length => Outcome::Length,
-                    FinishReason::Cancelled => Outcome::Cancelled,
-                };
+                record.outcome = finished.reason.into();
                 let ended = self.flight.finish(&finished);
                 // What nobody wanted to the end was ended by the last of them, in its way.
                 if let Some(error) = ended.last().and_then(|ended| ended.error.clone())

@@ -3,6 +3,7 @@
 //! Nothing here is needed: whatever Redis cannot do, is done again by whoever asked. So a command has little time, and a
 //! Redis that does not answer is left alone for a while ([`Breaker`]); the admin page says so.
 
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -11,7 +12,8 @@ use redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig};
 use redis::cluster::{ClusterClientBuilder, ClusterConfig};
 use redis::cluster_async::ClusterConnection;
 use redis::{
-    Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, Script, ServerErrorKind, TlsCertificates, Value,
+    Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, Script, ScriptInvocation, ServerErrorKind,
+    TlsCertificates, Value,
 };
 use serde_json::json;
 
@@ -90,8 +92,8 @@ impl Redis {
         let link = if config.is_cluster() {
             let mut builder =
                 ClusterClientBuilder::new(urls).retries(1).max_connection_attempts(std::num::NonZeroUsize::MIN);
-            if let Some(root_cert) = certificates.root_cert.clone() {
-                builder = builder.certs(TlsCertificates { client_tls: None, root_cert: Some(root_cert) });
+            if certificates.root_cert.is_some() {
+                builder = builder.certs(certificates);
             }
             let client = builder.build().map_err(bad)?;
             let options = ClusterConfig::new().set_connection_timeout(CONNECT).set_response_timeout(limit);
@@ -153,29 +155,26 @@ impl Redis {
     /// # Errors
     /// [`RedisTrouble`]
     pub async fn lease(&self, key: &str, holder: &str, time: Duration) -> Result<String, RedisTrouble> {
-        let script = Script::new(
-            "local holder = redis.call('GET', KEYS[1]) if holder then return holder end \
-             redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) return ARGV[1]",
-        );
-        let mut call = script.key(key);
-        call.arg(holder).arg(millis(time));
-        let mut link = self.link.clone();
-        self.watched(async move { call.invoke_async(&mut link).await }).await
+        static SCRIPT: LazyLock<Script> = LazyLock::new(|| {
+            Script::new(
+                "local holder = redis.call('GET', KEYS[1]) if holder then return holder end \
+                 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) return ARGV[1]",
+            )
+        });
+        self.invoke(SCRIPT.key(key).arg(holder).arg(millis(time))).await
     }
 
-    /// Keeps a lease for longer. Whether it is still the holder's.
+    /// Keeps a lease for longer, if it is still the holder's.
     ///
     /// # Errors
     /// [`RedisTrouble`]
-    pub async fn renew(&self, key: &str, holder: &str, time: Duration) -> Result<bool, RedisTrouble> {
-        let script = Script::new(
-            "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end return 0",
-        );
-        let mut call = script.key(key);
-        call.arg(holder).arg(millis(time));
-        let mut link = self.link.clone();
-        let kept: i64 = self.watched(async move { call.invoke_async(&mut link).await }).await?;
-        Ok(kept == 1)
+    pub async fn renew(&self, key: &str, holder: &str, time: Duration) -> Result<(), RedisTrouble> {
+        static SCRIPT: LazyLock<Script> = LazyLock::new(|| {
+            Script::new(
+                "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end return true",
+            )
+        });
+        self.invoke(SCRIPT.key(key).arg(holder).arg(millis(time))).await
     }
 
     /// Gives a lease back.
@@ -183,12 +182,10 @@ impl Redis {
     /// # Errors
     /// [`RedisTrouble`]
     pub async fn release(&self, key: &str, holder: &str) -> Result<(), RedisTrouble> {
-        let script =
-            Script::new("if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0");
-        let mut call = script.key(key);
-        call.arg(holder);
-        let mut link = self.link.clone();
-        self.watched(async move { call.invoke_async::<()>(&mut link).await }).await
+        static SCRIPT: LazyLock<Script> = LazyLock::new(|| {
+            Script::new("if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end return true")
+        });
+        self.invoke(SCRIPT.key(key).arg(holder)).await
     }
 
     /// Adds entries to a list that has `length` of them, unless they were added already, and keeps it for a while; looks
@@ -203,20 +200,20 @@ impl Redis {
         entries: &[String],
         time: Duration,
     ) -> Result<(Option<usize>, Option<String>), RedisTrouble> {
-        let script = Script::new(
-            "local length = redis.call('LLEN', KEYS[1]) \
-             if length < tonumber(ARGV[1]) then length = -1 \
-             elseif length == tonumber(ARGV[1]) then \
-               for n = 3, #ARGV do length = redis.call('RPUSH', KEYS[1], ARGV[n]) end \
-             end \
-             redis.call('PEXPIRE', KEYS[1], ARGV[2]) \
-             return {length, redis.call('GET', KEYS[2])}",
-        );
-        let mut call = script.key(list);
+        static SCRIPT: LazyLock<Script> = LazyLock::new(|| {
+            Script::new(
+                "local length = redis.call('LLEN', KEYS[1]) \
+                 if length < tonumber(ARGV[1]) then length = -1 \
+                 elseif length == tonumber(ARGV[1]) then \
+                   for n = 3, #ARGV do length = redis.call('RPUSH', KEYS[1], ARGV[n]) end \
+                 end \
+                 redis.call('PEXPIRE', KEYS[1], ARGV[2]) \
+                 return {length, redis.call('GET', KEYS[2])}",
+            )
+        });
+        let mut call = SCRIPT.key(list);
         call.key(beside).arg(length).arg(millis(time)).arg(entries);
-        let mut link = self.link.clone();
-        let (length, beside): (i64, Option<String>) =
-            self.watched(async move { call.invoke_async(&mut link).await }).await?;
+        let (length, beside): (i64, Option<String>) = self.invoke(&call).await?;
         Ok((usize::try_from(length).ok(), beside))
     }
 
@@ -229,6 +226,11 @@ impl Redis {
         self.watched(async move { command.query_async(&mut link).await }).await
     }
 
+    async fn invoke<T: FromRedisValue>(&self, call: &ScriptInvocation<'_>) -> Result<T, RedisTrouble> {
+        let mut link = self.link.clone();
+        self.watched(async move { call.invoke_async(&mut link).await }).await
+    }
+
     async fn watched<T>(&self, work: impl Future<Output = RedisResult<T>>) -> Result<T, RedisTrouble> {
         if !self.breaker.admits() {
             return Err(RedisTrouble("Redis does not answer; it is tried again in a while".to_owned()));
@@ -237,7 +239,6 @@ impl Redis {
         let result = work.await;
         match &result {
             Err(error) if is_away(error) => {
-                self.failed.fetch_add(1, Ordering::Relaxed);
                 let reason = without_secrets(&error.to_string());
                 if self.breaker.failed(&reason) {
                     tracing::warn!(

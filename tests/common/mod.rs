@@ -178,6 +178,20 @@ impl Home {
     }
 }
 
+/// A port that nobody listens on.
+pub fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its address").port()
+}
+
+/// Waits until somebody listens on a port.
+pub async fn until_listening(port: u16, what: &str) {
+    let began = Instant::now();
+    while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+        assert!(began.elapsed() < PATIENCE, "{what} does not start");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 /// Has a connection take little before its other end feels that nobody reads.
 #[cfg(target_os = "linux")]
 pub fn receive_little(stream: &std::net::TcpStream) {

@@ -9,7 +9,7 @@ use async_nats::header::HeaderMap;
 use async_nats::jetstream::{self, Context};
 use tempfile::TempDir;
 
-use super::{PATIENCE, Server};
+use super::{PATIENCE, Server, free_port, until_listening};
 
 pub struct Nats {
     folder: TempDir,
@@ -27,8 +27,7 @@ impl Drop for Nats {
 impl Nats {
     /// A server that is not started yet, with further arguments.
     pub fn absent(args: &[&str]) -> Self {
-        let port =
-            std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its address").port();
+        let port = free_port();
         let args = args.iter().map(|arg| (*arg).to_owned()).collect();
         Self { folder: tempfile::tempdir().expect("a folder"), port, args, child: None }
     }
@@ -82,11 +81,7 @@ impl Nats {
         command.args(["-js", "-a", "127.0.0.1", "-p", &self.port.to_string(), "-sd"]).arg(self.folder.path());
         command.args(&self.args).stdout(Stdio::null()).stderr(Stdio::null());
         self.child = Some(command.spawn().expect("nats-server starts (`make setup` gets it)"));
-        let began = Instant::now();
-        while std::net::TcpStream::connect(("127.0.0.1", self.port)).is_err() {
-            assert!(began.elapsed() < PATIENCE, "nats-server does not start");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        until_listening(self.port, "nats-server").await;
     }
 
     pub fn kill(&mut self) {

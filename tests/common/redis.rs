@@ -1,12 +1,11 @@
 //! A real redis-server, on a port and in a folder of its own.
 
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use redis::{FromRedisValue, ToRedisArgs};
 use tempfile::TempDir;
 
-use super::PATIENCE;
+use super::{free_port, until_listening};
 
 pub struct Redis {
     folder: TempDir,
@@ -19,10 +18,6 @@ impl Drop for Redis {
     fn drop(&mut self) {
         self.kill();
     }
-}
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its address").port()
 }
 
 impl Redis {
@@ -62,11 +57,7 @@ impl Redis {
         }
         command.args(&self.args).stdout(Stdio::null()).stderr(Stdio::null());
         self.child = Some(command.spawn().expect("redis-server starts (apt-get install redis-server)"));
-        let began = Instant::now();
-        while std::net::TcpStream::connect(("127.0.0.1", self.port)).is_err() {
-            assert!(began.elapsed() < PATIENCE, "redis-server does not start");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        until_listening(self.port, "redis-server").await;
     }
 
     pub fn kill(&mut self) {

@@ -23,7 +23,8 @@ use serde::Serialize;
 use super::{ChunkId, Scored, StoreError};
 use manifest::{MANIFEST, Manifest};
 use segment::{Dumped, Segment};
-use vectors::{best, dot};
+use vectors::best;
+pub use vectors::dot;
 
 /// Exact comparisons that cost about as much as one candidate of a graph search.
 const SCAN_PER_CANDIDATE: f64 = 200.0;
