@@ -3,7 +3,9 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 ENV := . scripts/env.sh
 CARGO_TEST := cargo test --release --features failpoints
-BENCHES := quality search embedding generation serving streams cache crash events
+# What every store of documents promises: these tests are run with each.
+STORE_TESTS := documents|search|folder|events|cache
+BENCHES := quality search embedding generation serving streams cache replicas crash events
 
 .PHONY: help run test bench check setup clean-data
 
@@ -27,12 +29,15 @@ test: ## Run all tests
 	if grep -rqE '^ *//[/!] ```' src; then $(CARGO_TEST) --doc; fi; \
 	if cargo nextest --version >/dev/null 2>&1; then \
 		cargo nextest run --release --features failpoints; \
+		ANSWERD_TEST_STORE=postgres cargo nextest run --release --features failpoints --test service -E 'test(/^($(STORE_TESTS))::/)'; \
 	else \
 		$(CARGO_TEST) --lib --bins --tests; \
+		for part in $(subst |, ,$(STORE_TESTS)); do ANSWERD_TEST_STORE=postgres $(CARGO_TEST) --test service "$$part::"; done; \
 	fi
 
-bench: ## Run the benchmarks: all, or BENCH=quality|search|embedding|generation|serving|streams|cache|crash|events
-	@case '$(or $(BENCH),$(BENCHES))' in *embedding*|*generation*|*serving*|*streams*) scripts/setup.sh bench ;; *) scripts/setup.sh ;; esac
+bench: ## Run the benchmarks: all, or BENCH=quality|search|embedding|generation|serving|streams|cache|replicas|crash|events
+	@case '$(or $(BENCH),$(BENCHES))' in *search*|*replicas*) scripts/setup.sh test ;; esac; \
+	case '$(or $(BENCH),$(BENCHES))' in *embedding*|*generation*|*serving*|*streams*) scripts/setup.sh bench ;; *) scripts/setup.sh ;; esac
 	@$(ENV); \
 	for name in $(or $(BENCH),$(BENCHES)); do cargo bench --features failpoints --bench "$$name"; done
 

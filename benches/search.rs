@@ -1,114 +1,184 @@
-//! Search over 100,000 chunks: latency of hybrid search without the query's embedding, recall of the graphs against the
-//! exact scan, time to build both indexes from the catalog, memory.
+//! Search over 100,000 chunks, by store, in one run: latency of hybrid search without the query's embedding, recall of the
+//! vector stage against the exact scan, how fast chunks are taken and become visible, memory of this process.
 //!
 //! The chunks are made from the collection that the `quality` benchmark has ingested: each real chunk several times, its
-//! words partly exchanged with those of another one, its vector moved by as much noise.
+//! words partly exchanged with those of another one, its vector moved by as much noise. `BENCH_STORE` names one store;
+//! `BENCH_CHUNKS` another number of chunks.
 
+#[path = "../tests/common/mod.rs"]
+mod common;
 #[path = "support/mod.rs"]
 mod support;
 
+use std::collections::HashSet;
 use std::time::Instant;
 
 use answerd::actors::retriever::{Mode, Search};
 use answerd::app::{App, Parts, resident_bytes};
+use answerd::config::{Config, StoreEngine};
 use answerd::documents::event::{DocumentId, Metadata, Operation, Upsert};
 use answerd::documents::{Format, ParsedDocument};
 use answerd::eval::percentile;
 use answerd::models::Embedder;
 use answerd::models::minilm::MiniLm;
-use answerd::stores::catalog::{Catalog, NewChunk, Progress};
-use answerd::stores::hnsw::Plan;
+use answerd::stores::catalog::Catalog;
+use answerd::stores::document_store::{NewChunk, Progress};
+use common::postgres::Postgres;
+use futures_util::StreamExt;
 
 const CHUNKS: usize = 100_000;
 /// Chunks of a made document.
 const DOCUMENT: usize = 10;
 const QUERIES: usize = 1000;
+/// Documents on their way to the store at once, as many as the document workers have.
+const AT_ONCE: usize = 32;
+
+/// A document to store.
+#[derive(Clone)]
+struct Made {
+    id: String,
+    text: String,
+    chunks: Vec<NewChunk>,
+}
+
+/// A question, its embedding, and its ten nearest chunks: the document's id and where the chunk begins in it.
+struct Query {
+    text: String,
+    vector: Vec<f32>,
+    nearest: HashSet<(String, usize)>,
+}
 
 fn main() {
+    let chunks = support::number("BENCH_CHUNKS", CHUNKS);
     let model = MiniLm::load(&support::models().join("all-MiniLM-L6-v2")).expect("the embedding model");
-    let data = support::kept("search");
-    let mut config = support::config();
-    config.data.dir = data.clone();
-    if !data.join("complete").exists() {
-        make(&data, &model);
-    }
-    let queries = support::collections().join("scifact-train/queries.jsonl");
-    let queries = std::fs::read_to_string(queries).expect("the queries");
-    let queries: Vec<(String, Vec<f32>)> = queries
+    let made = make(chunks, &model);
+    let text =
+        std::fs::read_to_string(support::collections().join("scifact-train/queries.jsonl")).expect("the queries");
+    let queries: Vec<Query> = text
         .lines()
         .take(QUERIES)
         .map(|line| {
-            serde_json::from_str::<serde_json::Value>(line).expect("JSON")["text"].as_str().expect("a text").to_owned()
+            let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+            let text = line["text"].as_str().expect("a text").to_owned();
+            let vector = model.embed(&[&text]).expect("a vector").remove(0);
+            Query { nearest: nearest(&vector, &made), text, vector }
         })
-        .map(|text| (text.clone(), model.embed(&[&text]).expect("a vector").remove(0)))
         .collect();
-    support::run(measure(config, queries));
-}
-
-async fn measure(config: answerd::config::Config, queries: Vec<(String, Vec<f32>)>) {
-    let began = Instant::now();
-    let app = App::start(config, Parts { folders: false, chat: false }).await.expect("it starts");
-    app.until_caught_up().await;
-    let start_s = began.elapsed().as_secs_f64();
-    let view = app.indexes.views.current().expect("a view");
     println!(
-        "{} chunks in {} graphs; open and indexed after {start_s:.1} s; {:.0} MiB resident",
-        view.live.len(),
-        app.indexes.vectors.stats(&view.live).segments,
-        resident_bytes().unwrap_or_default() as f64 / f64::from(1 << 20)
-    );
-    println!(
-        "mode      limit   p50 ms   p99 ms   (both indexes, fusion and reading the passages, {} queries, one at a time)",
+        "{chunks} chunks in {} documents, {} queries, one at a time, ten passages each",
+        made.len(),
         queries.len()
     );
-    for (name, mode) in [("hybrid", Mode::Hybrid), ("lexical", Mode::Lexical), ("vector", Mode::Vector)] {
+    println!("store     chunks/s in  mode      p50 ms   p99 ms  recall@10  MiB resident here");
+    let wanted = std::env::var("BENCH_STORE").ok();
+    let asked = |name: &str| wanted.as_deref().is_none_or(|wanted| wanted == name);
+    if asked("embedded") {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut config = support::config();
+        config.data.dir = folder.path().to_owned();
+        support::run(measure("embedded", config, &made, &queries));
+    }
+    if asked("postgres") {
+        // As an operator would run it on this machine.
+        let server = ["-c", "fsync=on", "-c", "shared_buffers=2GB", "-c", "max_wal_size=4GB"];
+        let postgres = Postgres::start_with(&server);
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut config = support::config();
+        config.data.dir = folder.path().to_owned();
+        config.store.engine = StoreEngine::Postgres;
+        config.postgres.url = postgres.url();
+        support::run(async {
+            measure("postgres", config, &made, &queries).await;
+            sizes(&postgres, chunks).await;
+        });
+    }
+}
+
+async fn measure(name: &str, config: Config, made: &[Made], queries: &[Query]) {
+    let app = App::start(config, Parts { folders: false, chat: false }).await.expect("it starts");
+    let began = Instant::now();
+    futures_util::stream::iter(made).for_each_concurrent(AT_ONCE, |document| ingest(&app, document.clone())).await;
+    app.until_caught_up().await;
+    let chunks: usize = made.iter().map(|document| document.chunks.len()).sum();
+    let rate = chunks as f64 / began.elapsed().as_secs_f64();
+    let resident = resident_bytes().unwrap_or_default() as f64 / f64::from(1 << 20);
+    for (mode, word) in [(Mode::Hybrid, "hybrid"), (Mode::Lexical, "lexical"), (Mode::Vector, "vector")] {
+        let (mut times, mut found) = (Vec::new(), 0);
+        // The first round only warms the caches.
         for round in 0..2 {
-            let mut times = Vec::new();
-            for (query, vector) in &queries {
-                let search =
-                    Search { query: query.clone(), mode, filter: None, limit: 10, vector: Some(vector.clone()) };
+            for query in queries {
+                let vector = Some(query.vector.clone());
+                let search = Search { query: query.text.clone(), mode, filter: None, limit: 10, vector };
                 let began = Instant::now();
-                app.retriever.ask(search).await.expect("found");
-                times.push(began.elapsed().as_secs_f64() * 1e3);
-            }
-            // The first round only warms the caches.
-            if round == 1 {
-                println!(
-                    "{name:<9} {:>5} {:>8.2} {:>8.2}",
-                    10,
-                    percentile(&mut times, 0.5),
-                    percentile(&mut times, 0.99)
-                );
+                let answer = app.retriever.ask(search).await.expect("found");
+                if round == 1 {
+                    times.push(began.elapsed().as_secs_f64() * 1e3);
+                    let near = |passage: &&answerd::retrieval::passage::Passage| {
+                        query.nearest.contains(&(passage.document_id.clone(), passage.start))
+                    };
+                    found += answer.passages.iter().filter(near).count();
+                }
             }
         }
-    }
-    let (mut hits, mut all, mut graph_ms, mut exact_ms) = (0, 0, Vec::new(), Vec::new());
-    for (_, vector) in &queries {
-        let timed = |plan| {
-            let began = Instant::now();
-            let found = app.indexes.vectors.search(vector, 10, &view.live, plan).expect("found");
-            (found, began.elapsed().as_secs_f64() * 1e3)
+        let recall = match mode {
+            Mode::Vector => format!("{:.4}", found as f64 / (10 * queries.len()) as f64),
+            _ => "-".to_owned(),
         };
-        let (graph, took) = timed(Plan::Auto);
-        graph_ms.push(took);
-        let (exact, took) = timed(Plan::Exact);
-        exact_ms.push(took);
-        all += exact.len();
-        hits += exact.iter().filter(|hit| graph.iter().any(|found| found.chunk == hit.chunk)).count();
+        let (p50, p99) = (percentile(&mut times, 0.5), percentile(&mut times, 0.99));
+        println!("{name:<9} {rate:>11.0}  {word:<8} {p50:>7.2}  {p99:>7.2}  {recall:>9}  {resident:>7.0}");
     }
-    println!(
-        "recall@10 of the graphs against the exact scan: {:.4}; p50 {:.2} ms against {:.2} ms",
-        hits as f64 / all as f64,
-        percentile(&mut graph_ms, 0.5),
-        percentile(&mut exact_ms, 0.5)
-    );
-    drop(view);
     app.stop().await;
 }
 
-/// Fills a catalog with made chunks.
-fn make(data: &std::path::Path, model: &MiniLm) {
-    let _ = std::fs::remove_dir_all(data);
+/// What a chunk takes on the server's disk.
+async fn sizes(postgres: &Postgres, chunks: usize) {
+    let sql = "SELECT pg_table_size('answerd.chunks'), pg_relation_size('answerd.chunks_embedding'), pg_relation_size('answerd.chunks_words'),
+                      pg_total_relation_size('answerd.chunks') + pg_total_relation_size('answerd.documents') + pg_total_relation_size('answerd.operations')";
+    let row = postgres.client().await.query_one(sql, &[]).await.expect("sizes");
+    let per_chunk = |n: usize| row.get::<_, i64>(n) as f64 / chunks as f64;
+    println!(
+        "bytes a chunk in Postgres: row {:.0}, graph {:.0}, words {:.0}, all {:.0}",
+        per_chunk(0),
+        per_chunk(1),
+        per_chunk(2),
+        per_chunk(3)
+    );
+}
+
+/// Takes a document as the actors do that have parsed and embedded it.
+async fn ingest(app: &App, made: Made) {
+    let Made { id, text, chunks } = made;
+    let upsert = Upsert {
+        id: DocumentId::parse(&id).expect("an id"),
+        revision: None,
+        media_type: None,
+        title: Some(format!("Made document {id}")),
+        url: None,
+        collection: "made".to_owned(),
+        metadata: Metadata::new(),
+        content: id.into_bytes(),
+    };
+    let store = &app.library.store;
+    let receipt = store.receive(Operation::Upsert(upsert), None, 0).await.expect("received");
+    let parsed = ParsedDocument::new(Format::Text, None, text);
+    store.store_version(receipt.seq, parsed, chunks, Progress::default(), 0).await.expect("stored");
+}
+
+/// The ten nearest chunks, by comparing all.
+fn nearest(vector: &[f32], made: &[Made]) -> HashSet<(String, usize)> {
+    let mut all: Vec<(f32, &str, usize)> = Vec::new();
+    for document in made {
+        for chunk in &document.chunks {
+            let similarity = chunk.vector.iter().zip(vector).map(|(a, b)| a * b).sum::<f32>();
+            all.push((similarity, &document.id, chunk.span.start));
+        }
+    }
+    all.select_nth_unstable_by(10, |a, b| b.0.total_cmp(&a.0));
+    all[..10].iter().map(|(_, id, start)| ((*id).to_owned(), *start)).collect()
+}
+
+/// Makes chunks of the real ones.
+fn make(chunks: usize, model: &MiniLm) -> Vec<Made> {
     let real = Catalog::open(&support::kept("quality"), model.name(), model.dimensions())
         .expect("run the `quality` benchmark first: its chunks are the material");
     let (_, versions) = real.live_versions().expect("the documents");
@@ -119,8 +189,6 @@ fn make(data: &std::path::Path, model: &MiniLm) {
         material.extend(texts.into_iter().map(|t| t.text).zip(vectors.into_iter().map(|(_, v)| v)));
     }
     assert!(!material.is_empty(), "there is nothing to make chunks of: run `make bench BENCH=quality` first");
-    drop(real);
-    let catalog = Catalog::open(data, model.name(), model.dimensions()).expect("a new catalog");
     let mut random = 0x2545_f491_4f6c_dd1d_u64;
     let mut next = move || {
         random ^= random << 13;
@@ -128,8 +196,8 @@ fn make(data: &std::path::Path, model: &MiniLm) {
         random ^= random << 17;
         random
     };
-    for n in 0..CHUNKS / DOCUMENT {
-        let (mut text, mut chunks) = (String::new(), Vec::new());
+    let document = |n: usize| {
+        let (mut text, mut made) = (String::new(), Vec::new());
         for _ in 0..DOCUMENT {
             let (base, other) = (next() as usize % material.len(), next() as usize % material.len());
             let words = material[base].0.split_whitespace();
@@ -144,7 +212,7 @@ fn make(data: &std::path::Path, model: &MiniLm) {
                 material[base].1.iter().map(|v| v + ((next() % 2001) as f32 / 1000.0 - 1.0) * 0.02).collect();
             let norm = vector.iter().map(|v| v * v).sum::<f32>().sqrt();
             vector.iter_mut().for_each(|v| *v /= norm);
-            chunks.push(NewChunk {
+            made.push(NewChunk {
                 section: Vec::new(),
                 span: start..text.len() - 1,
                 page: None,
@@ -154,20 +222,7 @@ fn make(data: &std::path::Path, model: &MiniLm) {
             });
             text.push('\n');
         }
-        let upsert = Upsert {
-            id: DocumentId::parse(&format!("made/{n}")).expect("an id"),
-            revision: None,
-            media_type: None,
-            title: Some(format!("Made document {n}")),
-            url: None,
-            collection: "made".to_owned(),
-            metadata: Metadata::new(),
-            content: n.to_string().into_bytes(),
-        };
-        let receipt = catalog.receive(&Operation::Upsert(upsert), None, 0).expect("received");
-        let parsed = ParsedDocument::new(Format::Text, None, text);
-        catalog.store_version(receipt.seq, &parsed, &chunks, Progress::default(), 0).expect("stored");
-    }
-    std::fs::write(data.join("complete"), "").expect("the mark");
-    println!("made {CHUNKS} chunks of {} real ones", material.len());
+        Made { id: format!("made/{n}"), text, chunks: made }
+    };
+    (0..chunks / DOCUMENT).map(document).collect()
 }

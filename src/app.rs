@@ -7,16 +7,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::Arbiter;
-use dashmap::DashMap;
 use serde_json::{Value, json};
 
-use self::opening::{load_embedder, open_cache, open_model, open_stores};
+pub(crate) use self::opening::load_embedder;
+use self::opening::{open_cache, open_model, open_store};
 use crate::actors::compute::{Compute, blocking};
 use crate::actors::document::{DocumentTools, DocumentWorkers};
 use crate::actors::door::{Detail, Door, Factory, Plan, RestartPolicy, Role};
 use crate::actors::embedder::Embedder;
 use crate::actors::folder::{Dirty, Folder, Sync};
-use crate::actors::indexer::{Indexer, Indexes, Wake};
+use crate::actors::indexer::{Indexer, Wake};
 use crate::actors::ingestor::{Ingestor, Intake};
 use crate::actors::maintainer::{Maintain, Maintainer};
 use crate::actors::model_pool::PoolDoor;
@@ -29,10 +29,12 @@ use crate::asking::lead::Leads;
 use crate::asking::{Asker, Models, Shelf};
 use crate::config::Config;
 use crate::error::ServiceError;
+use crate::library::Library;
 use crate::metrics::{Metrics, Snapshot};
 use crate::models;
-use crate::stores::catalog::Progress;
 use crate::stores::dataref::Datarefs;
+use crate::stores::document_store::DocumentStore;
+use crate::stores::embedded::Indexes;
 use crate::stores::redis::Redis;
 use crate::usage::Ledger;
 
@@ -49,14 +51,14 @@ pub struct Parts {
 pub struct App {
     /// The configuration.
     pub config: Arc<Config>,
-    /// Catalog, indexes, freshness.
-    pub indexes: Arc<Indexes>,
+    /// The documents.
+    pub library: Arc<Library>,
+    /// The indexes, where they are in this process.
+    pub indexes: Option<Arc<Indexes>>,
     /// The way to the ingestor.
     pub ingestor: Door<Ingestor>,
     /// The way to the retriever.
     pub retriever: Door<Retriever>,
-    /// How far the operations at work are, by `seq`.
-    pub progress: Arc<DashMap<u64, Progress>>,
     /// The way to the embedder.
     pub embedder: Door<Embedder>,
     /// The embedding model, to count tokens with.
@@ -64,8 +66,8 @@ pub struct App {
     asker: Option<Arc<Asker>>,
     metrics: Arc<Metrics>,
     redis: Option<Arc<Redis>>,
-    indexer: Door<Indexer>,
-    maintainer: Door<Maintainer>,
+    intake: Arc<Intake>,
+    keepers: Option<Keepers>,
     registry: Registry,
     arbiters: Vec<Arbiter>,
     folders_unseen: Arc<tokio::sync::watch::Sender<usize>>,
@@ -75,6 +77,13 @@ pub struct App {
     /// Fetches content that is not in its event.
     pub datarefs: Arc<Datarefs>,
     started: Instant,
+}
+
+/// Those who keep the indexes of this process.
+struct Keepers {
+    indexes: Arc<Indexes>,
+    indexer: Door<Indexer>,
+    maintainer: Door<Maintainer>,
 }
 
 /// Opens doors on an arbiter, with what all of them have in common.
@@ -115,7 +124,8 @@ impl App {
         let began = Instant::now();
         let settings = Arc::clone(&config);
         let model = blocking(move || load_embedder(&settings)).await.map_err(|error| error.to_string())?;
-        let indexes = open_stores(Arc::clone(&config), &*model).await?;
+        let (store, indexes) = open_store(&config, &*model).await?;
+        let library = Library::new(store, Arc::clone(&config));
 
         let policy = RestartPolicy {
             backoff: Duration::from_millis(config.actors.restart_backoff_ms),
@@ -137,28 +147,31 @@ impl App {
             })),
             &read,
         );
-        let indexer = doors.open(
-            "write/indexer",
-            (INDEXER_CAPACITY, "every document at work may wait for the next commit"),
-            Indexer::factory(Arc::clone(&indexes), background("indexer", threads(0))?),
-            Some(index_detail(&indexes)),
-            &write,
-        );
-        let maintainer = doors.open(
-            "write/maintainer",
-            (1, "one round at a time"),
-            Maintainer::factory(Arc::clone(&indexes), background("maintainer", 1)?),
-            None,
-            &write,
-        );
-        let progress = Arc::new(DashMap::new());
+        let keepers = match &indexes {
+            None => None,
+            Some(indexes) => Some(Keepers {
+                indexes: Arc::clone(indexes),
+                indexer: doors.open(
+                    "write/indexer",
+                    (1, "one look at the catalog takes all that is new"),
+                    Indexer::factory(Arc::clone(indexes), background("indexer", threads(0))?),
+                    Some(store_detail(&library.store)),
+                    &write,
+                ),
+                maintainer: doors.open(
+                    "write/maintainer",
+                    (1, "one round at a time"),
+                    Maintainer::factory(Arc::clone(indexes), background("maintainer", 1)?),
+                    None,
+                    &write,
+                ),
+            }),
+        };
         let tools = DocumentTools {
-            indexes: Arc::clone(&indexes),
+            library: Arc::clone(&library),
             compute: background("parser", config.ingest.workers)?,
             model: Arc::clone(&model),
             embedder: embedder.clone(),
-            indexer: indexer.clone(),
-            progress: Arc::clone(&progress),
         };
         let workers = doors.open(
             "write/documents",
@@ -167,18 +180,18 @@ impl App {
             None,
             &write,
         );
+        let intake = Intake::new(Arc::clone(&library), workers);
         let ingestor = doors.open(
             "write/ingestor",
             (INGESTOR_CAPACITY, "bodies in memory on their way to the disk"),
-            Ingestor::factory(Intake::new(Arc::clone(&indexes), workers)),
-            Some(freshness_detail(&indexes)),
+            Ingestor::factory(Arc::clone(&intake)),
+            Some(store_detail(&library.store)).filter(|_| indexes.is_none()),
             &write,
         );
-        let searching = Compute::new("retriever", threads(0), false).map(Arc::new)?;
         let retriever = doors.open(
             "read/retriever",
             (config.search.concurrency, "[search] concurrency: searches that wait for the threads or run"),
-            Retriever::factory(Arc::clone(&indexes), embedder.clone(), searching),
+            Retriever::factory(Arc::clone(&library), embedder.clone()),
             None,
             &read,
         );
@@ -196,7 +209,7 @@ impl App {
             let shelf = Arc::new(Shelf::new(keep, answer.keep_max));
             let shared = |redis: &Arc<Redis>| Elsewhere::start(Arc::clone(redis), Arc::clone(&shelf), keep);
             Some(Arc::new(Asker {
-                indexes: Arc::clone(&indexes),
+                library: Arc::clone(&library),
                 retriever: retriever.clone(),
                 models,
                 elsewhere: redis.as_ref().map(shared),
@@ -213,17 +226,17 @@ impl App {
         let app = Arc::new(Self {
             datarefs: Arc::new(Datarefs::new(Arc::clone(&config))),
             config,
+            library,
             indexes,
             ingestor,
             retriever,
-            progress,
             embedder,
             embedding: model,
             asker,
             metrics,
             redis,
-            indexer,
-            maintainer,
+            intake,
+            keepers,
             registry: doors.registry.clone(),
             arbiters: vec![write, read, watch],
             folders_unseen: Arc::default(),
@@ -242,7 +255,8 @@ impl App {
 
     /// Waits until the indexer has published what the indexes and the catalog agree on.
     async fn until_indexes_open(&self) -> Result<(), String> {
-        while self.indexes.views.current().is_none() {
+        let Some(indexes) = &self.indexes else { return Ok(()) };
+        while indexes.views.current().is_none() {
             let statuses = self.registry.statuses();
             if let Some(failed) = statuses.iter().find(|status| status.state == State::Failed) {
                 let reason = failed.last_error.as_ref().map_or("no reason given", |error| &error.message);
@@ -258,7 +272,7 @@ impl App {
         for (n, folder) in self.config.folders.iter().enumerate() {
             let dirty: Arc<Dirty> = Arc::default();
             let factory =
-                Folder::factory(folder.clone(), Arc::clone(&self.indexes), self.ingestor.clone(), Arc::clone(&dirty));
+                Folder::factory(folder.clone(), Arc::clone(&self.library), self.ingestor.clone(), Arc::clone(&dirty));
             let path = folder.path.display().to_string();
             let detail: Detail = Arc::new(move || json!({ "path": path }));
             let reason = "one look at the folder at a time";
@@ -289,8 +303,8 @@ impl App {
     /// Takes events for as long as the process runs, whatever becomes of the connection.
     fn take_events(&self, doors: &Doors) {
         let Some(state) = &self.events else { return };
-        let (indexes, datarefs) = (Arc::clone(&self.indexes), Arc::clone(&self.datarefs));
-        let factory = Source::factory(indexes, self.ingestor.clone(), datarefs, Arc::clone(state));
+        let (library, datarefs) = (Arc::clone(&self.library), Arc::clone(&self.datarefs));
+        let factory = Source::factory(library, self.ingestor.clone(), datarefs, Arc::clone(state));
         let shown = Arc::clone(state);
         let detail: Detail = Arc::new(move || shown.describe());
         let reason = "one connection; [nats] max_in_flight bounds the events at work";
@@ -316,7 +330,8 @@ impl App {
             absent.into_iter().chain(events.held_up())
         });
         let redis = self.redis.iter().filter_map(|redis| redis.trouble());
-        events.chain(redis).chain(self.pools().flat_map(|pool| pool.state.troubles())).collect()
+        let store = self.library.store.trouble();
+        events.chain(redis).chain(store).chain(self.pools().flat_map(|pool| pool.state.troubles())).collect()
     }
 
     /// The models.
@@ -324,23 +339,59 @@ impl App {
         self.asker.iter().flat_map(|asker| &asker.models.0)
     }
 
-    /// Sets the clocks: the indexer looks for what a failed message left behind, the maintainer makes its rounds,
-    /// and a log line tells how far a larger ingestion has come.
+    /// Sets the clocks: the indexer looks for what is stored, and for what a failed message left behind; the maintainer
+    /// makes its rounds; what a replica that died had begun is taken over; and a log line tells how far a larger ingestion
+    /// has come.
     fn keep_going(&self) {
-        let (indexer, maintainer) = (self.indexer.clone(), self.maintainer.clone());
-        let indexes = Arc::clone(&self.indexes);
+        if let Some(Keepers { indexes, indexer, maintainer }) = &self.keepers {
+            let (indexes, indexer, maintainer) = (Arc::clone(indexes), indexer.clone(), maintainer.clone());
+            actix_rt::spawn(async move {
+                let mut tick = actix_rt::time::interval(Duration::from_secs(1));
+                loop {
+                    tokio::select! {
+                        _ = tick.tick() => {}
+                        () = indexes.stored.notified() => {}
+                    }
+                    if let Err(error) = indexer.ask_patiently(Wake).await {
+                        tracing::warn!(%error, "what is stored is not yet visible; it is tried again");
+                        tick.tick().await;
+                    }
+                }
+            });
+            actix_rt::spawn(async move {
+                let mut tick = actix_rt::time::interval(Duration::from_secs(2));
+                loop {
+                    tick.tick().await;
+                    if let Err(error) = maintainer.ask_patiently(Maintain { last: false }).await {
+                        tracing::warn!(%error, "a round of maintenance failed; the next one tries again");
+                    }
+                }
+            });
+        }
+        let intake = Arc::clone(&self.intake);
+        // Where the ingestor is, whose work it is.
+        self.arbiters[0].spawn(async move {
+            let mut tick = tokio::time::interval(TAKE_OVER);
+            loop {
+                tick.tick().await;
+                match intake.take_over(false).await {
+                    Ok(0) => {}
+                    Ok(operations) => tracing::info!(operations, "took over what nobody worked on"),
+                    Err(error) => tracing::debug!(%error, "could not look for what nobody works on"),
+                }
+            }
+        });
+        let library = Arc::clone(&self.library);
         actix_rt::spawn(async move {
             let mut tick = actix_rt::time::interval(Duration::from_secs(1));
             let mut busy = 0;
             loop {
                 tick.tick().await;
-                // A full door means that a look is under way.
-                let _ = indexer.ask(Wake).await;
-                let as_of = indexes.freshness.now();
+                let Ok(as_of) = library.as_of().await else { continue };
                 busy = if as_of.lag_events > 0 { busy + 1 } else { 0 };
                 if busy > 0 && busy % 2 == 0 {
-                    let live = indexes.views.current().map_or(0, |view| view.live.len());
-                    tracing::info!(waiting = as_of.lag_events, passages = live, lag_ms = as_of.lag_ms, "indexing");
+                    let passages = library.store.counts().await.map_or(0, |counts| counts.chunks);
+                    tracing::info!(waiting = as_of.lag_events, passages, lag_ms = as_of.lag_ms, "indexing");
                 }
             }
         });
@@ -354,15 +405,6 @@ impl App {
                 }
             });
         }
-        actix_rt::spawn(async move {
-            let mut tick = actix_rt::time::interval(Duration::from_secs(2));
-            loop {
-                tick.tick().await;
-                if let Err(error) = maintainer.ask_patiently(Maintain { last: false }).await {
-                    tracing::warn!(%error, "a round of maintenance failed; the next one tries again");
-                }
-            }
-        });
     }
 
     /// The taker of questions.
@@ -396,7 +438,7 @@ impl App {
     pub async fn until_caught_up(&self) {
         // Its sender lives as long as this.
         let _ = self.folders_unseen.subscribe().wait_for(|unseen| *unseen == 0).await;
-        while self.indexes.freshness.unsettled() > 0 {
+        while self.library.store.standing().await.is_ok_and(|standing| standing.as_of.lag_events > 0) {
             actix_rt::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -417,21 +459,17 @@ impl App {
     }
 
     /// Everything the admin page shows.
-    ///
-    /// # Errors
-    /// Where the catalog cannot be read.
-    pub async fn status(&self) -> Result<Value, ServiceError> {
-        let catalog = Arc::clone(&self.indexes.catalog);
-        let counts = blocking(move || catalog.counts()).await?;
-        let as_of = self.indexes.freshness.now();
+    pub async fn status(&self) -> Value {
+        let (counts, as_of) = (self.library.store.counts().await.ok(), self.library.as_of().await.ok());
         let troubles = self.troubles();
-        Ok(json!({
+        json!({
             "version": env!("CARGO_PKG_VERSION"),
             "uptime_s": self.started.elapsed().as_secs(),
             "ready": troubles.is_empty(),
             "troubles": troubles,
             "degraded": self.degraded(),
             "events": self.events.as_ref().map(|events| events.describe()),
+            "store": self.library.store.describe(),
             "catalog": counts,
             "freshness": as_of,
             "redis": self.redis.as_ref().map(|redis| redis.describe()),
@@ -439,20 +477,13 @@ impl App {
             "answers_kept": self.asker.as_ref().map(|asker| asker.shelf.len()),
             "resident_bytes": resident_bytes(),
             "actors": self.registry.tree(),
-        }))
+        })
     }
 
     /// The metrics, as text.
-    ///
-    /// # Errors
-    /// Where the catalog cannot be read.
-    pub async fn metrics_text(&self) -> Result<String, ServiceError> {
-        let catalog = Arc::clone(&self.indexes.catalog);
-        let counts = blocking(move || catalog.counts()).await?;
+    pub async fn metrics_text(&self) -> String {
         let snapshot = Snapshot {
-            as_of: self.indexes.freshness.now(),
-            documents: counts.documents,
-            chunks: counts.chunks,
+            store: self.library.store.counts().await.ok().zip(self.library.as_of().await.ok()),
             dead_letters: self.events.as_ref().map_or(0, |events| events.dead_letters()),
             resident_bytes: resident_bytes().unwrap_or(0),
             answers: self.asker.iter().flat_map(|asker| asker.kept.counts.all()).collect(),
@@ -461,7 +492,7 @@ impl App {
                 .map(|pool| (pool.state.name.clone(), pool.state.describe()["admission"].take()))
                 .collect(),
         };
-        Ok(self.metrics.text(&snapshot))
+        self.metrics.text(&snapshot)
     }
 
     /// Tells connections that stay open by themselves that the service is about to stop.
@@ -476,7 +507,9 @@ impl App {
 
     /// Takes it down: what is accepted and not yet indexed stays in the catalog for the next start.
     pub async fn stop(&self) {
-        if let Err(error) = self.maintainer.ask_patiently(Maintain { last: true }).await {
+        if let Some(keepers) = &self.keepers
+            && let Err(error) = keepers.maintainer.ask_patiently(Maintain { last: true }).await
+        {
             tracing::warn!(%error, "the vector graphs could not be saved; the next start builds what is missing");
         }
         self.registry.close();
@@ -496,27 +529,14 @@ impl App {
 
 /// Documents parsed, embedded and indexed at once.
 const DOCUMENTS_AT_WORK: usize = 32;
-/// One place for each document at work, and some for the clock.
-const INDEXER_CAPACITY: usize = DOCUMENTS_AT_WORK + 4;
+/// How often operations are looked for that nobody works on.
+const TAKE_OVER: Duration = Duration::from_secs(3);
 /// Uploads held in memory at once.
 const INGESTOR_CAPACITY: usize = 64;
 
-fn index_detail(indexes: &Arc<Indexes>) -> Detail {
-    let indexes = Arc::clone(indexes);
-    Arc::new(move || {
-        let view = indexes.views.current();
-        json!({
-            "commit": view.as_ref().map(|view| view.commit),
-            "live_chunks": view.as_ref().map(|view| view.live.len()),
-            "lexical_chunks": view.as_ref().map(|view| view.lexical.num_docs()),
-            "vectors": view.as_ref().map(|view| indexes.vectors.stats(&view.live)),
-        })
-    })
-}
-
-fn freshness_detail(indexes: &Arc<Indexes>) -> Detail {
-    let indexes = Arc::clone(indexes);
-    Arc::new(move || json!(indexes.freshness.now()))
+fn store_detail(store: &Arc<dyn DocumentStore>) -> Detail {
+    let store = Arc::clone(store);
+    Arc::new(move || store.describe())
 }
 
 /// Memory of this process in RAM, in bytes, where the system tells.

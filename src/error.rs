@@ -113,6 +113,7 @@ impl From<StoreError> for ServiceError {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Full(reason) => Self::StorageFull(reason),
+            StoreError::Unavailable(reason) => Self::Unavailable { reason, retry_after_s: 2 },
             StoreError::Damaged(reason) | StoreError::Locked(reason) | StoreError::Failed(reason) => {
                 Self::Internal(reason)
             }
@@ -132,9 +133,7 @@ impl From<DatarefError> for ServiceError {
 impl From<SearchError> for ServiceError {
     fn from(error: SearchError) -> Self {
         match error {
-            SearchError::NotReady | SearchError::NotEmbedded(_) => {
-                Self::Unavailable { reason: error.to_string(), retry_after_s: 2 }
-            }
+            SearchError::NotEmbedded(_) => Self::Unavailable { reason: error.to_string(), retry_after_s: 2 },
             SearchError::Store(error) => error.into(),
         }
     }

@@ -95,7 +95,7 @@ pub async fn run(mut config: Config, folder: &Path, data: Option<PathBuf>) -> Re
     }
     app.until_caught_up().await;
     let ingest_s = began.elapsed().as_secs_f64();
-    let counts = app.indexes.catalog.counts().map_err(|error| error.to_string())?;
+    let counts = app.library.store.counts().await.map_err(|error| error.to_string())?;
 
     let judged: Vec<&Entry> = queries.iter().filter(|query| judgements.contains_key(&query.id)).collect();
     let mut modes = BTreeMap::new();

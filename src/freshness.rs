@@ -2,8 +2,8 @@
 //!
 //! Every accepted operation has a `seq`. It is *settled* once it is visible to searches, given up with a
 //! reason, or overtaken. Everything up to [`Freshness::now`]'s `seq` is settled, so a caller that saw its own
-//! write's number can ask to be held until the index has it. Events that a bus still holds have no `seq` yet; they count
-//! in the lag.
+//! write's number can ask to be held until the index has it. Events that a bus still holds have no `seq` yet ([`OnBus`]);
+//! they count in the lag.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
@@ -27,6 +27,12 @@ pub struct AsOf {
 }
 
 impl AsOf {
+    /// The same with what waited on the bus ([`OnBus::now`]).
+    #[must_use]
+    pub fn and(self, bus: Self) -> Self {
+        Self { seq: self.seq, lag_ms: self.lag_ms.max(bus.lag_ms), lag_events: self.lag_events + bus.lag_events }
+    }
+
     /// Adds the members of this to a JSON object.
     pub fn beside(&self, mut object: Value) -> Value {
         object["seq"] = self.seq.into();
@@ -40,7 +46,6 @@ impl AsOf {
 #[derive(Debug)]
 pub struct Freshness {
     open: Mutex<Open>,
-    bus: Mutex<OnBus>,
     changed: watch::Sender<()>,
 }
 
@@ -55,40 +60,57 @@ struct Open {
 
 /// Events that are no operations yet.
 #[derive(Debug, Default)]
-struct OnBus {
+pub struct OnBus(Mutex<Bus>);
+
+#[derive(Debug, Default)]
+struct Bus {
     /// Those that the bus holds back, by its last word.
     waiting: u64,
     /// Those that it has delivered: number in the stream to the time at which they were published.
     delivered: BTreeMap<u64, i64>,
 }
 
-impl Freshness {
-    /// Starts from what the catalog knows: its last `seq`, and the operations that wait.
-    pub fn new(last: u64, waiting: impl IntoIterator<Item = (u64, i64)>) -> Self {
-        let open = Open { unsettled: waiting.into_iter().collect(), early: HashSet::new(), last };
-        Self { open: Mutex::new(open), bus: Mutex::default(), changed: watch::Sender::new(()) }
-    }
-
+impl OnBus {
     /// The bus delivered an event, and holds `waiting` more.
     pub fn delivered(&self, event: u64, published_ms: i64, waiting: u64) {
-        let mut bus = self.bus.lock();
+        let mut bus = self.0.lock();
         bus.delivered.insert(event, published_ms);
         bus.waiting = waiting;
     }
 
     /// An event became an operation, or turned out to be none.
     pub fn taken(&self, event: u64) {
-        self.bus.lock().delivered.remove(&event);
+        self.0.lock().delivered.remove(&event);
     }
 
     /// So many events wait on the bus, as it says now.
     pub fn waiting(&self, events: u64) {
-        self.bus.lock().waiting = events;
+        self.0.lock().waiting = events;
     }
 
     /// A consumer begins anew: what was delivered comes again, and `waiting` events are there.
     pub fn redelivery(&self, waiting: u64) {
-        *self.bus.lock() = OnBus { waiting, delivered: BTreeMap::new() };
+        *self.0.lock() = Bus { waiting, delivered: BTreeMap::new() };
+    }
+
+    /// What waits, to be told beside what a store says ([`AsOf::and`]). To be asked before the store: an event that
+    /// becomes an operation in between counts twice then, and never not at all.
+    pub fn now(&self) -> AsOf {
+        let bus = self.0.lock();
+        let oldest = bus.delivered.values().min();
+        AsOf {
+            seq: 0,
+            lag_ms: oldest.map_or(0, |oldest| (now_ms() as i64 - oldest).max(0) as u64),
+            lag_events: bus.waiting + bus.delivered.len() as u64,
+        }
+    }
+}
+
+impl Freshness {
+    /// Starts from what the catalog knows: its last `seq`, and the operations that wait.
+    pub fn new(last: u64, waiting: impl IntoIterator<Item = (u64, i64)>) -> Self {
+        let open = Open { unsettled: waiting.into_iter().collect(), early: HashSet::new(), last };
+        Self { open: Mutex::new(open), changed: watch::Sender::new(()) }
     }
 
     /// An operation was accepted that was published or received at `since_ms`.
@@ -115,16 +137,12 @@ impl Freshness {
 
     /// How fresh a search that begins now is.
     pub fn now(&self) -> AsOf {
-        let (on_bus, oldest_on_bus) = {
-            let bus = self.bus.lock();
-            (bus.waiting + bus.delivered.len() as u64, bus.delivered.values().min().copied())
-        };
         let open = self.open.lock();
-        let oldest = open.unsettled.values().copied().chain(oldest_on_bus).min();
+        let oldest = open.unsettled.values().copied().min();
         AsOf {
             seq: open.unsettled.first_key_value().map_or(open.last, |(first, _)| first - 1),
             lag_ms: oldest.map_or(0, |oldest| (now_ms() as i64 - oldest).max(0) as u64),
-            lag_events: open.unsettled.len() as u64 + on_bus,
+            lag_events: open.unsettled.len() as u64,
         }
     }
 
@@ -189,20 +207,21 @@ mod tests {
 
     #[test]
     fn events_on_the_bus_count_until_they_are_operations() {
-        let freshness = Freshness::new(0, []);
+        let (freshness, bus) = (Freshness::new(0, []), OnBus::default());
         let now = now_ms() as i64;
-        freshness.delivered(7, now - 60_000, 12);
-        freshness.delivered(8, now, 11);
-        assert_eq!((freshness.now().seq, freshness.now().lag_events), (0, 13));
-        assert!(freshness.now().lag_ms >= 60_000);
+        bus.delivered(7, now - 60_000, 12);
+        bus.delivered(8, now, 11);
+        let as_of = || freshness.now().and(bus.now());
+        assert_eq!((as_of().seq, as_of().lag_events), (0, 13));
+        assert!(as_of().lag_ms >= 60_000);
         freshness.accepted(1, now - 60_000);
-        freshness.taken(7);
-        assert_eq!(freshness.now().lag_events, 13);
-        assert!(freshness.now().lag_ms >= 60_000);
+        bus.taken(7);
+        assert_eq!(as_of().lag_events, 13);
+        assert!(as_of().lag_ms >= 60_000);
         freshness.settled([1]);
-        assert!(freshness.now().lag_ms < 60_000);
-        freshness.redelivery(0);
-        assert_eq!(freshness.now(), AsOf { seq: 1, lag_ms: 0, lag_events: 0 });
+        assert!(as_of().lag_ms < 60_000);
+        bus.redelivery(0);
+        assert_eq!(as_of(), AsOf { seq: 1, lag_ms: 0, lag_events: 0 });
     }
 
     #[test]

@@ -32,6 +32,27 @@ pub fn client_builder(ca_file: Option<&Path>) -> Result<ClientBuilder, String> {
     Ok(Client::builder().tls_certs_only(trusted))
 }
 
+/// The certificate authorities of the system and, where one is given, those in the file `ca_file` (PEM).
+///
+/// # Errors
+/// In words for the operator: a file that cannot be read, or holds no certificate.
+pub fn root_certificates(ca_file: Option<&Path>) -> Result<rustls::RootCertStore, String> {
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject;
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if let Some(path) = ca_file {
+        let read = |error: &dyn std::fmt::Display| format!("cannot read certificates from {}: {error}", path.display());
+        let own = CertificateDer::pem_file_iter(path).map_err(|error| read(&error))?;
+        let own: Vec<_> = own.collect::<Result<_, _>>().map_err(|error| read(&error))?;
+        if own.is_empty() {
+            return Err(read(&"there are none"));
+        }
+        roots.add_parsable_certificates(own);
+    }
+    Ok(roots)
+}
+
 /// A client with nothing but the defaults.
 ///
 /// # Errors

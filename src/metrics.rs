@@ -13,6 +13,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::freshness::AsOf;
+use crate::stores::document_store::StoreCounts;
 use crate::usage::{Outcome, UsageRecord};
 
 /// Seconds of a request.
@@ -71,12 +72,8 @@ pub struct Metrics {
 
 /// What is looked up when the metrics are read.
 pub struct Snapshot {
-    /// How fresh the index is.
-    pub as_of: AsOf,
-    /// Documents that are served.
-    pub documents: u64,
-    /// Their chunks.
-    pub chunks: u64,
+    /// What the store holds, and how fresh it is; none where it does not answer.
+    pub store: Option<(StoreCounts, AsOf)>,
     /// Events that were given up.
     pub dead_letters: u64,
     /// Memory of the process.
@@ -200,11 +197,14 @@ impl Metrics {
     /// All of them, as text.
     pub fn text(&self, now: &Snapshot) -> String {
         let whole = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
-        self.seq.set(whole(now.as_of.seq));
-        self.lag_events.set(whole(now.as_of.lag_events));
-        self.lag_seconds.set(now.as_of.lag_ms as f64 / 1e3);
-        self.documents.set(whole(now.documents));
-        self.chunks.set(whole(now.chunks));
+        // A store that does not answer leaves what it said last.
+        if let Some((counts, as_of)) = &now.store {
+            self.seq.set(whole(as_of.seq));
+            self.lag_events.set(whole(as_of.lag_events));
+            self.lag_seconds.set(as_of.lag_ms as f64 / 1e3);
+            self.documents.set(whole(counts.documents));
+            self.chunks.set(whole(counts.chunks));
+        }
         self.dead_letters.set(whole(now.dead_letters));
         self.resident_bytes.set(whole(now.resident_bytes));
         for (event, count) in &now.answers {

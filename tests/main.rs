@@ -19,6 +19,7 @@ mod metrics;
 mod mistralrs;
 mod openai;
 mod pool;
+mod postgres;
 mod replicas;
 mod restart;
 mod resume;

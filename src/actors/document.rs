@@ -3,23 +3,22 @@
 
 use std::sync::Arc;
 
-use dashmap::DashMap;
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
 use sha2::{Digest, Sha256};
 
-use super::compute::{Compute, blocking};
+use super::compute::Compute;
 use super::contained::{self, Job};
 use super::door::{Door, DoorError, Factory, Role};
 use super::embedder::{Embed, Embedder};
-use super::indexer::{Indexer, Indexes, Wake};
 use super::stats::now_ms;
 use crate::config::HEADING_TOKENS;
 use crate::documents::parse::{ParseInput, ParseLimits, is_risky, parse};
 use crate::documents::{Chunk, ParsedDocument, chunk};
+use crate::library::Library;
 use crate::models;
 use crate::stores::StoreError;
-use crate::stores::catalog::{NewChunk, Pending, PendingContent, Progress};
+use crate::stores::document_store::{NewChunk, Pending, PendingContent, Progress};
 
 /// What the embedding model puts around a text, in tokens.
 const SPECIAL_TOKENS: usize = 2;
@@ -54,18 +53,14 @@ impl From<StoreError> for ProcessError {
 
 /// What the document workers need.
 pub struct DocumentTools {
-    /// Catalog, indexes, configuration.
-    pub indexes: Arc<Indexes>,
+    /// The store, and the configuration.
+    pub library: Arc<Library>,
     /// Threads for parsing and chunking.
     pub compute: Arc<Compute>,
     /// The embedding model, to count tokens with.
     pub model: Arc<dyn models::Embedder>,
     /// The way to the embedder.
     pub embedder: Door<Embedder>,
-    /// The way to the indexer.
-    pub indexer: Door<Indexer>,
-    /// How far the operations at work are, by `seq`.
-    pub progress: Arc<DashMap<u64, Progress>>,
 }
 
 /// The document workers; see the module. One actor, as many documents at once as its door admits.
@@ -91,7 +86,7 @@ impl Role for DocumentWorkers {
         let tools = Arc::clone(&self.0);
         async move {
             let result = tools.process(seq).await;
-            tools.progress.remove(&seq);
+            tools.library.progress.remove(&seq);
             result
         }
         .boxed_local()
@@ -100,45 +95,31 @@ impl Role for DocumentWorkers {
 
 impl DocumentTools {
     async fn process(&self, seq: u64) -> Result<(), ProcessError> {
-        let catalog = Arc::clone(&self.indexes.catalog);
-        let Some(pending) = blocking(move || catalog.operation(seq)).await? else {
-            self.indexes.freshness.settled([seq]);
+        let Some(Pending { seq, document, content, .. }) = self.library.store.operation(seq).await? else {
             return Ok(());
         };
-        let commit = match pending.content {
-            None => {
-                let catalog = Arc::clone(&self.indexes.catalog);
-                blocking(move || catalog.store_delete(seq, now_ms() as i64)).await?
-            }
-            Some(_) => self.upsert(pending).await?,
-        };
-        match commit {
-            Some(commit) => self.publish(seq, commit).await,
-            // A later operation on the document is stored already.
-            None => self.indexes.freshness.settled([seq]),
+        match content {
+            None => Ok(self.library.store.store_delete(seq, now_ms() as i64).await?),
+            Some(content) => self.upsert(seq, document, content).await,
         }
-        Ok(())
     }
 
-    async fn upsert(&self, pending: Pending) -> Result<Option<u64>, ProcessError> {
-        let Pending { seq, document, content, .. } = pending;
-        let Some(content) = content else { return Ok(None) };
+    async fn upsert(&self, seq: u64, document: String, content: PendingContent) -> Result<(), ProcessError> {
         let title = content.title.clone();
         let parsed = self.parse(&document, content).await?;
-        let (indexes, model) = (Arc::clone(&self.indexes), Arc::clone(&self.model));
+        let (library, model) = (Arc::clone(&self.library), Arc::clone(&self.model));
         let (parsed, chunks) = self
             .compute
             .run(move || {
                 fail::fail_point!("document");
-                let pieces = cut(&indexes, &*model, title.as_deref(), &parsed)?;
+                let pieces = cut(&library, &*model, title.as_deref(), &parsed)?;
                 Ok::<_, ProcessError>((parsed, pieces))
             })
             .await?;
         let parsed_ms = Some(now_ms() as i64);
-        self.progress.insert(seq, Progress { parsed_ms, embedded_ms: None });
+        self.library.progress.insert(seq, Progress { parsed_ms, embedded_ms: None });
 
-        let catalog = Arc::clone(&self.indexes.catalog);
-        let known = blocking(move || catalog.vectors_by_hash(&document)).await?;
+        let known = self.library.store.vectors_by_hash(&document).await?;
         let mut vectors: Vec<Option<Vec<f32>>> = chunks.iter().map(|chunk| known.get(&chunk.hash).cloned()).collect();
         let new: Vec<usize> = (0..chunks.len()).filter(|&n| vectors[n].is_none()).collect();
         for some in new.chunks(EMBED_TEXTS) {
@@ -149,7 +130,7 @@ impl DocumentTools {
             }
         }
         let progress = Progress { parsed_ms, embedded_ms: Some(now_ms() as i64) };
-        self.progress.insert(seq, progress);
+        self.library.progress.insert(seq, progress);
         tracing::debug!(seq, chunks = chunks.len(), embedded = new.len(), "embedded");
 
         let chunks: Vec<NewChunk> = chunks
@@ -164,13 +145,12 @@ impl DocumentTools {
                 vector: vector.unwrap_or_default(),
             })
             .collect();
-        let catalog = Arc::clone(&self.indexes.catalog);
-        Ok(blocking(move || catalog.store_version(seq, &parsed, &chunks, progress, now_ms() as i64)).await?)
+        Ok(self.library.store.store_version(seq, parsed, chunks, progress, now_ms() as i64).await?)
     }
 
     /// Parses a document: here where that is bounded, else in a process of its own.
     async fn parse(&self, document: &str, content: PendingContent) -> Result<ParsedDocument, ProcessError> {
-        let config = &self.indexes.config.ingest;
+        let config = &self.library.config.ingest;
         let limits = ParseLimits {
             max_text_bytes: config.max_text_bytes,
             max_nesting: config.max_nesting,
@@ -196,14 +176,6 @@ impl DocumentTools {
             })
             .await
     }
-
-    /// Waits until the commit is visible. An indexer that fails now finds it later: the catalog has it.
-    async fn publish(&self, seq: u64, commit: u64) {
-        self.indexes.unpublished.lock().insert(commit, seq);
-        if let Err(error) = self.indexer.ask_patiently(Wake).await {
-            tracing::warn!(seq, %error, "stored, but not yet visible; the indexer will try again");
-        }
-    }
 }
 
 fn not_embedded<E: std::fmt::Display>(error: DoorError<E>) -> ProcessError {
@@ -222,12 +194,12 @@ struct Piece {
 
 /// Cuts a document into chunks.
 fn cut(
-    indexes: &Indexes,
+    library: &Library,
     model: &dyn models::Embedder,
     title: Option<&str>,
     parsed: &ParsedDocument,
 ) -> Result<Vec<Piece>, ProcessError> {
-    let config = &indexes.config;
+    let config = &library.config;
     let limits =
         chunk::ChunkLimits { max_tokens: config.chunking.max_tokens, overlap_tokens: config.chunking.overlap_tokens };
     let chunks = chunk::chunk(parsed, &|text| model.count_tokens(text), limits)

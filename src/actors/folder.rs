@@ -20,13 +20,13 @@ use tokio::sync::Notify;
 
 use super::compute::blocking;
 use super::door::{Door, DoorError, Factory, Role};
-use super::indexer::Indexes;
 use super::ingestor::{IngestError, Ingestor};
 use crate::config::FolderConfig;
 use crate::documents::event::{DocumentId, Metadata, Operation, Upsert};
 use crate::documents::parse::supported_extension;
+use crate::library::Library;
 use crate::stores::StoreError;
-use crate::stores::catalog::DocumentQuery;
+use crate::stores::document_store::DocumentQuery;
 
 /// The metadata key that says which watched folder a document comes from.
 pub const FOLDER_KEY: &str = "folder";
@@ -53,7 +53,7 @@ pub struct Folder {
 struct Watch {
     root: PathBuf,
     config: FolderConfig,
-    indexes: Arc<Indexes>,
+    library: Arc<Library>,
     ingestor: Door<Ingestor>,
     dirty: Arc<Dirty>,
 }
@@ -87,20 +87,20 @@ impl Folder {
     /// nobody watched is found as well.
     pub fn factory(
         config: FolderConfig,
-        indexes: Arc<Indexes>,
+        library: Arc<Library>,
         ingestor: Door<Ingestor>,
         dirty: Arc<Dirty>,
     ) -> Factory<Self> {
         Arc::new(move || {
-            let (config, indexes) = (config.clone(), Arc::clone(&indexes));
+            let (config, library) = (config.clone(), Arc::clone(&library));
             let (ingestor, dirty) = (ingestor.clone(), Arc::clone(&dirty));
-            async move { blocking(move || Self::open(config, indexes, ingestor, dirty)).await }.boxed_local()
+            async move { blocking(move || Self::open(config, library, ingestor, dirty)).await }.boxed_local()
         })
     }
 
     fn open(
         config: FolderConfig,
-        indexes: Arc<Indexes>,
+        library: Arc<Library>,
         ingestor: Door<Ingestor>,
         dirty: Arc<Dirty>,
     ) -> Result<Self, String> {
@@ -130,7 +130,7 @@ impl Folder {
         let mut debouncer = new_debouncer(Duration::from_millis(config.debounce_ms), None, hear).map_err(watching)?;
         debouncer.watch(&root, RecursiveMode::Recursive).map_err(watching)?;
         dirty.add([root.clone()]);
-        let watch = Arc::new(Watch { root, config, indexes, ingestor, dirty });
+        let watch = Arc::new(Watch { root, config, library, ingestor, dirty });
         Ok(Self { watch, _debouncer: debouncer })
     }
 }
@@ -209,7 +209,7 @@ impl Watch {
                 return Ok(false);
             }
         };
-        let limit = self.indexes.config.ingest.max_document_bytes;
+        let limit = self.library.config.ingest.max_document_bytes;
         let read = path.to_owned();
         let content = match blocking(move || read_file(&read, limit)).await {
             Ok(content) => content,
@@ -246,8 +246,7 @@ impl Watch {
                 collection: Some(self.config.collection.clone()),
                 prefix: (!everything).then(|| id.clone()),
             };
-            let catalog = Arc::clone(&self.indexes.catalog);
-            let page = blocking(move || catalog.documents(&query)).await?;
+            let page = self.library.store.documents(&query).await?;
             for document in &page.documents {
                 after = Some(document.id.clone());
                 let below = everything || document.id == id || document.id.starts_with(&format!("{id}/"));

@@ -4,9 +4,7 @@
 //! is to do is what the catalog has and the indexes have not. Start, replay after a crash, rebuild of
 //! a lost index and the next document are therefore the same code.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
@@ -16,55 +14,14 @@ use roaring::RoaringBitmap;
 use super::compute::Compute;
 use super::door::{Factory, Role};
 use super::stats::now_ms;
-use crate::config::Config;
-use crate::error::ServiceError;
-use crate::freshness::Freshness;
 use crate::stores::StoreError;
-use crate::stores::catalog::{Catalog, Version};
-use crate::stores::hnsw::VectorIndex;
+use crate::stores::catalog::Version;
+use crate::stores::embedded::Indexes;
 use crate::stores::tantivy::{LexicalEntry, LexicalIndex};
-use crate::stores::view::{DocumentTable, View, Views};
+use crate::stores::view::View;
 
 /// Chunks put into the indexes in one commit of theirs.
 const BATCH_CHUNKS: usize = 2048;
-
-/// What the indexer shares with those who search and those who maintain.
-pub struct Indexes {
-    /// The catalog, which is the truth.
-    pub catalog: Arc<Catalog>,
-    /// The vector index; it lives as long as the process, over restarts of the indexer.
-    pub vectors: Arc<VectorIndex>,
-    /// The documents behind the views.
-    pub documents: Arc<DocumentTable>,
-    /// The published views.
-    pub views: Views,
-    /// What is accepted and not yet visible.
-    pub freshness: Freshness,
-    /// Commits that are stored and wait to be published, with the operation that made each.
-    pub unpublished: Mutex<BTreeMap<u64, u64>>,
-    /// Held from putting chunks into the graphs until the view with them is published.
-    pub changing: Mutex<()>,
-    /// The configuration.
-    pub config: Arc<Config>,
-}
-
-impl Indexes {
-    /// Waits until searches see the operation a caller wants to see.
-    ///
-    /// # Cancel safety
-    /// Nothing is lost by dropping it.
-    ///
-    /// # Errors
-    /// [`ServiceError::NotYetVisible`] after `[search] min_seq_timeout_ms`.
-    pub async fn wait_for(&self, min_seq: Option<u64>) -> Result<(), ServiceError> {
-        let Some(wanted) = min_seq else { return Ok(()) };
-        let limit = Duration::from_millis(self.config.search.min_seq_timeout_ms);
-        if self.freshness.reach(wanted, limit).await {
-            return Ok(());
-        }
-        Err(ServiceError::NotYetVisible { wanted, reached: self.freshness.now().seq })
-    }
-}
 
 /// There may be something to index.
 pub struct Wake;

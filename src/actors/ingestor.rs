@@ -10,14 +10,13 @@ use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
 use parking_lot::Mutex;
 
-use super::compute::blocking;
 use super::document::{DocumentWorkers, Process, ProcessError};
 use super::door::{Door, DoorError, Factory, Role};
-use super::indexer::Indexes;
 use super::stats::now_ms;
 use crate::documents::event::Operation;
+use crate::library::Library;
 use crate::stores::StoreError;
-use crate::stores::catalog::{Origin, Outcome, Receipt};
+use crate::stores::document_store::{Origin, Outcome, Receipt};
 
 /// Longest pause between two tries of one operation.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -47,14 +46,14 @@ pub enum IngestError {
         /// `[ingest] max_pending`.
         limit: usize,
     },
-    /// The catalog could not store it.
+    /// It could not be stored.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
 /// What the ingestor shares with the operations under way; it outlives a restart of the actor.
 pub struct Intake {
-    indexes: Arc<Indexes>,
+    library: Arc<Library>,
     workers: Door<DocumentWorkers>,
     /// Documents at work, each with the operations that wait for their turn.
     lines: Mutex<HashMap<String, BTreeSet<u64>>>,
@@ -65,8 +64,23 @@ pub struct Ingestor(Arc<Intake>);
 
 impl Intake {
     /// An intake that hands operations to `workers`.
-    pub fn new(indexes: Arc<Indexes>, workers: Door<DocumentWorkers>) -> Arc<Self> {
-        Arc::new(Self { indexes, workers, lines: Mutex::default() })
+    pub fn new(library: Arc<Library>, workers: Door<DocumentWorkers>) -> Arc<Self> {
+        Arc::new(Self { library, workers, lines: Mutex::default() })
+    }
+
+    /// Sets accepted operations on their way that nobody works on: with `again` also this process's own. Must be called
+    /// on an arbiter.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn take_over(self: &Arc<Self>, again: bool) -> Result<usize, StoreError> {
+        let taken = self.library.store.claim(again).await?;
+        let count = taken.len();
+        for (seq, document) in taken {
+            // One that is at work already is found settled when its turn comes again.
+            self.dispatch(document, seq);
+        }
+        Ok(count)
     }
 
     /// Sets an accepted operation on its way. Must be called on an arbiter.
@@ -98,7 +112,7 @@ impl Intake {
 
     /// Carries one operation out, however often it takes.
     async fn see_through(&self, document: &str, seq: u64) {
-        let max_attempts = self.indexes.config.ingest.max_attempts;
+        let max_attempts = self.library.config.ingest.max_attempts;
         let mut failures = 0;
         for round in 0u32.. {
             let reason = match self.workers.ask_patiently(Process { seq }).await {
@@ -126,9 +140,8 @@ impl Intake {
     async fn give_up(&self, document: &str, seq: u64, reason: String) {
         tracing::warn!(document, seq, reason, "the document could not be taken; what was there before stays");
         loop {
-            let (catalog, text) = (Arc::clone(&self.indexes.catalog), reason.clone());
-            match blocking(move || catalog.give_up(seq, &text, now_ms() as i64)).await {
-                Ok(()) => break self.indexes.freshness.settled([seq]),
+            match self.library.store.give_up(seq, &reason, now_ms() as i64).await {
+                Ok(()) => break,
                 Err(error) => {
                     tracing::error!(document, seq, %error, "cannot record a failed document, trying again");
                     actix_rt::time::sleep(LONGEST_PAUSE).await;
@@ -139,19 +152,13 @@ impl Intake {
 }
 
 impl Ingestor {
-    /// The factory of the ingestor. At each start it takes up every operation that the catalog has
-    /// accepted and not settled: none is forgotten over a crash or a restart.
+    /// The factory of the ingestor. At each start it takes up every operation that is accepted, not settled and not at
+    /// work elsewhere: none is forgotten over a crash or a restart.
     pub fn factory(intake: Arc<Intake>) -> Factory<Self> {
         Arc::new(move || {
             let intake = Arc::clone(&intake);
             async move {
-                let catalog = Arc::clone(&intake.indexes.catalog);
-                let pending = blocking(move || catalog.pending()).await.map_err(|error| error.to_string())?;
-                for (seq, document, received_ms) in pending {
-                    // One that is at work already is found settled when its turn comes again.
-                    intake.indexes.freshness.accepted(seq, received_ms);
-                    intake.dispatch(document, seq);
-                }
+                intake.take_over(true).await.map_err(|error| error.to_string())?;
                 Ok(Self(intake))
             }
             .boxed_local()
@@ -169,24 +176,16 @@ impl Role for Ingestor {
         let Receive { operation, origin } = message;
         let intake = Arc::clone(&self.0);
         async move {
-            let indexes = &intake.indexes;
-            let limit = indexes.config.ingest.max_pending;
-            let waiting = indexes.freshness.unsettled();
+            fail::fail_point!("ingestor");
+            let store = &intake.library.store;
+            let limit = intake.library.config.ingest.max_pending;
+            let waiting = store.standing().await?.as_of.lag_events as usize;
             if waiting >= limit {
                 return Err(IngestError::Backlog { waiting, limit });
             }
             let document = operation.id().to_string();
-            let catalog = Arc::clone(&indexes.catalog);
-            let now = now_ms() as i64;
-            // The lag counts from where the publisher let go of it.
-            let published = origin.and_then(|origin| origin.position).map(|position| position / 1_000_000);
-            let receipt = blocking(move || {
-                fail::fail_point!("ingestor");
-                catalog.receive(&operation, origin.as_ref(), now)
-            })
-            .await?;
+            let receipt = store.receive(operation, origin, now_ms() as i64).await?;
             if receipt.outcome == Outcome::Accepted {
-                indexes.freshness.accepted(receipt.seq, published.unwrap_or(now).min(now));
                 intake.dispatch(document, receipt.seq);
             }
             Ok(receipt)

@@ -10,8 +10,8 @@ use roaring::RoaringBitmap;
 
 use super::compute::Compute;
 use super::door::{Factory, Role};
-use super::indexer::Indexes;
 use crate::stores::StoreError;
+use crate::stores::embedded::Indexes;
 
 /// Time for a round of maintenance.
 pub struct Maintain {

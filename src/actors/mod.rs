@@ -6,12 +6,12 @@
 //! │   ├── folder-N         watches a folder                           -> ingestor
 //! │   ├── source           takes events from NATS                     -> ingestor
 //! │   ├── ingestor         accepts operations (durable)               -> documents
-//! │   ├── documents        parse, chunk, embed, store                 -> embedder, indexer
-//! │   ├── indexer          catalog -> both indexes, publishes views
-//! │   └── maintainer       saves, rebuilds, removes what is retired
+//! │   ├── documents        parse, chunk, embed, store                 -> embedder
+//! │   ├── indexer          catalog -> both indexes, publishes views      (embedded store)
+//! │   └── maintainer       saves, rebuilds, removes what is retired      (embedded store)
 //! ├── embedder             shared by both paths, questions first
 //! └── read
-//!     ├── retriever        searches a view                            -> embedder
+//!     ├── retriever        searches the store                         -> embedder
 //!     ├── cache            keeps evidence and answers
 //!     └── model-pool       admits generations                         -> worker
 //!         └── worker-N     owns one engine

@@ -20,14 +20,13 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-use super::compute::blocking;
 use super::door::{Door, Factory, Role};
-use super::indexer::Indexes;
 use super::ingestor::{Ingestor, Receive};
 use crate::documents::cloudevent::{self, Delivery, DocumentEvent, EventKey, collection_of};
 use crate::documents::event::Operation;
-use crate::stores::catalog::{OperationState, Origin, Outcome, Receipt};
+use crate::library::Library;
 use crate::stores::dataref::{DatarefError, Datarefs};
+use crate::stores::document_store::{OperationState, Origin, Outcome, Receipt};
 use crate::stores::nats::{Bus, FETCHING, RETRY};
 
 /// Events asked for in one pull.
@@ -150,7 +149,7 @@ pub struct TakeEvents;
 pub struct Source(Arc<Shared>);
 
 struct Shared {
-    indexes: Arc<Indexes>,
+    library: Arc<Library>,
     ingestor: Door<Ingestor>,
     datarefs: Arc<Datarefs>,
     state: Arc<SourceState>,
@@ -165,12 +164,12 @@ type Turns = DashMap<[u8; 16], (u64, oneshot::Receiver<()>)>;
 impl Source {
     /// The factory of the source.
     pub fn factory(
-        indexes: Arc<Indexes>,
+        library: Arc<Library>,
         ingestor: Door<Ingestor>,
         datarefs: Arc<Datarefs>,
         state: Arc<SourceState>,
     ) -> Factory<Self> {
-        let shared = Arc::new(Shared { indexes, ingestor, datarefs, state, turns: DashMap::new() });
+        let shared = Arc::new(Shared { library, ingestor, datarefs, state, turns: DashMap::new() });
         Arc::new(move || {
             let source = Self(Arc::clone(&shared));
             async move { Ok(source) }.boxed_local()
@@ -262,7 +261,7 @@ struct Opened<'s> {
 
 impl Shared {
     async fn take_events(&self) -> Result<(), String> {
-        let config = &self.indexes.config.nats;
+        let config = &self.library.config.nats;
         let bus = match self.state.bus.load_full().filter(|bus| !bus.ended()) {
             Some(bus) => bus,
             None => {
@@ -272,10 +271,10 @@ impl Shared {
                 bus
             }
         };
-        let consumer = bus.consumer(self.indexes.catalog.id()).await?;
+        let consumer = bus.consumer(self.library.store.id()).await?;
         self.state.buried.store(bus.buried_count().await?, Ordering::Relaxed);
         *self.state.trouble.lock() = None;
-        self.indexes.freshness.redelivery(consumer.cached_info().num_pending);
+        self.library.bus.redelivery(consumer.cached_info().num_pending);
         tracing::info!(stream = config.stream, consumer = config.consumer, "taking events from NATS");
         let mut work = FuturesUnordered::new();
         let mut deliveries = 0;
@@ -327,7 +326,7 @@ impl Shared {
     async fn count_waiting(&self, consumer: &Consumer<pull::Config>) -> Result<(), String> {
         let asked = tokio::time::timeout(PULL_WAIT, consumer.get_info()).await;
         let info = asked.map_err(|_| "NATS does not answer".to_owned())?.map_err(|error| format!("NATS: {error}"))?;
-        self.indexes.freshness.waiting(info.num_pending);
+        self.library.bus.waiting(info.num_pending);
         Ok(())
     }
 
@@ -336,7 +335,7 @@ impl Shared {
         let arrival = match message.info() {
             Ok(info) => {
                 let (sequence, published) = (info.stream_sequence, info.published.unix_timestamp_nanos() as i64);
-                self.indexes.freshness.delivered(sequence, published / 1_000_000, info.pending);
+                self.library.bus.delivered(sequence, published / 1_000_000, info.pending);
                 Arrival {
                     sequence,
                     published,
@@ -378,7 +377,7 @@ impl Shared {
         let Opened { message, arrival, event } = opened;
         let sequence = arrival.sequence;
         let mut work = std::pin::pin!(self.see_through(&bus, &message, &arrival, event));
-        let mut tick = actix_rt::time::interval(Duration::from_secs(self.indexes.config.nats.ack_wait_s) / 3);
+        let mut tick = actix_rt::time::interval(Duration::from_secs(self.library.config.nats.ack_wait_s) / 3);
         tick.tick().await;
         loop {
             tokio::select! {
@@ -393,7 +392,7 @@ impl Shared {
             tracing::debug!(%error, sequence, "an acknowledgement was lost");
         }
         self.state.at_work.lock().remove(&sequence);
-        self.indexes.freshness.taken(sequence);
+        self.library.bus.taken(sequence);
         self.state.taken.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -425,8 +424,7 @@ impl Shared {
         let collection = collection.or_else(|| collection_of(&message.subject).map(str::to_owned)).unwrap_or_default();
         let doing = "giving an event to the dead letters";
         let buried = self.state.until_done(arrival.sequence, doing, async || {
-            let catalog = Arc::clone(&self.indexes.catalog);
-            let knows = blocking(move || catalog.knows_event(&grave)).await.map_err(|error| error.to_string())?;
+            let knows = self.library.store.knows_event(grave).await.map_err(|error| error.to_string())?;
             if knows && !arrival.retried {
                 return Ok(false);
             }
@@ -436,8 +434,7 @@ impl Shared {
                 id = format!("{id}-{}", arrival.key.id);
             }
             let new = bus.bury(&collection, headers, message.payload.clone(), about, &id).await?;
-            let catalog = Arc::clone(&self.indexes.catalog);
-            blocking(move || catalog.remember_event(&grave)).await.map_err(|error| error.to_string())?;
+            self.library.store.remember_event(grave).await.map_err(|error| error.to_string())?;
             Ok(new)
         });
         if buried.await {
@@ -465,7 +462,7 @@ impl Shared {
                 Err(reason) => return Verdict::Poison(reason),
             }
         }
-        let limit = self.indexes.config.ingest.max_document_bytes;
+        let limit = self.library.config.ingest.max_document_bytes;
         if let Operation::Upsert(upsert) = &operation
             && upsert.content.len() > limit
         {
@@ -478,7 +475,7 @@ impl Shared {
         let receive = async || self.receive(operation.clone(), origin, arrival).await;
         let receipt = self.state.until_done(arrival.sequence, &about, receive).await;
         // From here on it is an operation, and on disk.
-        self.indexes.freshness.taken(arrival.sequence);
+        self.library.bus.taken(arrival.sequence);
         drop((room, operation, turn));
         if receipt.outcome != Outcome::Accepted {
             self.state.changed_nothing.fetch_add(1, Ordering::Relaxed);
@@ -486,11 +483,16 @@ impl Shared {
         if matches!(receipt.outcome, Outcome::Outdated | Outcome::Absent) || receipt.seq == 0 {
             return Verdict::Settled;
         }
-        // As long as it takes: it is carried out in any case.
-        while !self.indexes.freshness.settle(receipt.seq, Duration::from_secs(600)).await {}
         let outcome = async || {
-            let catalog = Arc::clone(&self.indexes.catalog);
-            blocking(move || catalog.outcome(receipt.seq)).await.map_err(|error| error.to_string())
+            // As long as it takes: it is carried out in any case.
+            while !self
+                .library
+                .store
+                .settle(receipt.seq, Duration::from_secs(600))
+                .await
+                .map_err(|error| error.to_string())?
+            {}
+            self.library.store.outcome(receipt.seq).await.map_err(|error| error.to_string())
         };
         match self.state.until_done(arrival.sequence, &about, outcome).await {
             Some((OperationState::Failed, reason)) => Verdict::Poison(reason.unwrap_or_default()),
@@ -504,8 +506,7 @@ impl Shared {
     /// What was not available: to be tried again.
     async fn receive(&self, operation: Operation, origin: Origin, arrival: &Arrival) -> Result<Receipt, String> {
         if arrival.retried {
-            let catalog = Arc::clone(&self.indexes.catalog);
-            blocking(move || catalog.forget_event(&origin.event)).await.map_err(|error| error.to_string())?;
+            self.library.store.forget_event(origin.event).await.map_err(|error| error.to_string())?;
         }
         let receive = Receive { operation, origin: Some(origin) };
         self.ingestor.ask_patiently(receive).await.map_err(|error| error.to_string())

@@ -35,7 +35,6 @@ mod tests {
 
     fn passage(document: &str, start: usize, end: usize) -> Passage {
         Passage {
-            chunk: 0,
             document_id: document.to_owned(),
             revision: 1,
             title: String::new(),

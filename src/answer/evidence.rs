@@ -144,7 +144,6 @@ mod tests {
 
     fn passage(document: &str, text: &str) -> Passage {
         Passage {
-            chunk: 0,
             document_id: document.to_owned(),
             revision: 1,
             title: "Leave".to_owned(),

@@ -10,15 +10,14 @@ use sha2::{Digest, Sha256};
 
 use super::{Doors, threads};
 use crate::actors::cache::{Cache, CacheCounts};
-use crate::actors::compute::blocking;
+use crate::actors::compute::{Compute, blocking};
 use crate::actors::door::{Detail, Door};
 use crate::actors::embedder::Embedder;
-use crate::actors::indexer::Indexes;
 use crate::actors::model_pool::{ModelPool, PoolDoor, PoolState, PooledWorker};
 use crate::actors::model_worker::{EnginePlan, EngineSlot, Loader, ModelWorker, Orphans};
 use crate::answer::evidence::Key;
 use crate::asking::kept::Kept;
-use crate::config::{ChatModelConfig, Config, EmbeddingEngine, Engine};
+use crate::config::{ChatModelConfig, Config, EmbeddingEngine, Engine, StoreEngine};
 use crate::freshness::Freshness;
 use crate::models::admission::Limits;
 use crate::models::llama_cpp::{LlamaCpp, LlamaOptions};
@@ -27,12 +26,33 @@ use crate::models::mistralrs::{MistralOptions, MistralRs};
 use crate::models::openai::{OpenAi, OpenAiOptions, RemoteEmbedder, Upstream};
 use crate::models::{self, Generator};
 use crate::stores::catalog::Catalog;
+use crate::stores::document_store::DocumentStore;
+use crate::stores::embedded::{Embedded, Indexes};
 use crate::stores::hnsw::{VectorIndex, VectorOptions};
 use crate::stores::memory::MemoryCache;
+use crate::stores::postgres::Postgres;
 use crate::stores::redis::Redis;
 use crate::stores::view::{DocumentTable, Views};
 
-pub(super) async fn open_stores(config: Arc<Config>, model: &dyn models::Embedder) -> Result<Arc<Indexes>, String> {
+/// Opens the store of the documents; with it the indexes, where they are in this process.
+pub(super) async fn open_store(
+    config: &Arc<Config>,
+    model: &dyn models::Embedder,
+) -> Result<(Arc<dyn DocumentStore>, Option<Arc<Indexes>>), String> {
+    match config.store.engine {
+        StoreEngine::Embedded => {
+            let indexes = open_indexes(Arc::clone(config), model).await?;
+            let searching = Compute::new("retriever", threads(0), false)?;
+            Ok((Arc::new(Embedded::new(Arc::clone(&indexes), searching)), Some(indexes)))
+        }
+        StoreEngine::Postgres => {
+            let store = Postgres::open(config, model.name(), model.dimensions()).await;
+            Ok((Arc::new(store.map_err(|error| error.to_string())?), None))
+        }
+    }
+}
+
+async fn open_indexes(config: Arc<Config>, model: &dyn models::Embedder) -> Result<Arc<Indexes>, String> {
     let (name, dimensions) = (model.name().to_owned(), model.dimensions());
     blocking(move || {
         let folder = &config.data.dir;
@@ -59,6 +79,7 @@ pub(super) async fn open_stores(config: Arc<Config>, model: &dyn models::Embedde
             views: Views::default(),
             freshness: Freshness::new(counts.seq, []),
             unpublished: parking_lot::Mutex::default(),
+            stored: tokio::sync::Notify::new(),
             changing: parking_lot::Mutex::default(),
             config,
         }))
@@ -67,7 +88,7 @@ pub(super) async fn open_stores(config: Arc<Config>, model: &dyn models::Embedde
 }
 
 /// Loads the embedding model, or finds the way to it.
-pub(super) fn load_embedder(config: &Config) -> Result<Arc<dyn models::Embedder>, models::ModelError> {
+pub(crate) fn load_embedder(config: &Config) -> Result<Arc<dyn models::Embedder>, models::ModelError> {
     let embedding = &config.embedding;
     Ok(match embedding.engine {
         EmbeddingEngine::MiniLm => Arc::new(MiniLm::load(&embedding.model)?),

@@ -6,12 +6,12 @@ use super::Question;
 use super::kept::Evidence;
 use crate::actors::compute::blocking;
 use crate::actors::door::Door;
-use crate::actors::indexer::Indexes;
 use crate::actors::retriever::{Found, Mode, Retriever, Search};
 use crate::answer::evidence::{self, Asked, Key, Manner};
 use crate::answer::log::Source;
 use crate::answer::{budget, prompt};
 use crate::error::ServiceError;
+use crate::library::Library;
 use crate::models::{Generator, Sampling};
 use crate::retrieval::passage::{Passage, snippet};
 
@@ -23,7 +23,7 @@ const AGREED_RANK: usize = 10;
 /// A checked question, with all that decides its answer.
 #[derive(Clone)]
 pub(super) struct Inquiry {
-    pub(super) indexes: Arc<Indexes>,
+    pub(super) library: Arc<Library>,
     pub(super) retriever: Door<Retriever>,
     pub(super) engine: Arc<dyn Generator>,
     pub(super) question: Arc<Question>,
@@ -40,7 +40,7 @@ pub(super) struct Inquiry {
 pub(super) struct Looked {
     /// None where nothing has to do with the question.
     pub(super) evidence: Option<Evidence>,
-    /// The catalog's commit that was searched.
+    /// The store's commit that was searched.
     pub(super) commit: u64,
     /// Whether all stages of the search took part.
     pub(super) whole: bool,
@@ -51,7 +51,7 @@ impl Inquiry {
     pub(super) fn key(&self, commit: u64) -> Key {
         Asked {
             setup: self.setup,
-            index: self.indexes.catalog.id(),
+            index: self.library.store.id(),
             commit,
             question: &evidence::normalised(&self.question.question),
             messages: &self.question.messages,
@@ -70,7 +70,7 @@ impl Inquiry {
             query,
             mode: Mode::Hybrid,
             filter: self.question.filter.clone(),
-            limit: self.indexes.config.answer.max_passages * 3,
+            limit: self.library.config.answer.max_passages * 3,
             vector: None,
         };
         // Who was admitted waits for a thread: there are no more of them than may be open.
@@ -89,7 +89,7 @@ impl Inquiry {
     /// Whether anything found has to do with the question. Without the vector stage nothing can tell. A passage that
     /// both stages rank high needs less similarity: they err in different ways.
     fn relevant(&self, found: &Found) -> bool {
-        let config = &self.indexes.config.search;
+        let config = &self.library.config.search;
         let agreed = |passage: &Passage| {
             passage.scores.lexical.is_some_and(|stage| stage.rank <= AGREED_RANK)
                 && passage.scores.vector.is_some_and(|stage| stage.score >= config.min_similarity_agreed)
@@ -102,7 +102,7 @@ impl Inquiry {
     /// Packs what fits into the prompt: passages, and of the conversation the newest messages; `None` where no passage
     /// fits.
     fn pack(&self, passages: Vec<Passage>) -> Option<Evidence> {
-        let (engine, config) = (&*self.engine, &self.indexes.config.answer);
+        let (engine, config) = (&*self.engine, &self.library.config.answer);
         let Question { question, messages, .. } = &*self.question;
         let count = |text: &str| engine.count_tokens(text);
         let costs: Vec<usize> =

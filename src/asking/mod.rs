@@ -37,17 +37,18 @@ pub use self::shelf::Shelf;
 use self::sink::Account;
 use crate::actors::compute::blocking;
 use crate::actors::door::Door;
-use crate::actors::indexer::Indexes;
 use crate::actors::model_pool::PoolDoor;
 use crate::actors::retriever::Retriever;
 use crate::answer::evidence::Key;
 use crate::answer::log::{AnswerLog, Bounds, Event, Stage, Writer};
 use crate::answer::prompt;
 use crate::error::ServiceError;
+use crate::library::Library;
 use crate::models::chat::{AROUND, Message, Role};
 use crate::models::line::Priority;
 use crate::models::{Generator, Prompt, Sampling};
 use crate::retrieval::filter::Filter;
+use crate::stores::document_store::Standing;
 use crate::usage::{Ledger, UsageRecord};
 
 /// What the name of a caller begins with who has a key.
@@ -189,8 +190,8 @@ impl Models {
 
 /// Takes questions; see the module.
 pub struct Asker {
-    /// Catalog, indexes, configuration.
-    pub indexes: Arc<Indexes>,
+    /// The documents, and the configuration.
+    pub library: Arc<Library>,
     /// The way to the retriever.
     pub retriever: Door<Retriever>,
     /// The models.
@@ -230,7 +231,7 @@ impl Asker {
         wishes: Wishes,
         caller: Arc<str>,
     ) -> Result<Arc<AnswerLog>, ServiceError> {
-        let config = &self.indexes.config.answer;
+        let config = &self.library.config.answer;
         let pool = self.models.answering();
         let engine = pool.state.engine()?;
         if question.question.trim().is_empty() {
@@ -256,12 +257,12 @@ impl Asker {
         }
         let expected = tokens + config.evidence_tokens + HEAD_TOKENS;
         // Who waits for its own write takes nobody's place meanwhile.
-        self.indexes.wait_for(question.min_seq).await?;
+        self.library.wait_for(question.min_seq).await?;
         let (cache, time) = (self.cache_use(&wishes), self.time(&wishes));
         let mut stop = wishes.stop;
         stop.push(prompt::RUN_ON.to_owned());
         let inquiry = Inquiry {
-            indexes: Arc::clone(&self.indexes),
+            library: Arc::clone(&self.library),
             retriever: self.retriever.clone(),
             engine,
             question: Arc::new(question),
@@ -271,9 +272,8 @@ impl Asker {
             stop,
             setup: self.kept.setup,
         };
-        // Before the commit, so that what is said to be seen is seen.
-        let as_of = self.indexes.freshness.now();
-        let key = self.indexes.views.current().map(|view| inquiry.key(view.commit)).filter(|_| cache.read);
+        let Standing { commit, as_of } = self.library.standing().await?;
+        let key = cache.read.then(|| inquiry.key(commit));
         let found = match key {
             Some(key) => self.known(key, &inquiry).await,
             None => None,
@@ -414,14 +414,14 @@ impl Asker {
             account,
         };
         tracing::debug!(answer = log.id(), model = name, "asked without documents");
-        let as_of = self.indexes.freshness.now();
+        let as_of = self.library.as_of().await?;
         let flight = Flight::new(Member::new(writer, Arc::clone(&log), as_of, Arc::clone(&caller)), false);
         actix_rt::spawn(run.generate(flight, prompt, None));
         Ok(self.shelved(log, &caller))
     }
 
     fn check_count(&self, messages: &[Message]) -> Result<(), ServiceError> {
-        let (found, limit) = (messages.len(), self.indexes.config.answer.max_messages);
+        let (found, limit) = (messages.len(), self.library.config.answer.max_messages);
         if found > limit {
             return Err(ServiceError::Invalid(format!(
                 "`messages` has {found} messages, the limit is {limit}; send the latest only"
@@ -438,7 +438,7 @@ impl Asker {
 
     /// Checks wishes; gives how tokens are chosen, and the most there may be.
     fn check(&self, wishes: &Wishes) -> Result<(Sampling, usize), ServiceError> {
-        let config = &self.indexes.config.answer;
+        let config = &self.library.config.answer;
         let within = |name: &str, value: f32, low: f32, high: f32| {
             if (low..=high).contains(&value) {
                 return Ok(value);
@@ -474,13 +474,13 @@ impl Asker {
 
     /// How long an answer may take in all.
     fn time(&self, wishes: &Wishes) -> Duration {
-        let most = Duration::from_secs(self.indexes.config.answer.max_time_s);
+        let most = Duration::from_secs(self.library.config.answer.max_time_s);
         wishes.timeout_ms.map_or(most, Duration::from_millis).min(most)
     }
 
     /// A new answer.
     fn open(&self, max_tokens: usize, time: Duration) -> (Writer, Arc<AnswerLog>) {
-        let config = &self.indexes.config.answer;
+        let config = &self.library.config.answer;
         let bounds = Bounds {
             // Every token is an event, of some servers in two parts; and there are a few others.
             max_events: 2 * max_tokens + 64,

@@ -18,7 +18,7 @@ use crate::config::Config;
 use crate::documents::event::{DocumentId, Metadata, Operation, Upsert};
 use crate::error::ServiceError;
 use crate::http::client_builder;
-use crate::stores::catalog::OperationState;
+use crate::stores::document_store::OperationState;
 
 /// The events of an answer: name and data.
 pub type Events = Pin<Box<dyn Stream<Item = Result<(String, Value), String>>>>;
@@ -161,11 +161,11 @@ impl Target {
                     }
                 }
                 Self::Here(app) => {
-                    let record = app.indexes.catalog.document(id).map_err(|error| error.to_string())?;
+                    let record = app.library.store.document(id).await.map_err(|error| error.to_string())?;
                     let Some(record) = record else { return Err("it is gone".to_owned()) };
                     match record.last.state {
                         OperationState::Failed => Some(record.last.reason.unwrap_or_default()),
-                        OperationState::Stored if app.indexes.freshness.is_settled(record.last.seq) => return Ok(()),
+                        OperationState::Stored if record.last.settled => return Ok(()),
                         _ => None,
                     }
                 }

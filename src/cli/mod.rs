@@ -1,9 +1,10 @@
 //! The command line. `serve` runs the service; `ask`, `search` and `ingest` speak to a running one, or, where none
-//! answers, do their work in this process on the same data folder; `publish` and `dlq` speak to NATS; `check` and
-//! `eval` need no service.
+//! answers, do their work in this process on the same data folder; `publish` and `dlq` speak to NATS; `check`,
+//! `eval` and `migrate` need no service.
 
 mod client;
 mod dlq;
+mod migrate;
 mod publish;
 
 use std::io::{IsTerminal, Write};
@@ -79,6 +80,8 @@ enum Command {
         #[command(subcommand)]
         what: dlq::Dlq,
     },
+    /// Move the documents of one store into another, and compare them. No answerd may work on either meanwhile.
+    Migrate(migrate::Migrate),
     /// Check the configuration and print every mistake with its path.
     Check,
     /// Parse one document from standard input: what the service starts for formats whose parsers it does not trust.
@@ -160,6 +163,10 @@ async fn execute(cli: Cli) -> Result<(), String> {
             start_log(&config, "warn");
             publish::run(config, what).await
         }
+        Command::Migrate(what) => {
+            start_log(&config, "warn");
+            migrate::run(config, what).await
+        }
         Command::Dlq { what } => {
             start_log(&config, "warn");
             dlq::run(&config, what).await
@@ -181,7 +188,9 @@ fn start_log(config: &Config, level: &str) {
     use tracing_subscriber::EnvFilter;
     // RUST_LOG wins, as everywhere.
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| {
-        EnvFilter::new(format!("{level},tantivy=warn,hnsw_rs=warn,llama-cpp-2=warn,actix_server=warn,async_nats=warn"))
+        EnvFilter::new(format!(
+            "{level},tantivy=warn,hnsw_rs=warn,llama-cpp-2=warn,actix_server=warn,async_nats=warn,deadpool=error"
+        ))
     });
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let started = match config.log.format {
@@ -220,7 +229,7 @@ async fn serve(config: Config) -> Result<(), String> {
         }
         // The folders' first look is over once it has been answered and what it found is visible.
         announcing.until_caught_up().await;
-        let counts = announcing.indexes.catalog.counts().unwrap_or_default();
+        let counts = announcing.library.store.counts().await.unwrap_or_default();
         tracing::info!("ready on http://{address} with {} documents, {} passages", counts.documents, counts.chunks);
     });
     let (handle, told) = (server.handle(), std::sync::Arc::clone(&app));

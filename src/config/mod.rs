@@ -2,15 +2,16 @@
 //! told at once, each with its path and its place, and with one of them the process does not start.
 //!
 //! `settings` holds the sections and the range of each value, `events` those of `[nats]` and `[fetch]`, `models` those of
-//! `[models]`, `cache` those of `[cache]` and `[redis]`; `read` finds what is no setting at all; this file checks what lies between
-//! settings. Called once, by the command line. It never warns
-//! and goes on, and opens nothing that a setting names.
+//! `[models]`, `store` those of `[store]` and `[postgres]`, `cache` those of `[cache]` and `[redis]`; `read` finds what is no
+//! setting at all; this file checks what lies between settings. Called once, by the command line. It never warns and goes
+//! on, and opens nothing that a setting names.
 
 mod cache;
 mod events;
 mod models;
 mod read;
 mod settings;
+mod store;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -23,6 +24,7 @@ pub use self::events::{FetchConfig, NatsConfig};
 pub use self::models::{ChatModelConfig, Engine, ModelsConfig, UpstreamConfig};
 use self::read::{Merged, Reader};
 pub use self::settings::*;
+pub use self::store::{PostgresConfig, StoreConfig, StoreEngine};
 
 /// Environment variables that begin so are settings: `ANSWERD__SEARCH__LIMIT_MAX=50`.
 pub const VARIABLE_PREFIX: &str = "ANSWERD__";
@@ -179,6 +181,11 @@ impl Config {
             }
         };
 
+        check(
+            self.store.engine != StoreEngine::Postgres || !self.postgres.url.is_empty(),
+            &["store.engine", "postgres.url"],
+            "the engine postgres needs an address in [postgres] url".to_owned(),
+        );
         let ChunkingConfig { max_tokens, overlap_tokens } = self.chunking;
         check(
             overlap_tokens < max_tokens / 2,
@@ -333,7 +340,11 @@ impl Config {
             ("tls_key_file", &mut nats.tls_key_file),
         ];
         let files = files.into_iter().map(|(name, path)| (format!("nats.{name}"), path));
-        let files = files.chain([("fetch.tls_ca_file".to_owned(), &mut self.fetch.tls_ca_file)]);
+        let files = files.chain([
+            ("fetch.tls_ca_file".to_owned(), &mut self.fetch.tls_ca_file),
+            ("redis.tls_ca_file".to_owned(), &mut self.redis.tls_ca_file),
+            ("postgres.tls_ca_file".to_owned(), &mut self.postgres.tls_ca_file),
+        ]);
         paths.extend(files.filter(|(_, path)| !path.as_os_str().is_empty()));
         let mut errors = Vec::new();
         for (name, path) in paths {

@@ -10,7 +10,7 @@ use garde::Validate;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::models;
-use super::{CacheConfig, FetchConfig, ModelsConfig, NatsConfig, RedisConfig};
+use super::{CacheConfig, FetchConfig, ModelsConfig, NatsConfig, PostgresConfig, RedisConfig, StoreConfig};
 use crate::documents::event::{DocumentId, validate_collection};
 
 /// Bytes in a mebibyte.
@@ -33,6 +33,12 @@ pub struct Config {
     /// Where the state is kept.
     #[garde(dive)]
     pub data: DataConfig,
+    /// What keeps and finds the documents.
+    #[garde(dive)]
+    pub store: StoreConfig,
+    /// A Postgres with pgvector.
+    #[garde(dive)]
+    pub postgres: PostgresConfig,
     /// The watched folders; may be empty.
     #[garde(length(max = 256), dive)]
     pub folders: Vec<FolderConfig>,
@@ -82,6 +88,8 @@ impl Default for Config {
         Self {
             server: ServerConfig::default(),
             data: DataConfig::default(),
+            store: StoreConfig::default(),
+            postgres: PostgresConfig::default(),
             folders: vec![FolderConfig {
                 path: "data/sample".into(),
                 collection: "sample".into(),

@@ -27,9 +27,6 @@ pub struct Scores {
 /// A search result.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Passage {
-    /// Number of the chunk.
-    #[serde(skip)]
-    pub chunk: u32,
     /// Its document.
     pub document_id: String,
     /// The document's revision that `start` and `end` are of.

@@ -1,15 +1,25 @@
-//! Where things are kept. [`catalog`] is the durable truth: documents, chunks, vectors and the
-//! operation number `seq`. [`tantivy`] (lexical) and [`hnsw`] (vectors) are derived from it, hold
-//! nothing that it does not hold, and can be rebuilt from it at any time; a search sees both at one commit through
-//! a [`view`]. [`memory`] keeps what was answered for a while, and [`redis`] for all
-//! replicas. [`nats`] and [`dataref`] are where documents come from.
+//! Where things are kept.
+//!
+//! Documents are in a [`document_store`]. The [`embedded`] one has them in one folder: [`catalog`] is the durable truth,
+//! with documents, chunks, vectors and the operation number `seq`; [`tantivy`] (lexical) and [`hnsw`] (vectors) are
+//! derived from it, hold nothing that it does not hold, and can be rebuilt from it at any time; a search sees both at one
+//! commit through a [`view`]. [`postgres`] has them on a server that replicas share. [`archive`] is how they move
+//! from one store to another.
+//!
+//! [`memory`] keeps what was answered for a while, and [`redis`] for all replicas. [`nats`] and [`dataref`] are where
+//! documents come from.
 
+mod admission;
+pub mod archive;
 pub mod breaker;
 pub mod catalog;
 pub mod dataref;
+pub mod document_store;
+pub mod embedded;
 pub mod hnsw;
 pub mod memory;
 pub mod nats;
+pub mod postgres;
 pub mod redis;
 pub mod tantivy;
 pub mod view;
@@ -36,6 +46,9 @@ pub enum StoreError {
     /// The data is damaged, and cannot be rebuilt from elsewhere.
     #[error("{0}")]
     Damaged(String),
+    /// It does not answer now; the same may work later.
+    #[error("{0}")]
+    Unavailable(String),
     /// Another process uses the data folder.
     #[error("{0}")]
     Locked(String),

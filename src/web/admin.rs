@@ -2,7 +2,6 @@
 
 use actix_web::{HttpResponse, web};
 
-use super::error::Problem;
 use crate::app::App;
 
 /// The routes of this file.
@@ -10,6 +9,6 @@ pub fn routes(config: &mut web::ServiceConfig) {
     config.route("/admin/status", web::get().to(status));
 }
 
-async fn status(app: web::Data<App>) -> Result<HttpResponse, Problem> {
-    Ok(HttpResponse::Ok().json(app.status().await?))
+async fn status(app: web::Data<App>) -> HttpResponse {
+    HttpResponse::Ok().json(app.status().await)
 }

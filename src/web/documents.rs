@@ -10,12 +10,11 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::error::{Kind, Problem, method_not_allowed};
-use crate::actors::compute::blocking;
 use crate::app::App;
 use crate::documents::event::{COLLECTION_DEFAULT, DocumentId, JsonDocument, Metadata, Operation, Upsert};
 use crate::documents::parse::essence;
 use crate::error::ServiceError;
-use crate::stores::catalog::{DocumentQuery, DocumentRecord, OperationState, Outcome, Progress, Receipt};
+use crate::stores::document_store::{DocumentQuery, DocumentRecord, OperationState, Outcome, Progress, Receipt};
 
 const PATH: &str = "/v1/documents";
 
@@ -122,11 +121,13 @@ async fn delete(
 
 /// Answers a write: at once, or when its operation is settled.
 async fn answer(app: &App, id: String, receipt: Receipt, wait: Option<Duration>) -> Result<HttpResponse, Problem> {
-    let settled = match wait {
-        Some(limit) => app.indexes.freshness.settle(receipt.seq, limit).await,
-        None => receipt.outcome != Outcome::Accepted && app.indexes.freshness.is_settled(receipt.seq),
+    let waited = match wait {
+        Some(limit) => app.library.store.settle(receipt.seq, limit).await.map_err(ServiceError::from)?,
+        None => false,
     };
     let record = record(app, &id).await?;
+    let settled =
+        waited || receipt.outcome != Outcome::Accepted && record.as_ref().is_none_or(|record| record.last.settled);
     let mut body = match &record {
         Some(record) => describe(app, record),
         None => json!({ "id": id }),
@@ -140,12 +141,11 @@ async fn answer(app: &App, id: String, receipt: Receipt, wait: Option<Duration>)
 async fn get(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, Problem> {
     let id = document_id(&request)?.to_string();
     let known = record(&app, &id).await?;
-    let Some(record) = known.filter(|record| record.version.is_some() || !record.last.delete) else {
+    let Some(record) = known.filter(|record| record.served.is_some() || !record.last.delete) else {
         return Err(Problem::new(Kind::NotFound, format!("there is no document `{id}`")));
     };
     let mut body = describe(&app, &record);
-    let catalog = std::sync::Arc::clone(&app.indexes.catalog);
-    let text = blocking(move || catalog.document_text(&id)).await.map_err(ServiceError::from)?;
+    let text = app.library.store.document_text(&id).await.map_err(ServiceError::from)?;
     body["text"] = json!(text);
     Ok(HttpResponse::Ok().json(body))
 }
@@ -167,26 +167,23 @@ async fn list(app: web::Data<App>, query: web::Query<ListQuery>) -> Result<HttpR
         return Err(Problem::new(Kind::InvalidRequest, detail));
     }
     let query = DocumentQuery { after: query.after, limit, collection: query.collection, prefix: query.prefix };
-    let catalog = std::sync::Arc::clone(&app.indexes.catalog);
-    let page = blocking(move || catalog.documents(&query)).await.map_err(ServiceError::from)?;
+    let page = app.library.store.documents(&query).await.map_err(ServiceError::from)?;
     let documents: Vec<Value> = page.documents.iter().map(|record| describe(&app, record)).collect();
     let next = page.more.then(|| page.documents.last().map(|last| last.id.clone())).flatten();
     Ok(HttpResponse::Ok().json(json!({ "documents": documents, "next": next })))
 }
 
 async fn record(app: &App, id: &str) -> Result<Option<DocumentRecord>, Problem> {
-    let (catalog, id) = (std::sync::Arc::clone(&app.indexes.catalog), id.to_owned());
-    Ok(blocking(move || catalog.document(&id)).await.map_err(ServiceError::from)?)
+    Ok(app.library.store.document(id).await.map_err(ServiceError::from)?)
 }
 
 /// A document as JSON: what is served, and how far its last operation is.
 fn describe(app: &App, record: &DocumentRecord) -> Value {
     let last = &record.last;
-    let progress = app.progress.get(&last.seq).map_or(last.progress, |progress| *progress);
-    let settled = app.indexes.freshness.is_settled(last.seq);
+    let progress = app.library.progress.get(&last.seq).map_or(last.progress, |progress| *progress);
     let status = match last.state {
         OperationState::Failed => json!("failed"),
-        OperationState::Stored | OperationState::Superseded if !settled => json!("embedded"),
+        OperationState::Stored | OperationState::Superseded if !last.settled => json!("embedded"),
         OperationState::Stored | OperationState::Superseded if last.delete => json!("deleted"),
         OperationState::Stored | OperationState::Superseded => json!("visible"),
         OperationState::Received => match progress {
@@ -216,15 +213,15 @@ fn describe(app: &App, record: &DocumentRecord) -> Value {
     if let Some(reason) = &last.reason {
         body["reason"] = json!(reason);
     }
-    if let Some(version) = &record.version {
-        body["served_revision"] = json!(version.revision);
-        body["title"] = json!(version.title);
-        body["url"] = json!(version.url);
-        body["collection"] = json!(version.collection);
-        body["media_type"] = json!(version.media_type);
-        body["format"] = json!(record.format);
-        body["chunks"] = json!(version.chunks.len());
-        body["updated_ms"] = json!(version.updated_ms);
+    if let Some(served) = &record.served {
+        body["served_revision"] = json!(served.revision);
+        body["title"] = json!(served.title);
+        body["url"] = json!(served.url);
+        body["collection"] = json!(served.collection);
+        body["media_type"] = json!(served.media_type);
+        body["format"] = json!(served.format);
+        body["chunks"] = json!(served.chunks);
+        body["updated_ms"] = json!(served.updated_ms);
     }
     body
 }

@@ -10,7 +10,7 @@ use crate::actors::ingestor::Receive;
 use crate::app::App;
 use crate::documents::cloudevent::{Delivery, read};
 use crate::error::ServiceError;
-use crate::stores::catalog::Origin;
+use crate::stores::document_store::Origin;
 
 /// The routes of this file.
 pub fn routes(config: &mut web::ServiceConfig) {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use actix_web::{HttpResponse, web};
 
-use super::error::{Problem, method_not_allowed};
+use super::error::method_not_allowed;
 use crate::app::App;
 
 /// The routes of this file.
@@ -13,8 +13,8 @@ pub fn routes(config: &mut web::ServiceConfig) {
         .service(web::resource("/metrics").route(web::get().to(metrics)).default_service(web::to(method_not_allowed)));
 }
 
-async fn metrics(app: web::Data<App>) -> Result<HttpResponse, Problem> {
+async fn metrics(app: web::Data<App>) -> HttpResponse {
     let app: Arc<App> = app.into_inner();
-    let text = app.metrics_text().await?;
-    Ok(HttpResponse::Ok().content_type("application/openmetrics-text; version=1.0.0; charset=utf-8").body(text))
+    let text = app.metrics_text().await;
+    HttpResponse::Ok().content_type("application/openmetrics-text; version=1.0.0; charset=utf-8").body(text)
 }

@@ -42,7 +42,7 @@ async fn search(app: web::Data<App>, request: web::Json<SearchRequest>) -> Resul
     if !(1..=config.limit_max).contains(&limit) {
         return invalid(format!("`limit` is {limit}, it must be from 1 to {}", config.limit_max));
     }
-    app.indexes.wait_for(request.min_seq).await?;
+    app.library.wait_for(request.min_seq).await?;
     let began = std::time::Instant::now();
     let search = Search { query: request.query, mode: request.mode, filter: request.filter, limit, vector: None };
     let found = app.retriever.ask(search).await.map_err(crate::error::ServiceError::from)?;

@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 
 pub mod nats;
+pub mod postgres;
 pub mod redis;
 pub mod tls;
 pub mod upstream;
@@ -18,6 +19,8 @@ use futures_util::StreamExt;
 use reqwest::{Response, StatusCode};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+
+use self::postgres::Postgres;
 
 /// Longest that anything in a test may take before it counts as hanging. Not a promise of speed.
 pub const PATIENCE: Duration = Duration::from_secs(180);
@@ -66,11 +69,19 @@ pub struct Setup {
 /// A folder for the state of one answerd, and its configuration.
 pub struct Home {
     pub folder: TempDir,
+    /// Where its documents are, if not in the folder.
+    store: Option<Postgres>,
 }
 
 impl Home {
+    /// `ANSWERD_TEST_STORE=postgres` gives each a Postgres of its own: what a store promises is tested with all of them.
     pub fn new() -> Self {
-        Self { folder: tempfile::tempdir().expect("a temporary folder") }
+        let store = match std::env::var("ANSWERD_TEST_STORE").as_deref() {
+            Err(_) | Ok("embedded") => None,
+            Ok("postgres") => Some(Postgres::start()),
+            Ok(other) => panic!("ANSWERD_TEST_STORE is {other:?}: there are embedded and postgres"),
+        };
+        Self { folder: tempfile::tempdir().expect("a temporary folder"), store }
     }
 
     pub fn data(&self) -> PathBuf {
@@ -121,7 +132,8 @@ impl Home {
             .env("FAILPOINTS", &setup.failpoints);
         // Most tests are about answers that are generated.
         command.env("ANSWERD__CACHE__ENABLED", "false");
-        for line in setup.settings.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        let store = self.store.iter().map(Postgres::settings).collect::<String>();
+        for line in store.lines().chain(setup.settings.lines()).map(str::trim).filter(|line| !line.is_empty()) {
             let (key, value) = line.split_once('=').expect("key = value");
             let key = format!("ANSWERD__{}", key.trim().replace('.', "__").to_uppercase());
             command.env(key, value.trim().trim_matches('"'));

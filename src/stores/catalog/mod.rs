@@ -10,6 +10,7 @@
 //!
 //! Every function blocks on the disk: call them from blocking threads.
 
+mod archive;
 mod read;
 mod schema;
 mod write;
@@ -23,111 +24,10 @@ use parking_lot::Mutex;
 use rusqlite::Connection;
 
 use super::{ChunkId, StoreError};
-use crate::documents::Format;
 use crate::documents::event::Metadata;
 
-pub use read::{Changes, DocumentPage, DocumentQuery};
-
-/// What became of an operation handed to [`Catalog::receive`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Receipt {
-    /// The operation's number, or that of the one which made it needless.
-    pub seq: u64,
-    /// The revision that this operation gives the document.
-    pub revision: u64,
-    /// What is to be done.
-    pub outcome: Outcome,
-}
-
-/// Whether a received operation changes anything.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Outcome {
-    /// It is stored and waits for its turn.
-    Accepted,
-    /// The document has this content already.
-    Unchanged,
-    /// The document has this revision, or a newer one.
-    Outdated,
-    /// There is no such document to delete.
-    Absent,
-    /// The event behind it was taken before.
-    Repeated,
-}
-
-/// The event behind an operation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Origin {
-    /// Hash of the event's source and id.
-    pub event: [u8; 16],
-    /// When the bus received it, in nanoseconds since the Unix epoch: orders events that state no revision.
-    pub position: Option<i64>,
-}
-
-/// How far an operation has come, as far as the disk knows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OperationState {
-    /// Waits for its turn, or is at work.
-    Received,
-    /// Its version is in the catalog.
-    Stored,
-    /// Given up, with a reason.
-    Failed,
-    /// A later operation on the document came first.
-    Superseded,
-}
-
-/// An accepted operation, as the document workers take it.
-#[derive(Debug, Clone)]
-pub struct Pending {
-    /// Its number.
-    pub seq: u64,
-    /// The document.
-    pub document: String,
-    /// What it carries; `None` deletes.
-    pub content: Option<PendingContent>,
-    /// The revision it gives.
-    pub revision: u64,
-    /// When it was received, in milliseconds since the Unix epoch.
-    pub received_ms: i64,
-}
-
-/// The content of an upsert.
-#[derive(Debug, Clone)]
-pub struct PendingContent {
-    /// The bytes as they came.
-    pub bytes: Vec<u8>,
-    /// The declared media type.
-    pub media_type: Option<String>,
-    /// The title given by the caller.
-    pub title: Option<String>,
-}
-
-/// When an operation came to the stages before it is stored, in milliseconds since the Unix epoch.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Progress {
-    /// Its text and chunks were known.
-    pub parsed_ms: Option<i64>,
-    /// Its vectors were known.
-    pub embedded_ms: Option<i64>,
-}
-
-/// A chunk to store.
-#[derive(Debug, Clone)]
-pub struct NewChunk {
-    /// Headings above it.
-    pub section: Vec<String>,
-    /// Byte span in the source text.
-    pub span: Range<usize>,
-    /// Page or slide of the original on which it starts.
-    pub page: Option<u32>,
-    /// Length in tokens of the embedding model.
-    pub tokens: usize,
-    /// Hash of what was embedded.
-    pub hash: [u8; 32],
-    /// Its vector.
-    pub vector: Vec<f32>,
-}
+pub use archive::CatalogArchive;
+pub use read::Changes;
 
 /// A version as the indexes and filters know it.
 #[derive(Debug, Clone, PartialEq)]
@@ -169,63 +69,6 @@ pub struct ChunkText {
     pub text: String,
     /// Page or slide of the original on which it starts.
     pub page: Option<u32>,
-}
-
-/// The last operation on a document, as far as the disk knows.
-#[derive(Debug, Clone)]
-pub struct LastOperation {
-    /// Its number.
-    pub seq: u64,
-    /// Whether it deletes.
-    pub delete: bool,
-    /// The revision it gives.
-    pub revision: u64,
-    /// How far it has come.
-    pub state: OperationState,
-    /// Why it failed.
-    pub reason: Option<String>,
-    /// When the bus took the event behind it, if one is, in milliseconds since the Unix epoch like all times here.
-    pub published_ms: Option<i64>,
-    /// When it was received.
-    pub received_ms: i64,
-    /// The stages after that.
-    pub progress: Progress,
-    /// When it was stored or given up.
-    pub settled_ms: Option<i64>,
-    /// When searches saw it first.
-    pub visible_ms: Option<i64>,
-}
-
-/// A document with its last operation.
-#[derive(Debug, Clone)]
-pub struct DocumentRecord {
-    /// Its id.
-    pub id: String,
-    /// The version being served, if one is.
-    pub version: Option<Version>,
-    /// Format of the served version.
-    pub format: Option<Format>,
-    /// Metadata as last given.
-    pub metadata: Metadata,
-    /// The last operation.
-    pub last: LastOperation,
-}
-
-/// Sizes, for the admin page.
-#[derive(Debug, Clone, Default, serde::Serialize)]
-pub struct CatalogCounts {
-    /// Documents served.
-    pub documents: u64,
-    /// Their chunks.
-    pub chunks: u64,
-    /// Operations that wait or are at work.
-    pub pending: u64,
-    /// Documents whose last operation failed.
-    pub failed: u64,
-    /// The last `seq` given.
-    pub seq: u64,
-    /// The last commit.
-    pub commit: u64,
 }
 
 /// The catalog; see the module.

@@ -6,11 +6,12 @@ use std::ops::Range;
 use rusqlite::{OptionalExtension, Row, params};
 
 use super::write::{DELETE, FAILED, RECEIVED, STORED};
-use super::{
-    Catalog, CatalogCounts, ChunkId, ChunkText, DocumentRecord, LastOperation, OperationState, Pending, PendingContent,
-    Progress, StoreError, Version, from_json, vector_from_bytes,
-};
+use super::{Catalog, ChunkId, ChunkText, StoreError, Version, from_json, vector_from_bytes};
 use crate::documents::Format;
+use crate::stores::document_store::{
+    DocumentPage, DocumentQuery, DocumentRecord, LastOperation, OperationState, Pending, PendingContent, Progress,
+    Served, StoreCounts,
+};
 
 /// What has changed since a commit, cut at a commit's border.
 #[derive(Debug, Clone, Default)]
@@ -22,28 +23,6 @@ pub struct Changes {
     /// Versions no longer to serve.
     pub retired: Vec<Version>,
     /// Whether there is more beyond `commit`.
-    pub more: bool,
-}
-
-/// Which documents to list.
-#[derive(Debug, Clone, Default)]
-pub struct DocumentQuery {
-    /// Only ids after this one.
-    pub after: Option<String>,
-    /// At most so many.
-    pub limit: usize,
-    /// Only this collection.
-    pub collection: Option<String>,
-    /// Only ids that begin so.
-    pub prefix: Option<String>,
-}
-
-/// A page of the list of documents, by id.
-#[derive(Debug, Clone)]
-pub struct DocumentPage {
-    /// The documents.
-    pub documents: Vec<DocumentRecord>,
-    /// Whether there are more after the last one.
     pub more: bool,
 }
 
@@ -233,7 +212,7 @@ impl Catalog {
     /// [`StoreError`]
     pub fn document(&self, id: &str) -> Result<Option<DocumentRecord>, StoreError> {
         let found = self.read("read a document", |c| {
-            c.prepare_cached(&format!("{RECORD} WHERE o.document = ?1"))?.query_row([id], record).optional()
+            c.prepare_cached(&records("WHERE o.document = ?1"))?.query_row([id], record).optional()
         })?;
         Ok(found.map(|record| self.with_visible(record)))
     }
@@ -257,11 +236,11 @@ impl Catalog {
     /// [`StoreError`]
     pub fn documents(&self, query: &DocumentQuery) -> Result<DocumentPage, StoreError> {
         self.read("list the documents", |c| {
-            let mut statement = c.prepare_cached(&format!(
-                "{RECORD} WHERE o.document > ?1 AND (?2 IS NULL OR coalesce(nullif(o.collection, ''), v.collection) = ?2)
+            let mut statement = c.prepare_cached(&records(
+                "WHERE o.document > ?1 AND (?2 IS NULL OR coalesce(nullif(o.collection, ''), v.collection) = ?2)
                    AND (?3 IS NULL OR substr(o.document, 1, length(?3)) = ?3)
                    AND (v.version IS NOT NULL OR o.kind = 0)
-                 ORDER BY o.document LIMIT ?4"
+                 ORDER BY o.document LIMIT ?4",
             ))?;
             let mut documents: Vec<DocumentRecord> = statement
                 .query_map(
@@ -292,11 +271,11 @@ impl Catalog {
     ///
     /// # Errors
     /// [`StoreError`]
-    pub fn counts(&self) -> Result<CatalogCounts, StoreError> {
+    pub fn counts(&self) -> Result<StoreCounts, StoreError> {
         self.read("count", |c| {
             let t = c.unchecked_transaction()?;
             let count = |sql: &str| t.query_row(sql, [], |row| row.get::<_, i64>(0)).map(|n| n as u64);
-            Ok(CatalogCounts {
+            Ok(StoreCounts {
                 documents: count("SELECT count(*) FROM versions WHERE retired IS NULL")?,
                 chunks: count("SELECT coalesce(sum(chunk_count), 0) FROM versions WHERE retired IS NULL")?,
                 pending: count("SELECT count(*) FROM operations WHERE state = 0")?,
@@ -321,14 +300,37 @@ fn chunk_text(row: &Row<'_>) -> rusqlite::Result<ChunkText> {
     })
 }
 
+/// The columns of an operation `o` that [`last_operation`] reads.
+pub(super) const LAST_OPERATION: &str = "o.seq, o.kind, o.revision, o.state, o.reason, o.position, o.received_ms, o.parsed_ms, o.embedded_ms, o.settled_ms, o.visible_ms";
+
+/// The columns of [`LAST_OPERATION`], from column `at` on.
+pub(super) fn last_operation(row: &Row<'_>, at: usize) -> rusqlite::Result<LastOperation> {
+    let state = state(row.get(at + 3)?);
+    Ok(LastOperation {
+        seq: row.get::<_, i64>(at)? as u64,
+        delete: row.get::<_, i64>(at + 1)? == DELETE,
+        revision: row.get::<_, i64>(at + 2)? as u64,
+        state,
+        settled: state != OperationState::Received,
+        reason: row.get(at + 4)?,
+        published_ms: row.get::<_, Option<i64>>(at + 5)?.map(|nanoseconds| nanoseconds / 1_000_000),
+        received_ms: row.get(at + 6)?,
+        progress: Progress { parsed_ms: row.get(at + 7)?, embedded_ms: row.get(at + 8)? },
+        settled_ms: row.get(at + 9)?,
+        visible_ms: row.get(at + 10)?,
+    })
+}
+
 /// The last operation of each document beside its served version.
-const RECORD: &str = "
-SELECT o.document, o.seq, o.kind, o.revision, o.state, o.reason, v.format, o.metadata,
-       o.position, o.received_ms, o.parsed_ms, o.embedded_ms, o.settled_ms, o.visible_ms,
-       v.version, v.document, v.revision, v.seq, v.first_chunk, v.chunk_count, v.title, v.url, v.collection, v.media_type, v.metadata, v.updated_ms
-FROM (SELECT max(seq) AS last FROM operations GROUP BY document) AS newest
-JOIN operations AS o ON o.seq = newest.last
-LEFT JOIN versions AS v ON v.document = o.document AND v.retired IS NULL";
+fn records(rest: &str) -> String {
+    format!(
+        "SELECT o.document, {LAST_OPERATION}, o.metadata, v.format,
+                v.version, v.document, v.revision, v.seq, v.first_chunk, v.chunk_count, v.title, v.url, v.collection, v.media_type, v.metadata, v.updated_ms
+         FROM (SELECT max(seq) AS last FROM operations GROUP BY document) AS newest
+         JOIN operations AS o ON o.seq = newest.last
+         LEFT JOIN versions AS v ON v.document = o.document AND v.retired IS NULL {rest}"
+    )
+}
 
 fn state(number: i64) -> OperationState {
     match number {
@@ -340,28 +342,27 @@ fn state(number: i64) -> OperationState {
 }
 
 fn record(row: &Row<'_>) -> rusqlite::Result<DocumentRecord> {
-    let state = state(row.get(4)?);
-    let version = match row.get::<_, Option<i64>>(14)? {
+    let served = match row.get::<_, Option<i64>>(14)? {
         None => None,
-        Some(_) => Some(version_at(row, 14)?),
+        Some(_) => {
+            let version = version_at(row, 14)?;
+            Some(Served {
+                revision: version.revision,
+                title: version.title,
+                url: version.url,
+                collection: version.collection,
+                media_type: version.media_type,
+                format: row.get::<_, Option<String>>(13)?.and_then(|name| Format::from_name(&name)),
+                chunks: version.chunks.len() as u64,
+                updated_ms: version.updated_ms,
+            })
+        }
     };
     Ok(DocumentRecord {
         id: row.get(0)?,
-        version,
-        format: row.get::<_, Option<String>>(6)?.and_then(|name| Format::from_name(&name)),
-        metadata: from_json(&row.get::<_, String>(7)?),
-        last: LastOperation {
-            seq: row.get::<_, i64>(1)? as u64,
-            delete: row.get::<_, i64>(2)? == DELETE,
-            revision: row.get::<_, i64>(3)? as u64,
-            state,
-            reason: row.get(5)?,
-            published_ms: row.get::<_, Option<i64>>(8)?.map(|nanoseconds| nanoseconds / 1_000_000),
-            received_ms: row.get(9)?,
-            progress: Progress { parsed_ms: row.get(10)?, embedded_ms: row.get(11)? },
-            settled_ms: row.get(12)?,
-            visible_ms: row.get(13)?,
-        },
+        served,
+        metadata: from_json(&row.get::<_, String>(12)?),
+        last: last_operation(row, 1)?,
     })
 }
 

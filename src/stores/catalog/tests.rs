@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::documents::event::{DocumentId, Operation, Upsert};
 use crate::documents::{Format, ParsedDocument};
+use crate::stores::document_store::{NewChunk, Outcome, Progress};
 
 const DIMENSIONS: usize = 4;
 

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 
 use rusqlite::{OptionalExtension, Transaction, params};
 
-use super::{Catalog, ChunkId, NewChunk, Origin, Outcome, Progress, Receipt, StoreError, to_json, vector_to_bytes};
+use super::{Catalog, ChunkId, StoreError, to_json, vector_to_bytes};
 use crate::documents::ParsedDocument;
-use crate::documents::event::{Operation, Upsert, content_hash};
+use crate::documents::event::Operation;
+use crate::stores::admission::{self, Decision, Known, Note};
+use crate::stores::document_store::{NewChunk, Origin, Outcome, Progress, Receipt};
 
 /// `operations.kind`.
 pub(super) const UPSERT: i64 = 0;
@@ -18,23 +20,6 @@ pub(super) const STORED: i64 = 1;
 pub(super) const FAILED: i64 = 2;
 pub(super) const SUPERSEDED: i64 = 3;
 
-/// What the catalog knows of a document when an operation on it comes in.
-struct Known {
-    seq: u64,
-    revision: u64,
-    state: i64,
-    kind: i64,
-    hash: Option<Vec<u8>>,
-    position: Option<i64>,
-}
-
-impl Known {
-    /// Whether what is known came on the bus at `position` or later. Decides only where no revision does.
-    fn is_from_or_after(&self, position: Option<i64>) -> bool {
-        matches!((self.position, position), (Some(known), Some(position)) if position <= known)
-    }
-}
-
 impl Catalog {
     /// Accepts an operation: it is on disk when this returns. Older or equal revisions, unchanged content and
     /// events that were taken before are recognised here and change nothing.
@@ -42,10 +27,7 @@ impl Catalog {
     /// # Errors
     /// [`StoreError`]; nothing was accepted then.
     pub fn receive(&self, operation: &Operation, origin: Option<&Origin>, now_ms: i64) -> Result<Receipt, StoreError> {
-        let hash = match operation {
-            Operation::Upsert(upsert) => content_hash(upsert),
-            Operation::Delete { .. } => [0; 32],
-        };
+        let hash = admission::hash(operation);
         self.write("store the received document", |t| {
             if let Some(origin) = origin
                 && let Some(seq) = taken(t, &origin.event)?
@@ -53,10 +35,16 @@ impl Catalog {
                 return Ok(Receipt { seq, revision: operation.revision().unwrap_or(0), outcome: Outcome::Repeated });
             }
             let position = origin.and_then(|origin| origin.position);
-            let receipt = match operation {
-                Operation::Upsert(upsert) => receive_upsert(t, upsert, &hash, position, now_ms),
-                Operation::Delete { id, revision } => receive_delete(t, id.as_ref(), *revision, position, now_ms),
-            }?;
+            let known = known(t, operation.id().as_ref())?;
+            let receipt = match admission::decide(known.as_ref(), operation, &hash, position) {
+                Decision::Accept { revision } => accept(t, operation, revision, &hash, position, now_ms)?,
+                Decision::Keep { receipt, note } => {
+                    if let Some(note) = note {
+                        keep_in_mind(t, operation.id().as_ref(), &note)?;
+                    }
+                    receipt
+                }
+            };
             if let Some(origin) = origin {
                 remember(t, &origin.event, receipt.seq)?;
             }
@@ -242,14 +230,14 @@ fn remember(t: &Transaction<'_>, event: &[u8; 16], seq: u64) -> rusqlite::Result
 
 fn known(t: &Transaction<'_>, document: &str) -> rusqlite::Result<Option<Known>> {
     t.prepare_cached(
-        "SELECT seq, revision, state, kind, hash, position FROM operations WHERE document = ?1 ORDER BY seq DESC LIMIT 1",
+        "SELECT seq, revision, kind, state, hash, position FROM operations WHERE document = ?1 ORDER BY seq DESC LIMIT 1",
     )?
     .query_row([document], |row| {
         Ok(Known {
             seq: row.get::<_, i64>(0)? as u64,
             revision: row.get::<_, i64>(1)? as u64,
-            state: row.get(2)?,
-            kind: row.get(3)?,
+            delete: row.get::<_, i64>(2)? == DELETE,
+            failed: row.get::<_, i64>(3)? == FAILED,
             hash: row.get(4)?,
             position: row.get(5)?,
         })
@@ -257,114 +245,60 @@ fn known(t: &Transaction<'_>, document: &str) -> rusqlite::Result<Option<Known>>
     .optional()
 }
 
-fn receive_upsert(
+fn keep_in_mind(t: &Transaction<'_>, document: &str, note: &Note) -> rusqlite::Result<()> {
+    t.prepare_cached("UPDATE operations SET revision = ?2, position = ?3 WHERE seq = ?1")?.execute(params![
+        note.seq as i64,
+        note.revision as i64,
+        note.position
+    ])?;
+    t.prepare_cached("UPDATE versions SET revision = ?3 WHERE document = ?1 AND retired IS NULL AND seq = ?2")?
+        .execute(params![document, note.seq as i64, note.revision as i64])?;
+    Ok(())
+}
+
+/// The operation replaces those on the same document that were not begun or are settled.
+fn accept(
     t: &Transaction<'_>,
-    upsert: &Upsert,
+    operation: &Operation,
+    revision: u64,
     hash: &[u8],
     position: Option<i64>,
     now_ms: i64,
 ) -> rusqlite::Result<Receipt> {
-    let known = known(t, upsert.id.as_ref())?;
-    let mut revision = upsert.revision.unwrap_or(1);
-    if let Some(known) = &known {
-        let receipt = |outcome| Ok(Receipt { seq: known.seq, revision: known.revision, outcome });
-        // What failed may be sent again with the same revision: the cause may have been ours.
-        let failed = known.state == FAILED;
-        let same = known.kind == UPSERT && known.hash.as_deref() == Some(hash) && !failed;
-        match upsert.revision {
-            Some(given) if given < known.revision || (given == known.revision && !failed) => {
-                return receipt(Outcome::Outdated);
-            }
-            // The revision moves on with no work to do: only its number is remembered.
-            Some(given) if same => {
-                t.execute(
-                    "UPDATE operations SET revision = ?2 WHERE seq = ?1",
-                    params![known.seq as i64, given as i64],
-                )?;
-                t.execute(
-                    "UPDATE versions SET revision = ?2 WHERE document = ?1 AND retired IS NULL AND seq = ?3",
-                    params![upsert.id.as_ref(), given as i64, known.seq as i64],
-                )?;
-                return Ok(Receipt { seq: known.seq, revision: given, outcome: Outcome::Unchanged });
-            }
-            None if known.is_from_or_after(position) => return receipt(Outcome::Outdated),
-            None if same => {
-                // So that an event from before this one is still known to be older.
-                t.execute(
-                    "UPDATE operations SET position = coalesce(?2, position) WHERE seq = ?1",
-                    params![known.seq as i64, position],
-                )?;
-                return receipt(Outcome::Unchanged);
-            }
-            Some(_) => {}
-            None => revision = known.revision + 1,
-        }
-    }
-    t.prepare_cached(
-        "INSERT INTO operations (document, kind, revision, state, received_ms, media_type, title, url, collection, metadata, content, hash, position)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
-    )?
-    .execute(params![
-        upsert.id.as_ref(),
-        UPSERT,
-        revision as i64,
-        RECEIVED,
-        now_ms,
-        upsert.media_type,
-        upsert.title,
-        upsert.url,
-        upsert.collection,
-        to_json(&upsert.metadata),
-        upsert.content,
-        hash,
-        position
-    ])?;
-    accepted(t, upsert.id.as_ref(), revision)
-}
-
-fn receive_delete(
-    t: &Transaction<'_>,
-    document: &str,
-    given: Option<u64>,
-    position: Option<i64>,
-    now_ms: i64,
-) -> rusqlite::Result<Receipt> {
-    let known = known(t, document)?;
-    let revision = given.unwrap_or_else(|| known.as_ref().map_or(1, |known| known.revision + 1));
-    match &known {
-        Some(known) if known.kind == DELETE => {
-            // What is on its way and older than this deletion must not bring the document back.
-            t.execute(
-                "UPDATE operations SET revision = max(revision, ?2), position = max(coalesce(position, ?3), coalesce(?3, position)) WHERE seq = ?1",
-                params![known.seq as i64, given.unwrap_or(0) as i64, position],
-            )?;
-            return Ok(Receipt { seq: known.seq, revision: known.revision, outcome: Outcome::Absent });
-        }
-        Some(known) if given.is_some_and(|given| given < known.revision) => {
-            return Ok(Receipt { seq: known.seq, revision: known.revision, outcome: Outcome::Outdated });
-        }
-        Some(known) if given.is_none() && known.is_from_or_after(position) => {
-            return Ok(Receipt { seq: known.seq, revision: known.revision, outcome: Outcome::Outdated });
-        }
-        // With a revision or a place on the bus, a delete of what never came is remembered: its upsert may still be on
-        // the way.
-        None if given.is_none() && position.is_none() => {
-            return Ok(Receipt { seq: 0, revision: 0, outcome: Outcome::Absent });
-        }
-        _ => {}
-    }
-    t.prepare_cached(
-        "INSERT INTO operations (document, kind, revision, state, received_ms, collection, metadata, position) VALUES (?1, ?2, ?3, ?4, ?5, '', '{}', ?6)",
-    )?
-    .execute(params![document, DELETE, revision as i64, RECEIVED, now_ms, position])?;
-    accepted(t, document, revision)
-}
-
-/// The operation just inserted replaces those on the same document that were not begun or are settled.
-fn accepted(t: &Transaction<'_>, document: &str, revision: u64) -> rusqlite::Result<Receipt> {
+    match operation {
+        Operation::Upsert(upsert) => t
+            .prepare_cached(
+                "INSERT INTO operations (document, kind, revision, state, received_ms, media_type, title, url, collection, metadata, content, hash, position)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+            )?
+            .execute(params![
+                upsert.id.as_ref(),
+                UPSERT,
+                revision as i64,
+                RECEIVED,
+                now_ms,
+                upsert.media_type,
+                upsert.title,
+                upsert.url,
+                upsert.collection,
+                to_json(&upsert.metadata),
+                upsert.content,
+                hash,
+                position
+            ])?,
+        Operation::Delete { id, .. } => t
+            .prepare_cached(
+                "INSERT INTO operations (document, kind, revision, state, received_ms, collection, metadata, position)
+                 VALUES (?1, ?2, ?3, ?4, ?5, '', '{}', ?6)",
+            )?
+            .execute(params![id.as_ref(), DELETE, revision as i64, RECEIVED, now_ms, position])?,
+    };
     let seq = t.last_insert_rowid();
-    t.prepare_cached("DELETE FROM operations WHERE document = ?1 AND seq < ?2 AND state <> ?3")?
-        .execute(params![document, seq, RECEIVED])?;
+    t.prepare_cached("DELETE FROM operations WHERE document = ?1 AND seq < ?2 AND state <> ?3")?.execute(params![
+        operation.id().as_ref(),
+        seq,
+        RECEIVED
+    ])?;
     Ok(Receipt { seq: seq as u64, revision, outcome: Outcome::Accepted })
 }
 
@@ -388,7 +322,7 @@ fn still_wanted(t: &Transaction<'_>, seq: u64) -> rusqlite::Result<bool> {
     Ok(wanted == Some(true))
 }
 
-fn next_commit(t: &Transaction<'_>) -> rusqlite::Result<u64> {
+pub(super) fn next_commit(t: &Transaction<'_>) -> rusqlite::Result<u64> {
     let commit: i64 = t
         .prepare_cached("UPDATE counters SET value = value + 1 WHERE name = 'commit' RETURNING value")?
         .query_row([], |row| row.get(0))?;
@@ -405,7 +339,7 @@ fn retire(t: &Transaction<'_>, seq: u64, commit: u64) -> rusqlite::Result<()> {
 }
 
 /// Takes `count` consecutive chunk numbers.
-fn take_chunks(t: &Transaction<'_>, count: usize) -> rusqlite::Result<ChunkId> {
+pub(super) fn take_chunks(t: &Transaction<'_>, count: usize) -> rusqlite::Result<ChunkId> {
     let next: i64 = t
         .prepare_cached("UPDATE counters SET value = value + ?1 WHERE name = 'next_chunk' RETURNING value")?
         .query_row([count as i64], |row| row.get(0))?;

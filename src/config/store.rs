@@ -1,0 +1,77 @@
+//! `[store]` and `[postgres]`: where the documents are kept.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use garde::Validate;
+use serde::{Deserialize, Serialize};
+
+/// What keeps and finds the documents.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StoreEngine {
+    /// SQLite, tantivy and HNSW in this process, in `[data] dir`.
+    #[default]
+    Embedded,
+    /// Postgres with pgvector, which replicas share.
+    Postgres,
+}
+
+/// `[store]`: what keeps and finds the documents.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, Validate)]
+#[serde(default, deny_unknown_fields)]
+pub struct StoreConfig {
+    /// `embedded` or `postgres`. Default `embedded`.
+    #[garde(skip)]
+    pub engine: StoreEngine,
+}
+
+/// `[postgres]`: a Postgres with pgvector.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Validate)]
+#[serde(default, deny_unknown_fields)]
+pub struct PostgresConfig {
+    /// Its address: `postgres://user:password@host:port/database`, with `?sslmode=require` to insist on TLS; several hosts
+    /// with commas between them. Default empty.
+    #[garde(custom(postgres_url))]
+    pub url: String,
+    /// The schema that holds the tables; made where it is missing. Default `answerd`.
+    #[garde(custom(schema_name))]
+    pub schema: String,
+    /// The most connections of this process. Default 16.
+    #[garde(range(min = 2, max = 1000))]
+    pub connections: usize,
+    /// Time for one transaction, and for one search, in milliseconds. Default 30,000.
+    #[garde(range(min = 100, max = 3_600_000))]
+    pub timeout_ms: u64,
+    /// The certificate of the authority that signed the server's (PEM); without it, those of the system count.
+    #[garde(skip)]
+    pub tls_ca_file: PathBuf,
+}
+
+impl Default for PostgresConfig {
+    fn default() -> Self {
+        Self {
+            url: String::new(),
+            schema: "answerd".into(),
+            connections: 16,
+            timeout_ms: 30_000,
+            tls_ca_file: PathBuf::new(),
+        }
+    }
+}
+
+fn postgres_url(url: &str, _: &()) -> garde::Result {
+    match url.is_empty() || tokio_postgres::Config::from_str(url).is_ok() {
+        true => Ok(()),
+        // It may hold a password.
+        false => Err(garde::Error::new("an address must be like postgres://user:password@host:5432/database")),
+    }
+}
+
+fn schema_name(name: &str, _: &()) -> garde::Result {
+    let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    match name.chars().all(fits) && name.starts_with(|c: char| c.is_ascii_lowercase()) && name.len() <= 63 {
+        true => Ok(()),
+        false => Err(garde::Error::new("a schema has a name of small letters, digits and underscores, up to 63")),
+    }
+}
