@@ -34,6 +34,8 @@ pub struct Elsewhere {
     /// How long an answer can be read after its end.
     keep: Duration,
     mirrored: Mutex<Vec<Mirrored>>,
+    /// Held by who sends: another one waits for it, and finds what it left.
+    sending: tokio::sync::Mutex<()>,
 }
 
 /// The first entry of an answer's list.
@@ -67,7 +69,7 @@ struct Mirrored {
 impl Elsewhere {
     /// Begins to mirror; it ends with the last reference to it.
     pub fn start(redis: Arc<Redis>, shelf: Arc<Shelf>, keep: Duration) -> Arc<Self> {
-        let elsewhere = Arc::new(Self { redis, shelf, keep, mirrored: Mutex::default() });
+        let elsewhere = Arc::new(Self { redis, shelf, keep, mirrored: Mutex::default(), sending: Default::default() });
         let watched = Arc::downgrade(&elsewhere);
         actix_rt::spawn(async move {
             let mut tick = actix_rt::time::interval(TICK);
@@ -90,6 +92,7 @@ impl Elsewhere {
 
     /// Sends what is new of all answers: those that go on elsewhere miss nothing that was said here.
     pub async fn mirror_all(&self) {
+        let _sending = self.sending.lock().await;
         let now = std::mem::take(&mut *self.mirrored.lock());
         let all = join_all(now.into_iter().map(|mirrored| self.mirror_one(mirrored))).await;
         let mut mirrored = self.mirrored.lock();
