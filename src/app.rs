@@ -53,8 +53,6 @@ pub struct App {
     pub config: Arc<Config>,
     /// The documents.
     pub library: Arc<Library>,
-    /// The indexes, where they are in this process.
-    pub indexes: Option<Arc<Indexes>>,
     /// The way to the ingestor.
     pub ingestor: Door<Ingestor>,
     /// The way to the retriever.
@@ -147,24 +145,24 @@ impl App {
             })),
             &read,
         );
-        let keepers = match &indexes {
+        let keepers = match indexes {
             None => None,
             Some(indexes) => Some(Keepers {
-                indexes: Arc::clone(indexes),
                 indexer: doors.open(
                     "write/indexer",
                     (1, "one look at the catalog takes all that is new"),
-                    Indexer::factory(Arc::clone(indexes), background("indexer", threads(0))?),
+                    Indexer::factory(Arc::clone(&indexes), background("indexer", threads(0))?),
                     Some(store_detail(&library.store)),
                     &write,
                 ),
                 maintainer: doors.open(
                     "write/maintainer",
                     (1, "one round at a time"),
-                    Maintainer::factory(Arc::clone(indexes), background("maintainer", 1)?),
+                    Maintainer::factory(Arc::clone(&indexes), background("maintainer", 1)?),
                     None,
                     &write,
                 ),
+                indexes,
             }),
         };
         let tools = DocumentTools {
@@ -185,7 +183,7 @@ impl App {
             "write/ingestor",
             (INGESTOR_CAPACITY, "bodies in memory on their way to the disk"),
             Ingestor::factory(Arc::clone(&intake)),
-            Some(store_detail(&library.store)).filter(|_| indexes.is_none()),
+            Some(store_detail(&library.store)).filter(|_| keepers.is_none()),
             &write,
         );
         let retriever = doors.open(
@@ -227,7 +225,6 @@ impl App {
             datarefs: Arc::new(Datarefs::new(Arc::clone(&config))),
             config,
             library,
-            indexes,
             ingestor,
             retriever,
             embedder,
@@ -255,7 +252,7 @@ impl App {
 
     /// Waits until the indexer has published what the indexes and the catalog agree on.
     async fn until_indexes_open(&self) -> Result<(), String> {
-        let Some(indexes) = &self.indexes else { return Ok(()) };
+        let Some(Keepers { indexes, .. }) = &self.keepers else { return Ok(()) };
         while indexes.views.current().is_none() {
             let statuses = self.registry.statuses();
             if let Some(failed) = statuses.iter().find(|status| status.state == State::Failed) {
@@ -438,7 +435,7 @@ impl App {
     pub async fn until_caught_up(&self) {
         // Its sender lives as long as this.
         let _ = self.folders_unseen.subscribe().wait_for(|unseen| *unseen == 0).await;
-        while self.library.store.standing().await.is_ok_and(|standing| standing.as_of.lag_events > 0) {
+        while self.library.store.waiting().await.is_ok_and(|operations| operations > 0) {
             actix_rt::time::sleep(Duration::from_millis(20)).await;
         }
     }

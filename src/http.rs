@@ -3,6 +3,8 @@
 use std::path::Path;
 
 use reqwest::{Certificate, Client, ClientBuilder};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 
 /// Makes ring the cryptography of the process: of the two that dependencies bring, none is the default by itself.
 pub fn use_ring() {
@@ -17,30 +19,23 @@ pub fn use_ring() {
 /// In words for the operator: a file that cannot be read, or holds no certificate.
 pub fn client_builder(ca_file: Option<&Path>) -> Result<ClientBuilder, String> {
     use_ring();
-    // A machine without any can still speak HTTP, and TLS with an authority of its own.
-    let system = rustls_native_certs::load_native_certs().certs;
-    let mut trusted: Vec<Certificate> = system.iter().filter_map(|der| Certificate::from_der(der).ok()).collect();
-    if let Some(path) = ca_file {
-        let read = |error: &dyn std::fmt::Display| format!("cannot read certificates from {}: {error}", path.display());
-        let pem = std::fs::read(path).map_err(|error| read(&error))?;
-        let own = Certificate::from_pem_bundle(&pem).map_err(|error| read(&error))?;
-        if own.is_empty() {
-            return Err(read(&"there are none"));
-        }
-        trusted.extend(own);
-    }
-    Ok(Client::builder().tls_certs_only(trusted))
+    let trusted = authorities(ca_file)?;
+    Ok(Client::builder().tls_certs_only(trusted.iter().filter_map(|der| Certificate::from_der(der).ok())))
 }
 
-/// The certificate authorities of the system and, where one is given, those in the file `ca_file` (PEM).
+/// The same authorities, for connections that are not HTTP.
 ///
 /// # Errors
 /// In words for the operator: a file that cannot be read, or holds no certificate.
 pub fn root_certificates(ca_file: Option<&Path>) -> Result<rustls::RootCertStore, String> {
-    use rustls::pki_types::CertificateDer;
-    use rustls::pki_types::pem::PemObject;
     let mut roots = rustls::RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    roots.add_parsable_certificates(authorities(ca_file)?);
+    Ok(roots)
+}
+
+/// Those of the system, and those in a file. A machine without any can still do without TLS, or with an authority of its own.
+fn authorities(ca_file: Option<&Path>) -> Result<Vec<CertificateDer<'static>>, String> {
+    let mut trusted = rustls_native_certs::load_native_certs().certs;
     if let Some(path) = ca_file {
         let read = |error: &dyn std::fmt::Display| format!("cannot read certificates from {}: {error}", path.display());
         let own = CertificateDer::pem_file_iter(path).map_err(|error| read(&error))?;
@@ -48,9 +43,9 @@ pub fn root_certificates(ca_file: Option<&Path>) -> Result<rustls::RootCertStore
         if own.is_empty() {
             return Err(read(&"there are none"));
         }
-        roots.add_parsable_certificates(own);
+        trusted.extend(own);
     }
-    Ok(roots)
+    Ok(trusted)
 }
 
 /// A client with nothing but the defaults.

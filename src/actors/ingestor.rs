@@ -179,7 +179,7 @@ impl Role for Ingestor {
             fail::fail_point!("ingestor");
             let store = &intake.library.store;
             let limit = intake.library.config.ingest.max_pending;
-            let waiting = store.standing().await?.as_of.lag_events as usize;
+            let waiting = store.waiting().await?;
             if waiting >= limit {
                 return Err(IngestError::Backlog { waiting, limit });
             }

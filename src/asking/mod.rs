@@ -414,7 +414,8 @@ impl Asker {
             account,
         };
         tracing::debug!(answer = log.id(), model = name, "asked without documents");
-        let as_of = self.library.as_of().await?;
+        // A model by itself needs no store; what it says of the documents' age is nothing where the store does not answer.
+        let as_of = self.library.as_of().await.unwrap_or_default();
         let flight = Flight::new(Member::new(writer, Arc::clone(&log), as_of, Arc::clone(&caller)), false);
         actix_rt::spawn(run.generate(flight, prompt, None));
         Ok(self.shelved(log, &caller))

@@ -84,6 +84,9 @@ pub trait DocumentStore: Send + Sync {
     /// Sizes.
     async fn counts(&self) -> Result<StoreCounts, StoreError>;
 
+    /// How many operations are accepted and not settled.
+    async fn waiting(&self) -> Result<usize, StoreError>;
+
     /// Where it stands now. What is found later is at least as new.
     async fn standing(&self) -> Result<Standing, StoreError>;
 
@@ -146,17 +149,30 @@ impl Origin {
     }
 }
 
-/// How far an operation has come, as far as the store knows.
+/// How far an operation has come, as far as the store knows; its number is what stores keep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
 pub enum OperationState {
     /// Waits for its turn, or is at work.
-    Received,
+    Received = 0,
     /// Its version is stored.
-    Stored,
+    Stored = 1,
     /// Given up, with a reason.
-    Failed,
+    Failed = 2,
     /// A later operation on the document came first.
-    Superseded,
+    Superseded = 3,
+}
+
+impl OperationState {
+    /// The state of a number that a store kept.
+    pub fn of(number: impl Into<i64>) -> Self {
+        match number.into() {
+            0 => Self::Received,
+            1 => Self::Stored,
+            2 => Self::Failed,
+            _ => Self::Superseded,
+        }
+    }
 }
 
 /// An accepted operation, as the document workers take it.

@@ -196,6 +196,10 @@ impl DocumentStore for Embedded {
         self.catalog(Catalog::counts).await
     }
 
+    async fn waiting(&self) -> Result<usize, StoreError> {
+        Ok(self.indexes.freshness.unsettled())
+    }
+
     async fn standing(&self) -> Result<Standing, StoreError> {
         let as_of = self.indexes.freshness.now();
         let view = self.indexes.views.current().ok_or_else(not_open)?;

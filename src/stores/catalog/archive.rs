@@ -6,12 +6,12 @@ use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::read::{LAST_OPERATION, last_operation};
-use super::write::{DELETE, FAILED, RECEIVED, STORED, SUPERSEDED, UPSERT, next_commit, take_chunks};
-use super::{Catalog, from_json, to_json, vector_from_bytes, vector_to_bytes};
+use super::write::{DELETE, UPSERT, insert_chunks, next_commit, take_chunks};
+use super::{Catalog, from_json, to_json, vector_from_bytes};
 use crate::actors::compute::blocking;
 use crate::stores::StoreError;
 use crate::stores::archive::{Archive, Kept, KeptVersion, Said};
-use crate::stores::document_store::{NewChunk, OperationState, StoreCounts};
+use crate::stores::document_store::{NewChunk, StoreCounts};
 
 /// A catalog that documents are moved out of, or into.
 pub struct CatalogArchive(pub Arc<Catalog>);
@@ -96,12 +96,6 @@ impl Catalog {
             let commit = next_commit(t)?;
             t.execute("UPDATE versions SET retired = ?2 WHERE document = ?1 AND retired IS NULL", params![id, commit as i64])?;
             t.execute("DELETE FROM operations WHERE document = ?1", [id])?;
-            let state = match last.state {
-                OperationState::Received => RECEIVED,
-                OperationState::Stored => STORED,
-                OperationState::Failed => FAILED,
-                OperationState::Superseded => SUPERSEDED,
-            };
             t.prepare_cached(
                 "INSERT INTO operations (seq, document, kind, revision, state, reason, received_ms, settled_ms, parsed_ms, embedded_ms, visible_ms,
                                          media_type, title, url, collection, metadata, hash, position)
@@ -112,7 +106,7 @@ impl Catalog {
                 id,
                 if last.delete { DELETE } else { UPSERT },
                 last.revision as i64,
-                state,
+                last.state as i64,
                 last.reason,
                 last.received_ms,
                 last.settled_ms,
@@ -149,22 +143,7 @@ impl Catalog {
                 first,
                 version.chunks.len() as i64,
             ])?;
-            let number = t.last_insert_rowid();
-            let mut insert = t.prepare_cached("INSERT INTO chunks VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?;
-            for (chunk, at) in version.chunks.iter().zip(i64::from(first)..) {
-                insert.execute(params![
-                    at,
-                    number,
-                    to_json(&chunk.section),
-                    chunk.span.start as i64,
-                    chunk.span.end as i64,
-                    chunk.tokens as i64,
-                    chunk.hash.as_slice(),
-                    vector_to_bytes(&chunk.vector),
-                    chunk.page
-                ])?;
-            }
-            Ok(())
+            insert_chunks(t, t.last_insert_rowid(), first, &version.chunks)
         })
     }
 }

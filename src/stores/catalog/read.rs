@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use rusqlite::{OptionalExtension, Row, params};
 
-use super::write::{DELETE, FAILED, RECEIVED, STORED};
+use super::write::{DELETE, RECEIVED};
 use super::{Catalog, ChunkId, ChunkText, StoreError, Version, from_json, vector_from_bytes};
 use crate::documents::Format;
 use crate::stores::document_store::{
@@ -71,7 +71,7 @@ impl Catalog {
     pub fn outcome(&self, seq: u64) -> Result<Option<(OperationState, Option<String>)>, StoreError> {
         self.read("read an operation", |c| {
             c.prepare_cached("SELECT state, reason FROM operations WHERE seq = ?1")?
-                .query_row([seq as i64], |row| Ok((state(row.get(0)?), row.get(1)?)))
+                .query_row([seq as i64], |row| Ok((OperationState::of(row.get::<_, i64>(0)?), row.get(1)?)))
                 .optional()
         })
     }
@@ -305,7 +305,7 @@ pub(super) const LAST_OPERATION: &str = "o.seq, o.kind, o.revision, o.state, o.r
 
 /// The columns of [`LAST_OPERATION`], from column `at` on.
 pub(super) fn last_operation(row: &Row<'_>, at: usize) -> rusqlite::Result<LastOperation> {
-    let state = state(row.get(at + 3)?);
+    let state = OperationState::of(row.get::<_, i64>(at + 3)?);
     Ok(LastOperation {
         seq: row.get::<_, i64>(at)? as u64,
         delete: row.get::<_, i64>(at + 1)? == DELETE,
@@ -330,15 +330,6 @@ fn records(rest: &str) -> String {
          JOIN operations AS o ON o.seq = newest.last
          LEFT JOIN versions AS v ON v.document = o.document AND v.retired IS NULL {rest}"
     )
-}
-
-fn state(number: i64) -> OperationState {
-    match number {
-        RECEIVED => OperationState::Received,
-        STORED => OperationState::Stored,
-        FAILED => OperationState::Failed,
-        _ => OperationState::Superseded,
-    }
 }
 
 fn record(row: &Row<'_>) -> rusqlite::Result<DocumentRecord> {

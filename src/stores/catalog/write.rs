@@ -8,17 +8,17 @@ use super::{Catalog, ChunkId, StoreError, to_json, vector_to_bytes};
 use crate::documents::ParsedDocument;
 use crate::documents::event::Operation;
 use crate::stores::admission::{self, Decision, Known, Note};
-use crate::stores::document_store::{NewChunk, Origin, Outcome, Progress, Receipt};
+use crate::stores::document_store::{NewChunk, OperationState, Origin, Outcome, Progress, Receipt};
 
 /// `operations.kind`.
 pub(super) const UPSERT: i64 = 0;
 pub(super) const DELETE: i64 = 1;
 
 /// `operations.state`.
-pub(super) const RECEIVED: i64 = 0;
-pub(super) const STORED: i64 = 1;
-pub(super) const FAILED: i64 = 2;
-pub(super) const SUPERSEDED: i64 = 3;
+pub(super) const RECEIVED: i64 = OperationState::Received as i64;
+const STORED: i64 = OperationState::Stored as i64;
+const FAILED: i64 = OperationState::Failed as i64;
+const SUPERSEDED: i64 = OperationState::Superseded as i64;
 
 impl Catalog {
     /// Accepts an operation: it is on disk when this returns. Older or equal revisions, unchanged content and
@@ -117,20 +117,7 @@ impl Catalog {
                 chunks.len() as i64
             ])?;
             let version = t.last_insert_rowid();
-            let mut insert = t.prepare_cached("INSERT INTO chunks VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?;
-            for (number, chunk) in (i64::from(first)..).zip(chunks) {
-                insert.execute(params![
-                    number,
-                    version,
-                    to_json(&chunk.section),
-                    chunk.span.start as i64,
-                    chunk.span.end as i64,
-                    chunk.tokens as i64,
-                    chunk.hash.as_slice(),
-                    vector_to_bytes(&chunk.vector),
-                    chunk.page
-                ])?;
-            }
+            insert_chunks(t, version, first, chunks)?;
             t.prepare_cached("UPDATE operations SET parsed_ms = ?2, embedded_ms = ?3 WHERE seq = ?1")?.execute(params![
                 seq as i64,
                 progress.parsed_ms,
@@ -344,6 +331,30 @@ pub(super) fn take_chunks(t: &Transaction<'_>, count: usize) -> rusqlite::Result
         .prepare_cached("UPDATE counters SET value = value + ?1 WHERE name = 'next_chunk' RETURNING value")?
         .query_row([count as i64], |row| row.get(0))?;
     ChunkId::try_from(next - count as i64).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(0, next))
+}
+
+/// Inserts a version's chunks, with consecutive numbers from `first` on.
+pub(super) fn insert_chunks(
+    t: &Transaction<'_>,
+    version: i64,
+    first: ChunkId,
+    chunks: &[NewChunk],
+) -> rusqlite::Result<()> {
+    let mut insert = t.prepare_cached("INSERT INTO chunks VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?;
+    for (number, chunk) in (i64::from(first)..).zip(chunks) {
+        insert.execute(params![
+            number,
+            version,
+            to_json(&chunk.section),
+            chunk.span.start as i64,
+            chunk.span.end as i64,
+            chunk.tokens as i64,
+            chunk.hash.as_slice(),
+            vector_to_bytes(&chunk.vector),
+            chunk.page
+        ])?;
+    }
+    Ok(())
 }
 
 pub(super) fn note_visible(t: &Transaction<'_>, visible: &BTreeMap<u64, i64>) -> rusqlite::Result<()> {

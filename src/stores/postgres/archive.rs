@@ -1,20 +1,17 @@
 //! The store's documents as they move to another one, and back.
 
-use std::sync::Arc;
-
 use async_trait::async_trait;
 use deadpool_postgres::{Client, Transaction};
 use pgvector::Vector;
 use tokio_postgres::{Error, Row};
 
-use super::filter::clean_json;
 use super::read::{LAST_OPERATION, last_operation};
 use super::write::{insert_chunks, lock};
-use super::{DELETE, FAILED, Postgres, RECEIVED, STORED, SUPERSEDED, UPSERT, clean};
+use super::{DELETE, Postgres, UPSERT, clean, clean_metadata};
 use crate::documents::event::Metadata;
 use crate::stores::StoreError;
 use crate::stores::archive::{Archive, Kept, KeptVersion, Said};
-use crate::stores::document_store::{DocumentStore, NewChunk, OperationState, StoreCounts};
+use crate::stores::document_store::{DocumentStore, NewChunk, StoreCounts};
 
 fn metadata(row: &Row, name: &str) -> Metadata {
     serde_json::from_value(row.get(name)).unwrap_or_default()
@@ -82,17 +79,9 @@ async fn import(t: &Transaction<'_>, kept: &Kept) -> Result<(), Error> {
     lock(t, &id).await?;
     t.execute("DELETE FROM documents WHERE document = $1", &[&id]).await?;
     t.execute("DELETE FROM operations WHERE document = $1", &[&id]).await?;
-    let state = match last.state {
-        OperationState::Received => RECEIVED,
-        OperationState::Stored => STORED,
-        OperationState::Failed => FAILED,
-        OperationState::Superseded => SUPERSEDED,
-    };
     let kind = if last.delete { DELETE } else { UPSERT };
     let (seq, revision) = (last.seq as i64, last.revision as i64);
     let text = |text: &Option<String>| text.as_deref().map(clean);
-    let json =
-        |metadata: &Metadata| clean_json(&metadata.clone().into_iter().collect::<serde_json::Map<_, _>>().into());
     let insert = t
         .prepare_cached(
             "INSERT INTO operations (seq, document, kind, revision, state, reason, received_ms, settled_ms, parsed_ms, embedded_ms,
@@ -107,7 +96,7 @@ async fn import(t: &Transaction<'_>, kept: &Kept) -> Result<(), Error> {
             &id,
             &kind,
             &revision,
-            &state,
+            &(last.state as i16),
             &text(&last.reason),
             &last.received_ms,
             &last.settled_ms,
@@ -117,7 +106,7 @@ async fn import(t: &Transaction<'_>, kept: &Kept) -> Result<(), Error> {
             &text(&said.title),
             &text(&said.url),
             &said.collection,
-            &json(&said.metadata),
+            &clean_metadata(&said.metadata),
             &said.hash,
             &said.position,
         ],
@@ -145,7 +134,7 @@ async fn import(t: &Transaction<'_>, kept: &Kept) -> Result<(), Error> {
                 &title,
                 &text(&version.url),
                 &version.collection,
-                &json(&version.metadata),
+                &clean_metadata(&version.metadata),
                 &version.text,
                 &version.updated_ms,
                 &(version.chunks.len() as i32),
@@ -194,7 +183,6 @@ impl Archive for Postgres {
     }
 
     async fn import(&self, document: Kept) -> Result<(), StoreError> {
-        let document = Arc::new(document);
         self.run("store a moved document", |client| {
             Box::pin(async move {
                 let t = client.transaction().await?;

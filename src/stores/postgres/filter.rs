@@ -5,6 +5,7 @@
 use serde_json::{Value, json};
 use tokio_postgres::types::ToSql;
 
+use super::{clean, clean_json};
 use crate::retrieval::filter::{Filter, Test};
 
 /// The parameters of a statement, in their order.
@@ -129,24 +130,5 @@ fn column(name: &str) -> &'static str {
         "url" => "url",
         "updated_at" => "updated_ms",
         _ => "collection",
-    }
-}
-
-/// A text that Postgres can hold: it knows no character 0.
-pub(super) fn clean(text: &str) -> String {
-    text.replace('\0', "\u{fffd}")
-}
-
-/// The same for JSON.
-pub(super) fn clean_json(value: &Value) -> Value {
-    match value {
-        Value::String(text) => clean(text).into(),
-        Value::Array(values) => values.iter().map(clean_json).collect(),
-        Value::Object(members) => members
-            .iter()
-            .map(|(name, value)| (clean(name), clean_json(value)))
-            .collect::<serde_json::Map<_, _>>()
-            .into(),
-        other => other.clone(),
     }
 }

@@ -40,7 +40,7 @@ use super::document_store::{
 };
 use crate::config::{Config, PostgresConfig};
 use crate::documents::ParsedDocument;
-use crate::documents::event::Operation;
+use crate::documents::event::{Metadata, Operation};
 use crate::http::root_certificates;
 
 /// Time to connect.
@@ -56,10 +56,10 @@ const UPSERT: i16 = 0;
 const DELETE: i16 = 1;
 
 /// `operations.state`.
-const RECEIVED: i16 = 0;
-const STORED: i16 = 1;
-const FAILED: i16 = 2;
-const SUPERSEDED: i16 = 3;
+const RECEIVED: i16 = OperationState::Received as i16;
+const STORED: i16 = OperationState::Stored as i16;
+const FAILED: i16 = OperationState::Failed as i16;
+const SUPERSEDED: i16 = OperationState::Superseded as i16;
 
 /// The store; see the module.
 pub struct Postgres {
@@ -274,7 +274,7 @@ impl DocumentStore for Postgres {
         progress: Progress,
         _: i64,
     ) -> Result<(), StoreError> {
-        self.replace(seq, Some((Arc::new(parsed), Arc::new(chunks), progress))).await
+        self.replace(seq, Some((parsed, chunks, progress))).await
     }
 
     async fn store_delete(&self, seq: u64, _: i64) -> Result<(), StoreError> {
@@ -332,6 +332,16 @@ impl DocumentStore for Postgres {
 
     async fn counts(&self) -> Result<StoreCounts, StoreError> {
         self.count().await
+    }
+
+    async fn waiting(&self) -> Result<usize, StoreError> {
+        self.read("count what waits", |client| {
+            Box::pin(async move {
+                let sql = client.prepare_cached("SELECT count(*) FROM operations WHERE state = 0").await?;
+                Ok(client.query_one(&sql, &[]).await?.get::<_, i64>(0) as usize)
+            })
+        })
+        .await
     }
 
     async fn standing(&self) -> Result<Standing, StoreError> {
@@ -437,7 +447,26 @@ fn with_causes(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Hands a text to Postgres, which knows no character 0.
+/// A text that Postgres can hold: it knows no character 0.
 fn clean(text: &str) -> String {
-    filter::clean(text)
+    text.replace('\0', "\u{fffd}")
+}
+
+/// The same for JSON.
+fn clean_json(value: &Value) -> Value {
+    match value {
+        Value::String(text) => clean(text).into(),
+        Value::Array(values) => values.iter().map(clean_json).collect(),
+        Value::Object(members) => members
+            .iter()
+            .map(|(name, value)| (clean(name), clean_json(value)))
+            .collect::<serde_json::Map<_, _>>()
+            .into(),
+        other => other.clone(),
+    }
+}
+
+/// The same for metadata.
+fn clean_metadata(metadata: &Metadata) -> Value {
+    metadata.iter().map(|(name, value)| (clean(name), clean_json(value))).collect::<serde_json::Map<_, _>>().into()
 }

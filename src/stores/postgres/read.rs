@@ -3,7 +3,7 @@
 use deadpool_postgres::Client;
 use tokio_postgres::{Error, Row};
 
-use super::{DELETE, FAILED, Postgres, RECEIVED, STORED, clean};
+use super::{DELETE, FAILED, Postgres, clean};
 use crate::documents::Format;
 use crate::freshness::AsOf;
 use crate::stores::StoreError;
@@ -40,7 +40,7 @@ pub(super) const LAST_OPERATION: &str =
 
 /// The columns of [`LAST_OPERATION`], from the second one of a row on.
 pub(super) fn last_operation(row: &Row) -> LastOperation {
-    let state = state(row.get(4));
+    let state = OperationState::of(row.get::<_, i16>(4));
     let settled_ms = row.get(10);
     LastOperation {
         seq: row.get::<_, i64>(1) as u64,
@@ -87,15 +87,6 @@ fn record(row: &Row) -> DocumentRecord {
     }
 }
 
-fn state(number: i16) -> OperationState {
-    match number {
-        RECEIVED => OperationState::Received,
-        STORED => OperationState::Stored,
-        FAILED => OperationState::Failed,
-        _ => OperationState::Superseded,
-    }
-}
-
 impl Postgres {
     pub(super) async fn read_operation(&self, seq: u64) -> Result<Option<Pending>, StoreError> {
         self.read("read a waiting operation", move |client| Box::pin(operation(client, seq))).await
@@ -106,7 +97,7 @@ impl Postgres {
             Box::pin(async move {
                 let sql = client.prepare_cached("SELECT state, reason FROM operations WHERE seq = $1").await?;
                 let row = client.query_opt(&sql, &[&(seq as i64)]).await?;
-                Ok(row.map(|row| (state(row.get(0)), row.get(1))))
+                Ok(row.map(|row| (OperationState::of(row.get::<_, i16>(0)), row.get(1))))
             })
         })
         .await

@@ -145,14 +145,16 @@ impl Search {
                 let queries = parameters.add(terms.iter().map(|term| term.query.clone()).collect::<Vec<_>>());
                 let weights = parameters.add(terms.iter().map(|term| term.weight).collect::<Vec<_>>());
                 let wanted = parameters.add(candidates_of(terms));
+                let terms = format!(
+                    "unnest(ARRAY(SELECT q::tsquery FROM unnest({queries}::text[]) q), {weights}::real[]) AS terms (query, weight)"
+                );
                 format!(
                     "SELECT chunk, score, row_number() OVER (ORDER BY score DESC, chunk) AS rank FROM (
-                       SELECT c.chunk, (SELECT sum(weight * ts_rank('{{1, 1, 1, 1}}', c.words, query)) FROM terms)
+                       SELECT c.chunk, (SELECT sum(weight * ts_rank('{{1, 1, 1, 1}}', c.words, query)) FROM {terms})
                               / (0.5 + 0.5 * length(c.words) / 80.0) AS score
                        FROM {from}, (SELECT {wanted}::text::tsquery AS words) AS wanted WHERE c.words @@ wanted.words AND {allowed}
                        ORDER BY score DESC, chunk LIMIT {depth}) AS ranked"
                 )
-                .replace("FROM terms", &format!("FROM unnest(ARRAY(SELECT q::tsquery FROM unnest({queries}::text[]) q), {weights}::real[]) AS terms (query, weight)"))
             }
         };
         let vector = match &self.lookup.vector {

@@ -1,15 +1,13 @@
 //! Writing: accepting operations, taking them over, storing what came of them.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_postgres::{Client, Transaction};
 use pgvector::Vector;
 use tokio_postgres::Error;
 
-use super::filter::clean_json;
-use super::{DELETE, FAILED, Postgres, RECEIVED, STORED, SUPERSEDED, UPSERT, clean};
+use super::{DELETE, FAILED, Postgres, RECEIVED, STORED, SUPERSEDED, UPSERT, clean, clean_json, clean_metadata};
 use crate::documents::ParsedDocument;
 use crate::documents::event::{Operation, Upsert};
 use crate::stores::StoreError;
@@ -27,7 +25,7 @@ const CHUNKS_AT_ONCE: usize = 512;
 const NOW_MS: &str = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint";
 
 /// A version to store: the document, its chunks, and when it came to its stages.
-pub(super) type NewVersion = (Arc<ParsedDocument>, Arc<Vec<NewChunk>>, Progress);
+pub(super) type NewVersion = (ParsedDocument, Vec<NewChunk>, Progress);
 
 impl Postgres {
     pub(super) async fn receive_operation(
@@ -186,7 +184,7 @@ async fn accept(
         }
         None => (None, None, None, String::new(), Default::default(), None),
     };
-    let metadata = clean_json(&metadata.into_iter().collect::<serde_json::Map<_, _>>().into());
+    let metadata = clean_metadata(&metadata);
     let hash = content.as_ref().map(|_| hash);
     let row = t
         .query_one(
@@ -276,46 +274,33 @@ pub(super) async fn insert_chunks(
     text: &str,
     chunks: &[NewChunk],
 ) -> Result<(), Error> {
-    for some in chunks.chunks(CHUNKS_AT_ONCE) {
-        insert_some(t, document, title, text, some).await?;
-    }
-    Ok(())
-}
-
-async fn insert_some(
-    t: &Transaction<'_>,
-    document: &str,
-    title: &str,
-    text: &str,
-    chunks: &[NewChunk],
-) -> Result<(), Error> {
-    // The title and the headings weigh more than the text, by their label.
     let insert = t
         .prepare_cached(
             "INSERT INTO chunks (document, section, start, stop, page, tokens, hash, embedding, words)
-             SELECT $1, section, start, stop, page, tokens, hash, embedding,
-                    setweight(to_tsvector('words', $2), 'A') || setweight(to_tsvector('words', headings), 'B') || to_tsvector('words', passage)
+             SELECT $1, section, start, stop, page, tokens, hash, embedding, to_tsvector('words', concat_ws(E'\\n', $2::text, headings, passage))
              FROM unnest($3::jsonb[], $4::integer[], $5::integer[], $6::integer[], $7::integer[], $8::bytea[], $9::vector[], $10::text[], $11::text[])
                   AS new (section, start, stop, page, tokens, hash, embedding, headings, passage)",
         )
         .await?;
-    let column = |of: &dyn Fn(&NewChunk) -> i32| chunks.iter().map(of).collect::<Vec<i32>>();
-    let sections: Vec<serde_json::Value> =
-        chunks.iter().map(|chunk| clean_json(&chunk.section.clone().into())).collect();
-    let starts = column(&|chunk| chunk.span.start as i32);
-    let stops = column(&|chunk| chunk.span.end as i32);
-    let pages: Vec<Option<i32>> = chunks.iter().map(|chunk| chunk.page.map(|page| page as i32)).collect();
-    let tokens = column(&|chunk| chunk.tokens as i32);
-    let hashes: Vec<&[u8]> = chunks.iter().map(|chunk| chunk.hash.as_slice()).collect();
-    let vectors: Vec<Vector> = chunks.iter().map(|chunk| Vector::from(chunk.vector.clone())).collect();
-    let headings: Vec<String> = chunks.iter().map(|chunk| clean(&chunk.section.join(" > "))).collect();
-    let passages: Vec<String> = chunks.iter().map(|chunk| clean(&text[chunk.span.clone()])).collect();
-    t.execute(
-        &insert,
-        &[&document, &title, &sections, &starts, &stops, &pages, &tokens, &hashes, &vectors, &headings, &passages],
-    )
-    .await
-    .map(drop)
+    for some in chunks.chunks(CHUNKS_AT_ONCE) {
+        let column = |of: &dyn Fn(&NewChunk) -> i32| some.iter().map(of).collect::<Vec<i32>>();
+        let sections: Vec<serde_json::Value> =
+            some.iter().map(|chunk| clean_json(&chunk.section.clone().into())).collect();
+        let starts = column(&|chunk| chunk.span.start as i32);
+        let stops = column(&|chunk| chunk.span.end as i32);
+        let pages: Vec<Option<i32>> = some.iter().map(|chunk| chunk.page.map(|page| page as i32)).collect();
+        let tokens = column(&|chunk| chunk.tokens as i32);
+        let hashes: Vec<&[u8]> = some.iter().map(|chunk| chunk.hash.as_slice()).collect();
+        let vectors: Vec<Vector> = some.iter().map(|chunk| Vector::from(chunk.vector.clone())).collect();
+        let headings: Vec<String> = some.iter().map(|chunk| clean(&chunk.section.join(" > "))).collect();
+        let passages: Vec<String> = some.iter().map(|chunk| clean(&text[chunk.span.clone()])).collect();
+        t.execute(
+            &insert,
+            &[&document, &title, &sections, &starts, &stops, &pages, &tokens, &hashes, &vectors, &headings, &passages],
+        )
+        .await?;
+    }
+    Ok(())
 }
 
 impl Postgres {
