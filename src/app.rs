@@ -511,7 +511,7 @@ impl App {
         }
         self.registry.close();
         if let Some(elsewhere) = self.asker.as_ref().and_then(|asker| asker.elsewhere.as_ref()) {
-            elsewhere.mirror_all().await;
+            elsewhere.mirror_last().await;
         }
         for pool in self.pools() {
             for engine in pool.state.engines() {

@@ -6,7 +6,7 @@
 //! that writes it: readers elsewhere are told that the answer was interrupted.
 
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use futures_util::{FutureExt, StreamExt};
@@ -24,6 +24,8 @@ const TICK: Duration = Duration::from_millis(200);
 const ALIVE: Duration = Duration::from_secs(10);
 /// How long what a reader elsewhere wants counts.
 const WANTED: Duration = Duration::from_secs(3);
+/// How long a replica that stops tries to send the ends of its answers.
+const LAST: Duration = Duration::from_secs(2);
 /// Events that are sent at once.
 const BATCH: usize = 512;
 
@@ -100,6 +102,20 @@ impl Elsewhere {
         let new = std::mem::take(&mut *mirrored);
         mirrored.extend(all.into_iter().filter(|mirrored| !mirrored.ended));
         mirrored.extend(new);
+    }
+
+    /// Sends what is left of the answers that have ended, for the last time: a round that Redis did not answer in time, or
+    /// did without its answer being heard, is made good by another one. What still grows is sent as far as it is.
+    pub async fn mirror_last(&self) {
+        let began = Instant::now();
+        loop {
+            self.mirror_all().await;
+            let left = self.mirrored.lock().iter().any(|mirrored| mirrored.log.closed().is_some());
+            if !left || began.elapsed() > LAST {
+                return;
+            }
+            actix_rt::time::sleep(TICK / 10).await;
+        }
     }
 
     /// Sends what is new of an answer, and does what is wanted elsewhere.
