@@ -214,6 +214,7 @@ async fn an_answer_in_line_is_told_its_place_and_can_be_cancelled_there() {
     let (_, second) = server.get(&places[1]).await;
     assert_eq!(second["status"], "running");
     assert_eq!(server.delete(&places[1]).await.0, StatusCode::NO_CONTENT);
+    server.until("the third moves up", async || server.get(&places[2]).await.1["queue_position"] == 2).await;
     drop(running);
     upstream.play(Script::paced(5, 0));
     let mut ended = Vec::new();
