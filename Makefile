@@ -30,9 +30,16 @@ test: ## Run all tests
 	if cargo nextest --version >/dev/null 2>&1; then \
 		cargo nextest run --release --features failpoints; \
 		ANSWERD_TEST_STORE=postgres cargo nextest run --release --features failpoints --test service -E 'test(/^($(STORE_TESTS))::/)'; \
+		if [ -n "$${ANSWERD_TEST_QDRANT_URL:-}" ]; then \
+			ANSWERD_TEST_STORE=qdrant cargo nextest run --release --features failpoints --test service -E 'test(/^($(STORE_TESTS))::/)'; \
+			cargo nextest run --release --features failpoints --run-ignored only --test service -E 'test(/^qdrant::/)'; \
+		fi; \
 	else \
 		$(CARGO_TEST) --lib --bins --tests; \
-		for part in $(subst |, ,$(STORE_TESTS)); do ANSWERD_TEST_STORE=postgres $(CARGO_TEST) --test service "$$part::"; done; \
+		for store in postgres $${ANSWERD_TEST_QDRANT_URL:+qdrant}; do \
+			for part in $(subst |, ,$(STORE_TESTS)); do ANSWERD_TEST_STORE=$$store $(CARGO_TEST) --test service "$$part::"; done; \
+		done; \
+		if [ -n "$${ANSWERD_TEST_QDRANT_URL:-}" ]; then $(CARGO_TEST) --test service qdrant:: -- --ignored; fi; \
 	fi
 
 bench: ## Run the benchmarks: all, or BENCH=quality|search|embedding|generation|serving|streams|cache|replicas|crash|events

@@ -24,7 +24,9 @@ use answerd::models::minilm::MiniLm;
 use answerd::stores::catalog::Catalog;
 use answerd::stores::document_store::{NewChunk, Progress};
 use common::postgres::Postgres;
+use common::qdrant::Qdrant;
 use futures_util::StreamExt;
+use qdrant_client::qdrant::CollectionStatus;
 
 const CHUNKS: usize = 100_000;
 /// Chunks of a made document.
@@ -92,6 +94,15 @@ fn main() {
             sizes(&postgres, chunks).await;
         });
     }
+    if asked("qdrant") && std::env::var_os("ANSWERD_TEST_QDRANT_URL").is_some() {
+        let qdrant = Qdrant::start();
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut config = support::config();
+        config.data.dir = folder.path().to_owned();
+        config.store.engine = StoreEngine::Qdrant;
+        (config.qdrant.url, config.qdrant.collection) = (qdrant.url.clone(), qdrant.collection.clone());
+        support::run(measure("qdrant", config, &made, &queries));
+    }
 }
 
 async fn measure(name: &str, config: Config, made: &[Made], queries: &[Query]) {
@@ -101,6 +112,7 @@ async fn measure(name: &str, config: Config, made: &[Made], queries: &[Query]) {
     app.until_caught_up().await;
     let chunks: usize = made.iter().map(|document| document.chunks.len()).sum();
     let rate = chunks as f64 / began.elapsed().as_secs_f64();
+    until_indexed(&app.config).await;
     let resident = resident_bytes().unwrap_or_default() as f64 / f64::from(1 << 20);
     for (mode, word) in [(Mode::Hybrid, "hybrid"), (Mode::Lexical, "lexical"), (Mode::Vector, "vector")] {
         let (mut times, mut found) = (Vec::new(), 0);
@@ -128,6 +140,26 @@ async fn measure(name: &str, config: Config, made: &[Made], queries: &[Query]) {
         println!("{name:<9} {rate:>11.0}  {word:<8} {p50:>7.2}  {p99:>7.2}  {recall:>9}  {resident:>7.0}");
     }
     app.stop().await;
+}
+
+/// Qdrant makes its graphs after it has taken the vectors.
+async fn until_indexed(config: &Config) {
+    if config.store.engine != StoreEngine::Qdrant {
+        return;
+    }
+    let client =
+        qdrant_client::Qdrant::from_url(&config.qdrant.url).skip_compatibility_check().build().expect("a client");
+    let (chunks, began) = (format!("{}-chunks", config.qdrant.collection), Instant::now());
+    loop {
+        let info = client.collection_info(&chunks).await.expect("the collection").result.expect("its state");
+        if info.status() == CollectionStatus::Green {
+            break println!(
+                "Qdrant had made its graphs {:.0} s after the last chunk was taken",
+                began.elapsed().as_secs_f64()
+            );
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    }
 }
 
 /// What a chunk takes on the server's disk.

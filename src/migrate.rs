@@ -94,37 +94,39 @@ async fn verify(
     let (mut said, mut compared) = (Instant::now(), 0);
     let mut after = String::new();
     loop {
-        let (ours, theirs) = (from.export(&after, PAGE).await, to.export(&after, PAGE).await);
-        let (ours, theirs) = (ours.map_err(failed)?, theirs.map_err(failed)?);
-        for (n, here) in ours.iter().enumerate() {
-            match theirs.get(n) {
-                Some(there) if there.id < here.id => {
-                    return Err(format!(
-                        "there is a document {:?} that was not moved: move into an empty store",
-                        there.id
-                    ));
-                }
-                Some(there) if there.id == here.id && there.digest() == here.digest() => {}
-                _ => return Err(format!("{:?} is not the same in both stores: run the same command again", here.id)),
-            }
-        }
-        compared += ours.len() as u64;
-        if let Some(surplus) = theirs.get(ours.len()) {
-            return Err(format!("there is a document {:?} that was not moved: move into an empty store", surplus.id));
-        }
-        let Some(last) = ours.last() else { break };
+        let page = from.export(&after, PAGE).await.map_err(failed)?;
+        let Some(last) = page.last() else { break };
         after.clone_from(&last.id);
+        for here in page {
+            let there = to.export_one(&here.id).await.map_err(failed)?;
+            if there.is_none_or(|there| there.digest() != here.digest()) {
+                return Err(format!("{:?} is not the same in both stores: run the same command again", here.id));
+            }
+            compared += 1;
+        }
         if said.elapsed() >= SAY {
             say(format!("{compared} of {documents} documents compared"));
             said = Instant::now();
         }
     }
     let (ours, theirs) = (from.extent().await.map_err(failed)?, to.extent().await.map_err(failed)?);
-    match ours == theirs {
-        true => Ok(()),
-        false => Err(format!(
-            "{} documents and {} events here, {} and {} there: stop the answerd that works on one of them, and run the same command again",
-            ours.0, ours.1, theirs.0, theirs.1
-        )),
+    if ours == theirs {
+        return Ok(());
     }
+    // What is surplus is named.
+    let mut after = String::new();
+    while theirs.0 > ours.0 {
+        let page = to.export(&after, PAGE).await.map_err(failed)?;
+        let Some(last) = page.last() else { break };
+        after.clone_from(&last.id);
+        for there in page {
+            if from.export_one(&there.id).await.map_err(failed)?.is_none() {
+                return Err(format!("there is a document {:?} that was not moved: move into an empty store", there.id));
+            }
+        }
+    }
+    Err(format!(
+        "{} documents and {} events here, {} and {} there: stop the answerd that works on one of them, and run the same command again",
+        ours.0, ours.1, theirs.0, theirs.1
+    ))
 }

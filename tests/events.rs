@@ -154,6 +154,36 @@ async fn poison_goes_to_the_dead_letters_once_with_its_reason_and_the_rest_goes_
     assert_eq!(output(&["dlq", "list"]).lines().count(), 4);
 }
 
+/// Answerd dies when an event has failed and is not with the dead letters, and a later one on its document is stored.
+#[tokio::test]
+async fn poison_is_buried_also_where_a_newer_event_and_a_crash_come_first() {
+    let nats = Nats::start().await;
+    let home = Home::new();
+    let mut setup = setup(&nats);
+    setup.failpoints = "burial=return".to_owned();
+    let server = home.serve(&setup).await;
+    let bus = nats.jetstream().await;
+    stream_is_there(&server, &bus).await;
+    publish(&bus, "d", "upserted", "1", &[("content-type", "text/plain")], "a\0\u{1}\u{2}b\0\0").await;
+    server.until("it has failed", async || server.get("/v1/documents/d").await.1["status"] == "failed").await;
+    publish(&bus, "d", "upserted", "2", &[], "fine").await;
+    server.until("the newer one", async || server.text("d").await.as_deref() == Some("fine")).await;
+    server.kill();
+
+    setup.failpoints.clear();
+    let server = home.serve(&setup).await;
+    all_taken(&server, &bus).await;
+    let (_, status) = server.get("/admin/status").await;
+    assert_eq!((&status["events"]["dead_letters"], &status["catalog"]["failed"]), (&json!(1), &json!(0)), "{status}");
+    let list = String::from_utf8_lossy(&home.run(&setup, &["dlq", "list"]).stdout).into_owned();
+    assert!(list.contains("declared as text/plain"), "{list}");
+    // It is forgotten with the next one.
+    publish(&bus, "d", "upserted", "3", &[], "finer").await;
+    server.until("the next one", async || server.text("d").await.as_deref() == Some("finer")).await;
+    all_taken(&server, &bus).await;
+    assert_eq!(server.get("/admin/status").await.1["events"]["dead_letters"], 1);
+}
+
 #[tokio::test]
 async fn a_killed_answerd_and_a_panicking_source_lose_nothing() {
     let nats = Nats::start().await;

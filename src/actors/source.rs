@@ -217,6 +217,8 @@ enum Verdict {
     Settled,
     /// It cannot be taken, whoever tries.
     Poison(String),
+    /// The store took it, and what it says cannot be carried out.
+    Failed(String, [u8; 16]),
 }
 
 /// A delivery's place in the line of its event; the last one takes the line away.
@@ -418,23 +420,33 @@ impl Shared {
                 (key, collection, self.carry_out(bus, event, turn, arrival).await)
             }
         };
-        let Verdict::Poison(reason) = verdict else { return };
+        let (reason, taken) = match verdict {
+            Verdict::Settled => return,
+            Verdict::Poison(reason) => (reason, None),
+            Verdict::Failed(reason, event) => (reason, Some(event)),
+        };
         // An event is buried once, however often it is delivered.
         let grave = EventKey { source: format!("buried:{}", key.source), id: key.id }.hash();
         let collection = collection.or_else(|| collection_of(&message.subject).map(str::to_owned)).unwrap_or_default();
         let doing = "giving an event to the dead letters";
         let buried = self.state.until_done(arrival.sequence, doing, async || {
-            let knows = self.library.store.knows_event(grave).await.map_err(|error| error.to_string())?;
-            if knows && !arrival.retried {
-                return Ok(false);
+            fail::fail_point!("burial", |_| Err("refused by a failpoint".to_owned()));
+            let store = &self.library.store;
+            let knows = store.knows_event(grave).await.map_err(|error| error.to_string())?;
+            let mut new = false;
+            if !knows || arrival.retried {
+                let about = (message.subject.as_str(), reason.as_str(), arrival.deliveries);
+                let mut id = hex::encode(grave);
+                if arrival.retried {
+                    id = format!("{id}-{}", arrival.key.id);
+                }
+                new = bus.bury(&collection, headers, message.payload.clone(), about, &id).await?;
+                store.remember_event(grave).await.map_err(|error| error.to_string())?;
             }
-            let about = (message.subject.as_str(), reason.as_str(), arrival.deliveries);
-            let mut id = hex::encode(grave);
-            if arrival.retried {
-                id = format!("{id}-{}", arrival.key.id);
+            // Its operation need not be remembered for it any more.
+            if let Some(event) = taken {
+                store.remember_event(event).await.map_err(|error| error.to_string())?;
             }
-            let new = bus.bury(&collection, headers, message.payload.clone(), about, &id).await?;
-            self.library.store.remember_event(grave).await.map_err(|error| error.to_string())?;
             Ok(new)
         });
         if buried.await {
@@ -495,7 +507,7 @@ impl Shared {
             self.library.store.outcome(receipt.seq).await.map_err(|error| error.to_string())
         };
         match self.state.until_done(arrival.sequence, &about, outcome).await {
-            Some((OperationState::Failed, reason)) => Verdict::Poison(reason.unwrap_or_default()),
+            Some((OperationState::Failed, reason)) => Verdict::Failed(reason.unwrap_or_default(), origin.event),
             _ => Verdict::Settled,
         }
     }

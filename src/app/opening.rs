@@ -31,6 +31,7 @@ use crate::stores::embedded::{Embedded, Indexes};
 use crate::stores::hnsw::{VectorIndex, VectorOptions};
 use crate::stores::memory::MemoryCache;
 use crate::stores::postgres::Postgres;
+use crate::stores::qdrant::Qdrant;
 use crate::stores::redis::Redis;
 use crate::stores::view::{DocumentTable, Views};
 
@@ -47,6 +48,10 @@ pub(super) async fn open_store(
         }
         StoreEngine::Postgres => {
             let store = Postgres::open(config, model.name(), model.dimensions()).await;
+            Ok((Arc::new(store.map_err(|error| error.to_string())?), None))
+        }
+        StoreEngine::Qdrant => {
+            let store = Qdrant::open(config, model.name(), model.dimensions()).await;
             Ok((Arc::new(store.map_err(|error| error.to_string())?), None))
         }
     }

@@ -8,11 +8,12 @@ use crate::migrate::migrate;
 use crate::stores::archive::Archive;
 use crate::stores::catalog::{Catalog, CatalogArchive};
 use crate::stores::postgres::Postgres;
+use crate::stores::qdrant::Qdrant;
 
 /// From where to where.
 #[derive(clap::Args)]
 pub struct Migrate {
-    /// The store that has the documents: embedded ([data] dir) or postgres ([postgres]).
+    /// The store that has the documents: embedded ([data] dir), postgres ([postgres]) or qdrant ([qdrant]).
     #[arg(long)]
     from: String,
     /// The store that is to have them. What it has already is not moved again.
@@ -37,7 +38,7 @@ pub async fn run(config: Config, what: Migrate) -> Result<(), String> {
 
 async fn open(config: &Arc<Config>, name: &str) -> Result<Box<dyn Archive>, String> {
     let engine: StoreEngine = serde_json::from_value(name.into())
-        .map_err(|_| format!("there is no store {name:?}; there are embedded and postgres"))?;
+        .map_err(|_| format!("there is no store {name:?}; there are embedded, postgres and qdrant"))?;
     let model = load_embedder(config).map_err(|error| error.to_string())?;
     match engine {
         StoreEngine::Embedded => {
@@ -49,6 +50,13 @@ async fn open(config: &Arc<Config>, name: &str) -> Result<Box<dyn Archive>, Stri
                 return Err("[postgres] url is empty: say where the Postgres is".into());
             }
             let store = Postgres::open(config, model.name(), model.dimensions()).await;
+            Ok(Box::new(store.map_err(|error| error.to_string())?))
+        }
+        StoreEngine::Qdrant => {
+            if config.qdrant.url.is_empty() {
+                return Err("[qdrant] url is empty: say where the Qdrant is".into());
+            }
+            let store = Qdrant::open(config, model.name(), model.dimensions()).await;
             Ok(Box::new(store.map_err(|error| error.to_string())?))
         }
     }

@@ -24,7 +24,7 @@ pub use self::events::{FetchConfig, NatsConfig};
 pub use self::models::{ChatModelConfig, Engine, ModelsConfig, UpstreamConfig};
 use self::read::{Merged, Reader};
 pub use self::settings::*;
-pub use self::store::{PostgresConfig, StoreConfig, StoreEngine};
+pub use self::store::{PostgresConfig, QdrantConfig, StoreConfig, StoreEngine};
 
 /// Environment variables that begin so are settings: `ANSWERD__SEARCH__LIMIT_MAX=50`.
 pub const VARIABLE_PREFIX: &str = "ANSWERD__";
@@ -185,6 +185,11 @@ impl Config {
             self.store.engine != StoreEngine::Postgres || !self.postgres.url.is_empty(),
             &["store.engine", "postgres.url"],
             "the engine postgres needs an address in [postgres] url".to_owned(),
+        );
+        check(
+            self.store.engine != StoreEngine::Qdrant || !self.qdrant.url.is_empty(),
+            &["store.engine", "qdrant.url"],
+            "the engine qdrant needs an address in [qdrant] url".to_owned(),
         );
         let ChunkingConfig { max_tokens, overlap_tokens } = self.chunking;
         check(

@@ -10,7 +10,9 @@ use garde::Validate;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::models;
-use super::{CacheConfig, FetchConfig, ModelsConfig, NatsConfig, PostgresConfig, RedisConfig, StoreConfig};
+use super::{
+    CacheConfig, FetchConfig, ModelsConfig, NatsConfig, PostgresConfig, QdrantConfig, RedisConfig, StoreConfig,
+};
 use crate::documents::event::{DocumentId, validate_collection};
 
 /// Bytes in a mebibyte.
@@ -39,6 +41,9 @@ pub struct Config {
     /// A Postgres with pgvector.
     #[garde(dive)]
     pub postgres: PostgresConfig,
+    /// A Qdrant server or cluster.
+    #[garde(dive)]
+    pub qdrant: QdrantConfig,
     /// The watched folders; may be empty.
     #[garde(length(max = 256), dive)]
     pub folders: Vec<FolderConfig>,
@@ -90,6 +95,7 @@ impl Default for Config {
             data: DataConfig::default(),
             store: StoreConfig::default(),
             postgres: PostgresConfig::default(),
+            qdrant: QdrantConfig::default(),
             folders: vec![FolderConfig {
                 path: "data/sample".into(),
                 collection: "sample".into(),

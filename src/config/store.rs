@@ -1,4 +1,4 @@
-//! `[store]` and `[postgres]`: where the documents are kept.
+//! `[store]`, `[postgres]` and `[qdrant]`: where the documents are kept.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -15,13 +15,15 @@ pub enum StoreEngine {
     Embedded,
     /// Postgres with pgvector, which replicas share.
     Postgres,
+    /// Qdrant, which replicas share.
+    Qdrant,
 }
 
 /// `[store]`: what keeps and finds the documents.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, Validate)]
 #[serde(default, deny_unknown_fields)]
 pub struct StoreConfig {
-    /// `embedded` or `postgres`. Default `embedded`.
+    /// `embedded`, `postgres` or `qdrant`. Default `embedded`.
     #[garde(skip)]
     pub engine: StoreEngine,
 }
@@ -57,6 +59,55 @@ impl Default for PostgresConfig {
             timeout_ms: 30_000,
             tls_ca_file: PathBuf::new(),
         }
+    }
+}
+
+/// `[qdrant]`: a Qdrant server or cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Validate)]
+#[serde(default, deny_unknown_fields)]
+pub struct QdrantConfig {
+    /// Its address for gRPC: `http://host:6334`, or `https://` for TLS. Default empty.
+    #[garde(custom(qdrant_url))]
+    pub url: String,
+    /// The key that it asks for, if it does.
+    #[garde(skip)]
+    pub api_key: String,
+    /// What the names of the collections begin with; they are made where they are missing. Default `answerd`.
+    #[garde(custom(collection_name))]
+    pub collection: String,
+    /// Connections of this process; each takes many requests at once. Default 4.
+    #[garde(range(min = 1, max = 100))]
+    pub connections: usize,
+    /// Time for one request, in milliseconds. Default 30,000.
+    #[garde(range(min = 100, max = 3_600_000))]
+    pub timeout_ms: u64,
+}
+
+impl Default for QdrantConfig {
+    fn default() -> Self {
+        Self {
+            url: String::new(),
+            api_key: String::new(),
+            collection: "answerd".into(),
+            connections: 4,
+            timeout_ms: 30_000,
+        }
+    }
+}
+
+fn qdrant_url(url: &str, _: &()) -> garde::Result {
+    let fits = |url: url::Url| ["http", "https"].contains(&url.scheme()) && url.has_host();
+    match url.is_empty() || url::Url::parse(url).is_ok_and(fits) {
+        true => Ok(()),
+        false => Err(garde::Error::new("an address must be like http://host:6334")),
+    }
+}
+
+fn collection_name(name: &str, _: &()) -> garde::Result {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
+    match name.chars().all(fits) && (1..=100).contains(&name.len()) {
+        true => Ok(()),
+        false => Err(garde::Error::new("a collection has a name of letters, digits, _, - and dots, up to 100")),
     }
 }
 

@@ -16,10 +16,53 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
+use crate::documents::event::Metadata;
+
 /// Where a filter looks fields up.
 pub trait Fields {
     /// The value of a field; `None` where the document has none.
     fn field(&self, name: &str) -> Option<Cow<'_, Value>>;
+}
+
+/// What filters ask of a document, wherever it is kept.
+#[derive(Debug, Clone, Copy)]
+pub struct DocumentFields<'d> {
+    /// Its id.
+    pub id: &'d str,
+    /// Its collection.
+    pub collection: &'d str,
+    /// Its title.
+    pub title: &'d str,
+    /// Its media type.
+    pub media_type: Option<&'d str>,
+    /// Its address.
+    pub url: Option<&'d str>,
+    /// When it was stored, in milliseconds since the Unix epoch.
+    pub updated_ms: i64,
+    /// Its metadata.
+    pub metadata: &'d Metadata,
+}
+
+impl<'d> DocumentFields<'d> {
+    /// The value of a field, see [`Fields::field`].
+    pub fn get(&self, name: &str) -> Option<Cow<'d, Value>> {
+        let text = |text: &str| Some(Cow::Owned(Value::from(text)));
+        match name {
+            "id" => text(self.id),
+            "collection" => text(self.collection),
+            "title" => text(self.title),
+            "media_type" => self.media_type.and_then(text),
+            "url" => self.url.and_then(text),
+            "updated_at" => Some(Cow::Owned(self.updated_ms.into())),
+            _ => name.strip_prefix("metadata.").and_then(|key| self.metadata.get(key)).map(Cow::Borrowed),
+        }
+    }
+}
+
+impl Fields for DocumentFields<'_> {
+    fn field(&self, name: &str) -> Option<Cow<'_, Value>> {
+        self.get(name)
+    }
 }
 
 /// Fields that every document has, beside `metadata.<key>`.

@@ -17,7 +17,7 @@ pub trait Archive: Send + Sync {
     /// Takes over the id of the store that was moved here.
     async fn adopt(&self, id: &str) -> Result<(), StoreError>;
 
-    /// Up to `limit` documents after an id, in the order of their ids. Those that wait to be carried out are not among
+    /// Up to `limit` documents after one, in an order of the store's own that stays; from the first one after "". Those that wait to be carried out are not among
     /// them: nothing may wait when a store is moved.
     async fn export(&self, after: &str, limit: usize) -> Result<Vec<Kept>, StoreError>;
 
@@ -54,7 +54,7 @@ pub struct Kept {
 }
 
 /// What an operation says of a document beside its content.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default, serde::Serialize, serde::Deserialize)]
 pub struct Said {
     /// Media type as declared.
     pub media_type: Option<String>,

@@ -63,7 +63,8 @@ pub trait DocumentStore: Send + Sync {
     /// How an operation ended, and why where it failed. `None` where a later one on its document has replaced it.
     async fn outcome(&self, seq: u64) -> Result<Option<(OperationState, Option<String>)>, StoreError>;
 
-    /// Remembers an event that was given up, so that it is not given up again when it is delivered once more.
+    /// Remembers an event that was given up, so that it is not given up again when it is delivered once more. Until then
+    /// a failed operation of an event from the bus is remembered with its reason, also where a later one was stored.
     async fn remember_event(&self, event: [u8; 16]) -> Result<(), StoreError>;
 
     /// Forgets an event, so that it is taken when it comes again.
@@ -78,7 +79,8 @@ pub trait DocumentStore: Send + Sync {
     /// The source text of the served version of a document.
     async fn document_text(&self, id: &str) -> Result<Option<String>, StoreError>;
 
-    /// A page of the documents that are served, wait, or failed, by id.
+    /// A page of the documents that are served, wait, or failed: by id, or, where an engine orders no texts, in another
+    /// order that stays.
     async fn documents(&self, query: &DocumentQuery) -> Result<DocumentPage, StoreError>;
 
     /// Sizes.
@@ -291,7 +293,7 @@ pub struct Served {
 /// Which documents to list.
 #[derive(Debug, Clone, Default)]
 pub struct DocumentQuery {
-    /// Only ids after this one.
+    /// Only what comes after this id.
     pub after: Option<String>,
     /// At most so many.
     pub limit: usize,
@@ -301,7 +303,7 @@ pub struct DocumentQuery {
     pub prefix: Option<String>,
 }
 
-/// A page of the list of documents, by id.
+/// A page of the list of documents.
 #[derive(Debug, Clone)]
 pub struct DocumentPage {
     /// The documents.

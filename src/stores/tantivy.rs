@@ -7,6 +7,7 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashSet};
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use ::tantivy::directory::{INDEX_WRITER_LOCK, MmapDirectory};
 use ::tantivy::indexer::{IndexWriterOptions, LogMergePolicy};
@@ -76,7 +77,6 @@ pub struct LexicalIndex {
     writer: Option<IndexWriter>,
     reader: IndexReader,
     fields: Fields,
-    analyzer: TextAnalyzer,
 }
 
 /// The index at one commit, to search.
@@ -84,7 +84,6 @@ pub struct LexicalIndex {
 pub struct LexicalSnapshot {
     searcher: Searcher,
     fields: Fields,
-    analyzer: TextAnalyzer,
 }
 
 /// Why an index on disk was not opened.
@@ -167,7 +166,7 @@ impl LexicalIndex {
         index.tokenizers().register(ANALYZER, analyzer());
         let writer = Some(new_writer(&index, memory_bytes)?);
         let reader = index.reader_builder().reload_policy(ReloadPolicy::Manual).try_into()?;
-        Ok(Self { folder: folder.to_owned(), index, memory_bytes, writer, reader, fields, analyzer: analyzer() })
+        Ok(Self { folder: folder.to_owned(), index, memory_bytes, writer, reader, fields })
     }
 
     /// The catalog's commit that the index stands for; 0 for a new one.
@@ -258,7 +257,7 @@ impl LexicalIndex {
 
     /// The index as it is now.
     pub fn snapshot(&self) -> LexicalSnapshot {
-        LexicalSnapshot { searcher: self.reader.searcher(), fields: self.fields, analyzer: self.analyzer.clone() }
+        LexicalSnapshot { searcher: self.reader.searcher(), fields: self.fields }
     }
 }
 
@@ -325,13 +324,8 @@ impl LexicalSnapshot {
     /// Any of the query's terms, in the body or, for a little more, in the title. Without terms it finds nothing.
     fn query(&self, text: &str) -> Result<BooleanQuery, TantivyError> {
         let text = &text[..text.floor_char_boundary(MOST_QUERY_BYTES)];
-        let mut analyzer = self.analyzer.clone();
-        let mut words = HashSet::new();
-        analyzer.token_stream(text).process(&mut |token| {
-            words.insert(token.text.clone());
-        });
         let mut terms = Vec::new();
-        for word in words {
+        for word in words(text).into_iter().collect::<HashSet<_>>() {
             let frequency = self.searcher.doc_freq(&Term::from_field_text(self.fields.body, &word))?;
             // The body holds the title: what is not in it is nowhere.
             if frequency > 0 {
@@ -412,6 +406,15 @@ fn analyzer() -> TextAnalyzer {
         Some(stop_words) => words.filter(stop_words).filter(Stemmer::new(Language::English)).build(),
         None => words.filter(Stemmer::new(Language::English)).build(),
     }
+}
+
+/// The words of a text as the index has them: folded, stemmed, without those that say nothing.
+pub fn words(text: &str) -> Vec<String> {
+    static ANALYZER: LazyLock<TextAnalyzer> = LazyLock::new(analyzer);
+    let mut words = Vec::new();
+    // An analyzer keeps what it works on.
+    ANALYZER.clone().token_stream(text).process(&mut |token| words.push(token.text.clone()));
+    words
 }
 
 fn failed(doing: &str, error: &TantivyError) -> StoreError {

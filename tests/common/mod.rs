@@ -5,6 +5,8 @@
 
 pub mod nats;
 pub mod postgres;
+pub mod proxy;
+pub mod qdrant;
 pub mod redis;
 pub mod tls;
 pub mod upstream;
@@ -21,6 +23,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use self::postgres::Postgres;
+use self::qdrant::Qdrant;
 
 /// Longest that anything in a test may take before it counts as hanging. Not a promise of speed.
 pub const PATIENCE: Duration = Duration::from_secs(180);
@@ -70,16 +73,24 @@ pub struct Setup {
 pub struct Home {
     pub folder: TempDir,
     /// Where its documents are, if not in the folder.
-    store: Option<Postgres>,
+    store: Option<Elsewhere>,
+}
+
+/// A store of documents of its own for one answerd.
+enum Elsewhere {
+    Postgres(Postgres),
+    Qdrant(Qdrant),
 }
 
 impl Home {
-    /// `ANSWERD_TEST_STORE=postgres` gives each a Postgres of its own: what a store promises is tested with all of them.
+    /// `ANSWERD_TEST_STORE=postgres` gives each a Postgres of its own, `qdrant` collections of its own: what a store promises
+    /// is tested with all of them.
     pub fn new() -> Self {
         let store = match std::env::var("ANSWERD_TEST_STORE").as_deref() {
             Err(_) | Ok("embedded") => None,
-            Ok("postgres") => Some(Postgres::start()),
-            Ok(other) => panic!("ANSWERD_TEST_STORE is {other:?}: there are embedded and postgres"),
+            Ok("postgres") => Some(Elsewhere::Postgres(Postgres::start())),
+            Ok("qdrant") => Some(Elsewhere::Qdrant(Qdrant::start())),
+            Ok(other) => panic!("ANSWERD_TEST_STORE is {other:?}: there are embedded, postgres and qdrant"),
         };
         Self { folder: tempfile::tempdir().expect("a temporary folder"), store }
     }
@@ -132,12 +143,12 @@ impl Home {
             .env("FAILPOINTS", &setup.failpoints);
         // Most tests are about answers that are generated.
         command.env("ANSWERD__CACHE__ENABLED", "false");
-        let store = self.store.iter().map(Postgres::settings).collect::<String>();
-        for line in store.lines().chain(setup.settings.lines()).map(str::trim).filter(|line| !line.is_empty()) {
-            let (key, value) = line.split_once('=').expect("key = value");
-            let key = format!("ANSWERD__{}", key.trim().replace('.', "__").to_uppercase());
-            command.env(key, value.trim().trim_matches('"'));
-        }
+        let store = match &self.store {
+            None => String::new(),
+            Some(Elsewhere::Postgres(postgres)) => postgres.settings(),
+            Some(Elsewhere::Qdrant(qdrant)) => qdrant.settings(),
+        };
+        command.envs(variables(&store)).envs(variables(&setup.settings));
         command
     }
 
@@ -188,6 +199,17 @@ impl Home {
     pub fn run(&self, setup: &Setup, args: &[&str]) -> std::process::Output {
         self.command(setup).args(args).output().expect("answerd runs")
     }
+}
+
+/// Settings as the environment gives them.
+pub fn variables(settings: &str) -> Vec<(String, String)> {
+    let lines = settings.lines().map(str::trim).filter(|line| !line.is_empty());
+    let variable = |line: &str| {
+        let (key, value) = line.split_once('=').expect("key = value");
+        let key = format!("ANSWERD__{}", key.trim().replace('.', "__").to_uppercase());
+        (key, value.trim().trim_matches('"').to_owned())
+    };
+    lines.map(variable).collect()
 }
 
 /// A port that nobody listens on.

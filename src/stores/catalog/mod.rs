@@ -178,17 +178,16 @@ fn setting(writer: &Connection, name: &str, first: &str) -> Result<String, Store
 /// The fields a caller's filter can name.
 impl crate::retrieval::filter::Fields for Version {
     fn field(&self, name: &str) -> Option<std::borrow::Cow<'_, serde_json::Value>> {
-        use std::borrow::Cow;
-        let text = |text: &str| Some(Cow::Owned(serde_json::Value::from(text)));
-        match name {
-            "id" => text(&self.document),
-            "collection" => text(&self.collection),
-            "title" => text(&self.title),
-            "media_type" => self.media_type.as_deref().and_then(text),
-            "url" => self.url.as_deref().and_then(text),
-            "updated_at" => Some(Cow::Owned(self.updated_ms.into())),
-            _ => name.strip_prefix("metadata.").and_then(|key| self.metadata.get(key)).map(Cow::Borrowed),
-        }
+        let fields = crate::retrieval::filter::DocumentFields {
+            id: &self.document,
+            collection: &self.collection,
+            title: &self.title,
+            media_type: self.media_type.as_deref(),
+            url: self.url.as_deref(),
+            updated_ms: self.updated_ms,
+            metadata: &self.metadata,
+        };
+        fields.get(name)
     }
 }
 

@@ -279,7 +279,9 @@ impl Catalog {
                 documents: count("SELECT count(*) FROM versions WHERE retired IS NULL")?,
                 chunks: count("SELECT coalesce(sum(chunk_count), 0) FROM versions WHERE retired IS NULL")?,
                 pending: count("SELECT count(*) FROM operations WHERE state = 0")?,
-                failed: count("SELECT count(*) FROM operations WHERE state = 2")?,
+                failed: count(
+                    "SELECT count(*) FROM operations WHERE state = 2 AND NOT EXISTS (SELECT 1 FROM operations later WHERE later.document = operations.document AND later.seq > operations.seq)",
+                )?,
                 seq: count("SELECT coalesce(max(seq), 0) FROM operations")?,
                 commit: commit(&t)?,
             })

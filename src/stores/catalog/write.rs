@@ -18,6 +18,10 @@ pub(super) const DELETE: i64 = 1;
 pub(super) const RECEIVED: i64 = OperationState::Received as i64;
 const STORED: i64 = OperationState::Stored as i64;
 const FAILED: i64 = OperationState::Failed as i64;
+/// A failed operation whose event is not with the dead letters yet: until it is, its reason is needed, whatever came after
+/// it. Burying an event takes its operation's number off it.
+const UNBURIED: &str =
+    "(state = 2 AND position IS NOT NULL AND EXISTS (SELECT 1 FROM events WHERE events.seq = operations.seq))";
 const SUPERSEDED: i64 = OperationState::Superseded as i64;
 
 impl Catalog {
@@ -281,11 +285,10 @@ fn accept(
             .execute(params![id.as_ref(), DELETE, revision as i64, RECEIVED, now_ms, position])?,
     };
     let seq = t.last_insert_rowid();
-    t.prepare_cached("DELETE FROM operations WHERE document = ?1 AND seq < ?2 AND state <> ?3")?.execute(params![
-        operation.id().as_ref(),
-        seq,
-        RECEIVED
-    ])?;
+    t.prepare_cached(&format!(
+        "DELETE FROM operations WHERE document = ?1 AND seq < ?2 AND state <> ?3 AND NOT {UNBURIED}"
+    ))?
+    .execute(params![operation.id().as_ref(), seq, RECEIVED])?;
     Ok(Receipt { seq: seq as u64, revision, outcome: Outcome::Accepted })
 }
 
@@ -366,9 +369,9 @@ fn settle(t: &Transaction<'_>, seq: u64, state: i64, reason: Option<&str>, now_m
     t.prepare_cached("UPDATE operations SET state = ?2, reason = ?3, settled_ms = ?4, content = NULL WHERE seq = ?1")?
         .execute(params![seq as i64, state, reason, now_ms])?;
     // Earlier operations on the document that were never begun are void now.
-    t.prepare_cached(
-        "DELETE FROM operations WHERE seq < ?1 AND document = (SELECT document FROM operations WHERE seq = ?1) AND ?2 = ?3",
-    )?
+    t.prepare_cached(&format!(
+        "DELETE FROM operations WHERE seq < ?1 AND document = (SELECT document FROM operations WHERE seq = ?1) AND ?2 = ?3 AND NOT {UNBURIED}"
+    ))?
     .execute(params![seq as i64, state, STORED])?;
     Ok(())
 }

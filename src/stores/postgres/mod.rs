@@ -27,7 +27,6 @@ use async_trait::async_trait;
 use deadpool_postgres::{Client, Hook, HookError, Manager, ManagerConfig, Pool, PoolError, RecyclingMethod, Runtime};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use tokio::sync::broadcast;
 use tokio_postgres::Error;
 use tokio_postgres::error::SqlState;
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -38,6 +37,7 @@ use super::document_store::{
     DocumentPage, DocumentQuery, DocumentRecord, DocumentStore, Hits, Lookup, NewChunk, OperationState, Origin,
     Pending, Progress, Receipt, Standing, StoreCounts,
 };
+use super::settled::Settled;
 use crate::config::{Config, PostgresConfig};
 use crate::documents::ParsedDocument;
 use crate::documents::event::{Metadata, Operation};
@@ -47,9 +47,6 @@ use crate::http::root_certificates;
 const CONNECT: Duration = Duration::from_secs(5);
 /// How long a start waits for a server that does not answer yet.
 const START: Duration = Duration::from_secs(30);
-/// Pauses between two looks for what another process may have done.
-const FIRST_LOOK: Duration = Duration::from_millis(20);
-const LONGEST_LOOK: Duration = Duration::from_millis(500);
 
 /// `operations.kind`.
 const UPSERT: i16 = 0;
@@ -70,8 +67,7 @@ pub struct Postgres {
     /// Names this process among the replicas.
     process: String,
     trouble: Mutex<Option<String>>,
-    /// The operations that this process has settled, as it does.
-    settled: broadcast::Sender<u64>,
+    settled: Settled,
     statistics: search::Statistics,
 }
 
@@ -93,7 +89,7 @@ impl Postgres {
             id: String::new(),
             process: uuid::Uuid::now_v7().to_string(),
             trouble: Mutex::default(),
-            settled: broadcast::channel(4096).0,
+            settled: Settled::default(),
             statistics: search::Statistics::default(),
         };
         let began = Instant::now();
@@ -200,44 +196,7 @@ impl Postgres {
 
     /// Tells those who wait that an operation is settled.
     fn tell(&self, seq: u64) {
-        // Nobody may be waiting.
-        let _ = self.settled.send(seq);
-    }
-
-    /// Waits until `done` says so: it is asked whenever this process has settled an operation that `concerns` it, and
-    /// every now and then, as another process may have.
-    async fn until<D>(
-        &self,
-        limit: Duration,
-        concerns: impl Fn(u64) -> bool,
-        done: impl Fn() -> D,
-    ) -> Result<bool, StoreError>
-    where
-        D: Future<Output = Result<bool, StoreError>>,
-    {
-        let end = Instant::now() + limit;
-        let mut settled = self.settled.subscribe();
-        let mut pause = FIRST_LOOK;
-        loop {
-            if done().await? {
-                return Ok(true);
-            }
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Ok(false);
-            }
-            let heard = async {
-                loop {
-                    match settled.recv().await {
-                        Ok(seq) if !concerns(seq) => {}
-                        // Also where some were missed.
-                        _ => return,
-                    }
-                }
-            };
-            let _ = tokio::time::timeout(pause.min(left), heard).await;
-            pause = (pause * 2).min(LONGEST_LOOK);
-        }
+        self.settled.tell(seq);
     }
 }
 
@@ -292,7 +251,7 @@ impl DocumentStore for Postgres {
     async fn remember_event(&self, event: [u8; 16]) -> Result<(), StoreError> {
         self.run("remember an event", |client| {
             Box::pin(async move {
-                let sql = "INSERT INTO events VALUES ($1, 0) ON CONFLICT (key) DO NOTHING";
+                let sql = "INSERT INTO events VALUES ($1, 0) ON CONFLICT (key) DO UPDATE SET seq = 0";
                 client.execute(sql, &[&event.as_slice()]).await.map(drop)
             })
         })
@@ -353,12 +312,12 @@ impl DocumentStore for Postgres {
             let outcome = self.read_outcome(seq).await?;
             Ok(!matches!(outcome, Some((OperationState::Received, _))))
         };
-        self.until(limit, |other| other == seq, settled).await
+        self.settled.until(limit, |other| other == seq, settled).await
     }
 
     async fn reach(&self, seq: u64, limit: Duration) -> Result<bool, StoreError> {
         let reached = || async { Ok(self.stand().await?.as_of.seq >= seq) };
-        self.until(limit, |_| true, reached).await
+        self.settled.until(limit, |_| true, reached).await
     }
 
     async fn search(&self, lookup: Lookup) -> Result<Hits, StoreError> {

@@ -154,7 +154,7 @@ impl Postgres {
         self.read("count", |client| {
             Box::pin(async move {
                 let sql = "SELECT (SELECT count(*) FROM documents), (SELECT coalesce(sum(chunk_count), 0)::bigint FROM documents),
-                                  (SELECT count(*) FROM operations WHERE state = 0), (SELECT count(*) FROM operations WHERE state = $1),
+                                  (SELECT count(*) FROM operations WHERE state = 0), (SELECT count(*) FROM operations WHERE state = $1 AND NOT EXISTS (SELECT 1 FROM operations later WHERE later.document = operations.document AND later.seq > operations.seq)),
                                   (SELECT coalesce(max(seq), 0) FROM operations), (SELECT value FROM counters WHERE name = 'commit')";
                 let row = client.query_one(&client.prepare_cached(sql).await?, &[&FAILED]).await?;
                 let number = |n: usize| row.get::<_, i64>(n) as u64;

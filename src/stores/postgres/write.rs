@@ -21,6 +21,11 @@ const CLAIMED_AT_ONCE: i64 = 500;
 /// Chunks sent in one statement.
 const CHUNKS_AT_ONCE: usize = 512;
 
+/// A failed operation whose event is not with the dead letters yet: until it is, its reason is needed, whatever came after
+/// it. Burying an event takes its operation's number off it.
+const UNBURIED: &str =
+    "(state = 2 AND position IS NOT NULL AND EXISTS (SELECT 1 FROM events WHERE events.seq = operations.seq))";
+
 /// The server's clock, in milliseconds since the Unix epoch: the one that all replicas share.
 const NOW_MS: &str = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint";
 
@@ -207,7 +212,8 @@ async fn accept(
         )
         .await?;
     let seq: i64 = row.get(0);
-    let forget = t.prepare_cached("DELETE FROM operations WHERE document = $1 AND seq < $2 AND state <> 0").await?;
+    let forget = format!("DELETE FROM operations WHERE document = $1 AND seq < $2 AND state <> 0 AND NOT {UNBURIED}");
+    let forget = t.prepare_cached(&forget).await?;
     t.execute(&forget, &[&document, &seq]).await?;
     Ok(seq as u64)
 }
@@ -258,7 +264,8 @@ async fn replace(client: &mut Client, seq: i64, version: Option<NewVersion>) -> 
         ))
         .await?;
     t.execute(&settle, &[&seq, &STORED, &progress.parsed_ms, &progress.embedded_ms]).await?;
-    let forget = t.prepare_cached("DELETE FROM operations WHERE document = $2 AND seq < $1").await?;
+    let forget = format!("DELETE FROM operations WHERE document = $2 AND seq < $1 AND NOT {UNBURIED}");
+    let forget = t.prepare_cached(&forget).await?;
     t.execute(&forget, &[&seq, &document]).await?;
     // Last, so that it is held for no longer than the commit takes.
     let count = t.prepare_cached("UPDATE counters SET value = value + 1 WHERE name = 'commit'").await?;

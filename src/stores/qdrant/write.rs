@@ -1,0 +1,429 @@
+//! Writing: accepting operations, taking them over, serving what came of them.
+
+use std::collections::HashMap;
+
+use qdrant_client::Payload;
+use qdrant_client::qdrant::{Condition, Filter, NamedVectors, PointId, PointStruct, Range, Vector, vector_output};
+
+use super::entry::{Blob, Entry, Kept, Version, Wanted};
+use super::filter::{MARKS, NUMBERS, marks, numbers};
+use super::schema::{DENSE, SPARSE};
+use super::server::{Collection, id, integer, is, plain, text};
+use super::{Held, Qdrant, contents, words};
+use crate::documents::ParsedDocument;
+use crate::documents::event::{Operation, Upsert};
+use crate::stores::StoreError;
+use crate::stores::admission::{self, Decision};
+use crate::stores::archive::Said;
+use crate::stores::document_store::{NewChunk, OperationState, Origin, Outcome, Progress, Receipt};
+
+/// Documents taken over at once.
+const CLAIMED_AT_ONCE: u32 = 500;
+/// Chunks sent at once.
+const CHUNKS_AT_ONCE: usize = 128;
+
+/// A version to store: the document, its chunks, and when it came to its stages.
+pub(super) type NewVersion = (ParsedDocument, Vec<NewChunk>, Progress);
+
+fn event_id(event: &[u8; 16]) -> PointId {
+    id(&["event", &hex::encode(event)])
+}
+
+/// A chunk of a version, by its place.
+pub(super) fn chunk_id(document: &str, seq: u64, n: usize) -> PointId {
+    id(&["chunk", document, &seq.to_string(), &n.to_string()])
+}
+
+/// Chunks of a document, of these versions.
+fn chunks_of(document: &str, seqs: Range) -> Filter {
+    Filter::must([is("document", document), Condition::range("seq", seqs)])
+}
+
+fn exactly(seq: u64) -> Range {
+    Range { gte: Some(seq as f64), lte: Some(seq as f64), ..Range::default() }
+}
+
+impl Qdrant {
+    pub(super) async fn receive_operation(
+        &self,
+        operation: Operation,
+        origin: Option<Origin>,
+        now_ms: i64,
+    ) -> Result<Receipt, StoreError> {
+        const DOING: &str = "store the received document";
+        if let Some(origin) = &origin
+            && let Some(seq) = self.event_seq(DOING, &origin.event).await?
+        {
+            return Ok(Receipt { seq, revision: operation.revision().unwrap_or(0), outcome: Outcome::Repeated });
+        }
+        let document = operation.id().as_ref().to_owned();
+        let position = origin.and_then(|origin| origin.position);
+        let hash = admission::hash(&operation);
+        let (mut seq, mut content) = (0, None);
+        let receipt = loop {
+            let mut held = self.hold(DOING, &document).await?;
+            // It was accepted by the try before this one, and others have come since.
+            if let Some(accepted) = held.entry.operation(seq) {
+                break Receipt { seq, revision: accepted.revision, outcome: Outcome::Accepted };
+            }
+            let known = held.entry.known();
+            match admission::decide(known.as_ref(), &operation, &hash, position) {
+                Decision::Keep { receipt, note } => {
+                    if let Some(note) = note {
+                        held.entry.keep_in_mind(&note);
+                        if !self.replace_entry(DOING, &held).await? {
+                            continue;
+                        }
+                    }
+                    contents::delete(&self.server, DOING, content.as_slice()).await?;
+                    break receipt;
+                }
+                Decision::Accept { revision } => {
+                    if let (Operation::Upsert(upsert), None) = (&operation, &content) {
+                        content = Some(contents::put(&self.server, DOING, &upsert.content).await?);
+                    }
+                    // Operations of a document are in the order of their numbers.
+                    if known.is_some_and(|known| known.seq >= seq) || seq == 0 {
+                        seq = self.seqs.next(&self.server).await?;
+                        if held.entry.operations.last().is_some_and(|last| last.seq >= seq) {
+                            continue;
+                        }
+                    }
+                    let mut accepted = kept(&operation, seq, revision, &hash, position, content.clone(), now_ms);
+                    accepted.event = origin.filter(|_| position.is_some()).map(|origin| hex::encode(origin.event));
+                    held.entry.accept(accepted, &self.presence.process);
+                    if self.replace_entry(DOING, &held).await? {
+                        break Receipt { seq, revision, outcome: Outcome::Accepted };
+                    }
+                }
+            }
+        };
+        // Last: an event that comes again before this is found to change nothing.
+        if let Some(origin) = &origin {
+            self.put_event(DOING, &origin.event, receipt.seq).await?;
+        }
+        Ok(receipt)
+    }
+
+    pub(super) async fn event_seq(&self, doing: &str, event: &[u8; 16]) -> Result<Option<u64>, StoreError> {
+        let found = self.server.get(doing, Collection::Events, vec![event_id(event)], None).await?;
+        Ok(found.first().map(|point| integer(point, "seq").unwrap_or(0) as u64))
+    }
+
+    pub(super) async fn put_event(&self, doing: &str, event: &[u8; 16], seq: u64) -> Result<(), StoreError> {
+        self.put_events(doing, vec![(event.to_vec(), seq)]).await
+    }
+
+    pub(super) async fn put_events(&self, doing: &str, events: Vec<(Vec<u8>, u64)>) -> Result<(), StoreError> {
+        let points = events
+            .into_iter()
+            .map(|(event, seq)| {
+                let key = hex::encode(&event);
+                let mut payload = Payload::new();
+                payload.insert("seq", seq as i64);
+                payload.insert("key", key.as_str());
+                plain(id(&["event", &key]), payload)
+            })
+            .collect();
+        self.server.put(doing, Collection::Events, points).await
+    }
+
+    /// See [`DocumentStore::remember_event`](crate::stores::document_store::DocumentStore::remember_event).
+    pub(super) async fn bury_event(&self, event: &[u8; 16]) -> Result<(), StoreError> {
+        const DOING: &str = "remember an event";
+        let seq = self.event_seq(DOING, event).await?.filter(|seq| *seq > 0);
+        // In this order: what is interrupted is done again.
+        while let Some(seq) = seq
+            && let Some(mut held) = self.hold_operation(DOING, seq).await?
+            && held.entry.operation(seq).is_some_and(|operation| operation.event.is_some())
+        {
+            held.entry.bury(seq);
+            if self.replace_entry(DOING, &held).await? {
+                break;
+            }
+        }
+        self.put_event(DOING, event, 0).await
+    }
+
+    pub(super) async fn delete_event(&self, doing: &str, event: &[u8; 16]) -> Result<(), StoreError> {
+        let fits = Filter::must([Condition::has_id([event_id(event)])]);
+        self.server.delete(doing, Collection::Events, fits).await
+    }
+
+    pub(super) async fn claim_operations(&self, again: bool) -> Result<Vec<(u64, String)>, StoreError> {
+        const DOING: &str = "look for operations that nobody works on";
+        let alive = self.presence.beat(&self.server).await?;
+        let waits = Condition::range("waiting", Range { gte: Some(1.0), ..Range::default() });
+        let mut taken = Vec::new();
+        let mut take = |entry: &Entry| {
+            let waiting = entry.operations.iter().filter(|operation| operation.waits());
+            taken.extend(waiting.map(|operation| (operation.seq, entry.document.clone())));
+        };
+        if again {
+            let own = Filter::must([waits.clone(), is("owner", &self.presence.process)]);
+            for point in self.server.all(DOING, Collection::Documents, own, None, None).await? {
+                take(&Held::read(&self.server, &point)?.entry);
+            }
+        }
+        let mut nobodys = Filter::must([waits]);
+        nobodys.must_not = alive.iter().map(|process| is("owner", process)).collect();
+        let page = (None, CLAIMED_AT_ONCE);
+        let (points, _) = self.server.page(DOING, Collection::Documents, nobodys, None, None, page).await?;
+        for point in points {
+            let mut held = Held::read(&self.server, &point)?;
+            self.presence.process.clone_into(&mut held.entry.owner);
+            // Of several that take it over, one does.
+            if self.replace_entry(DOING, &held).await? {
+                take(&held.entry);
+            }
+        }
+        taken.sort_unstable();
+        Ok(taken)
+    }
+
+    /// Serves what came of an operation: a version, or none for a delete.
+    ///
+    /// A version is served by one replacement of its document's entry: a search drops the chunks of every version that
+    /// the entry does not name. The chunks are there before that, and those of the version before go after it.
+    ///
+    /// What is found must not change while the commit ([`super::read`]) stays. So the entry is marked first, then the
+    /// commit advances, then the replacement takes the mark away. Who reads the commit, sees no mark, and reads the same
+    /// commit again knows that all that belongs to this commit is served: each change was marked before the commit
+    /// advanced for it, and is not marked any more. A process that dies in between leaves the mark, and meanwhile nothing
+    /// is kept under a commit.
+    pub(super) async fn serve(&self, seq: u64, new: Option<NewVersion>, now_ms: i64) -> Result<(), StoreError> {
+        let doing = if new.is_some() { "store the document's chunks" } else { "delete the document" };
+        let Some(held) = self.hold_operation(doing, seq).await? else { return Ok(()) };
+        let document = held.entry.document.clone();
+        let (mut version, mut progress) = (None, Progress::default());
+        match held.entry.wants(seq) {
+            Wanted::Settled => return Ok(()),
+            Wanted::Overtaken => return self.end(doing, seq, OperationState::Superseded, None, now_ms).await,
+            Wanted::Yes => {}
+        }
+        if let (Some((parsed, chunks, stages)), Some(operation)) = (new, held.entry.operation(seq)) {
+            progress = stages;
+            let made = self.put_version(doing, &document, operation, &parsed, &chunks, now_ms).await?;
+            version = Some(made);
+        }
+        let mark = |entry: &mut Entry| entry.swapping.push(seq);
+        if self.change_wanted(doing, &document, seq, mark).await?.is_some() {
+            self.commits.next(&self.server).await?;
+            let serve = |entry: &mut Entry| {
+                // The revision may have moved on meanwhile, with no work to do.
+                let revision = entry.operation(seq).map(|operation| operation.revision);
+                let version =
+                    version.clone().map(|made| Version { revision: revision.unwrap_or(made.revision), ..made });
+                entry.store(seq, version, progress, now_ms)
+            };
+            if let Some(useless) = self.change_wanted(doing, &document, seq, serve).await? {
+                self.tell(seq);
+                let before = Range { lt: Some(seq as f64), ..Range::default() };
+                self.server.delete(doing, Collection::Chunks, chunks_of(&document, before)).await?;
+                return contents::delete(&self.server, doing, &useless).await;
+            }
+        }
+        self.tell(seq);
+        // Another replica has carried it out, or a later one, and has cleared up before we wrote.
+        let served = self.hold(doing, &document).await?.entry.served;
+        if let Some(version) = version {
+            if served.as_ref().is_none_or(|served| served.text != version.text) {
+                contents::delete(&self.server, doing, std::slice::from_ref(&version.text)).await?;
+            }
+            if served.is_none_or(|served| served.seq != seq) {
+                self.server.delete(doing, Collection::Chunks, chunks_of(&document, exactly(seq))).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Changes a document's entry as long as an operation is wanted; none where it is not.
+    async fn change_wanted<T>(
+        &self,
+        doing: &str,
+        document: &str,
+        seq: u64,
+        change: impl Fn(&mut Entry) -> T,
+    ) -> Result<Option<T>, StoreError> {
+        loop {
+            let mut held = self.hold(doing, document).await?;
+            if held.entry.wants(seq) != Wanted::Yes {
+                return Ok(None);
+            }
+            let changed = change(&mut held.entry);
+            if self.replace_entry(doing, &held).await? {
+                return Ok(Some(changed));
+            }
+        }
+    }
+
+    /// Settles an operation that comes to nothing.
+    pub(super) async fn end(
+        &self,
+        doing: &str,
+        seq: u64,
+        state: OperationState,
+        reason: Option<&str>,
+        now_ms: i64,
+    ) -> Result<(), StoreError> {
+        loop {
+            let Some(mut held) = self.hold_operation(doing, seq).await? else { return Ok(()) };
+            if held.entry.operation(seq).is_none_or(|operation| !operation.waits()) {
+                return Ok(());
+            }
+            let useless = held.entry.end(seq, state, reason, now_ms);
+            if self.replace_entry(doing, &held).await? {
+                self.tell(seq);
+                self.server.delete(doing, Collection::Chunks, chunks_of(&held.entry.document, exactly(seq))).await?;
+                return contents::delete(&self.server, doing, useless.as_slice()).await;
+            }
+        }
+    }
+
+    async fn put_version(
+        &self,
+        doing: &str,
+        document: &str,
+        operation: &Kept,
+        parsed: &ParsedDocument,
+        chunks: &[NewChunk],
+        now_ms: i64,
+    ) -> Result<Version, StoreError> {
+        let Kept { seq, revision, said, .. } = operation;
+        let found = parsed.title.clone().filter(|title| !title.is_empty());
+        let version = Version {
+            seq: *seq,
+            revision: *revision,
+            media_type: said.media_type.clone(),
+            format: parsed.format.name().to_owned(),
+            title: said.title.clone().or(found).unwrap_or_else(|| document.to_owned()),
+            url: said.url.clone(),
+            collection: said.collection.clone(),
+            metadata: said.metadata.clone(),
+            updated_ms: now_ms,
+            chunks: chunks.len() as u64,
+            text: contents::put(&self.server, doing, parsed.text.as_bytes()).await?,
+        };
+        self.put_chunks(doing, document, &version, &parsed.text, chunks).await?;
+        Ok(version)
+    }
+
+    /// Puts the chunks of a version. They are found once its entry names it.
+    pub(super) async fn put_chunks(
+        &self,
+        doing: &str,
+        document: &str,
+        version: &Version,
+        source: &str,
+        chunks: &[NewChunk],
+    ) -> Result<(), StoreError> {
+        let fields = version.fields(document);
+        let (marks, numbers) = (marks(&fields), numbers(&fields));
+        for (batch, some) in chunks.chunks(CHUNKS_AT_ONCE).enumerate() {
+            let points: Vec<PointStruct> = some
+                .iter()
+                .enumerate()
+                .map(|(n, chunk)| {
+                    let n = batch * CHUNKS_AT_ONCE + n;
+                    let passage = &source[chunk.span.clone()];
+                    let words = words::of_chunk(&version.title, &chunk.section.join(" > "), passage);
+                    let mut payload = Payload::new();
+                    payload.insert("document", document);
+                    payload.insert("seq", version.seq as i64);
+                    payload.insert("n", n as i64);
+                    payload.insert("section", chunk.section.clone());
+                    payload.insert("start", chunk.span.start as i64);
+                    payload.insert("stop", chunk.span.end as i64);
+                    if let Some(page) = chunk.page {
+                        payload.insert("page", i64::from(page));
+                    }
+                    payload.insert("tokens", chunk.tokens as i64);
+                    payload.insert("hash", hex::encode(chunk.hash));
+                    payload.insert("passage", passage);
+                    payload.insert(MARKS, marks.clone());
+                    payload.insert(NUMBERS, numbers.clone());
+                    let vectors = NamedVectors::default()
+                        .add_vector(DENSE, Vector::new_dense(chunk.vector.clone()))
+                        .add_vector(SPARSE, Vector::new_sparse(words.indices, words.values));
+                    PointStruct::new(chunk_id(document, version.seq, n), vectors, payload)
+                })
+                .collect();
+            self.server.put(doing, Collection::Chunks, points).await?;
+        }
+        Ok(())
+    }
+
+    /// The chunks of a version, in their order.
+    pub(super) async fn chunks(&self, doing: &str, document: &str, seq: u64) -> Result<Vec<NewChunk>, StoreError> {
+        let fits = chunks_of(document, exactly(seq));
+        let fields: &[&str] = &["n", "section", "start", "stop", "page", "tokens", "hash"];
+        let mut points = self.server.all(doing, Collection::Chunks, fits, Some(fields), Some(DENSE)).await?;
+        points.sort_unstable_by_key(|point| integer(point, "n"));
+        let chunk = |point: &qdrant_client::qdrant::RetrievedPoint| {
+            let vector = point.vectors.as_ref().and_then(|vectors| vectors.get_vector_by_name(DENSE));
+            let number = |field: &str| integer(point, field).unwrap_or(0) as usize;
+            NewChunk {
+                section: section(point.try_get("section")),
+                span: number("start")..number("stop"),
+                page: integer(point, "page").map(|page| page as u32),
+                tokens: number("tokens"),
+                hash: hex::decode(text(point, "hash")).ok().and_then(|hash| hash.try_into().ok()).unwrap_or_default(),
+                vector: match vector {
+                    Some(vector_output::Vector::Dense(dense)) => dense.data,
+                    _ => Vec::new(),
+                },
+            }
+        };
+        Ok(points.iter().map(chunk).collect())
+    }
+
+    pub(super) async fn read_vectors(&self, document: &str) -> Result<HashMap<[u8; 32], Vec<f32>>, StoreError> {
+        const DOING: &str = "read a document's vectors";
+        let Some(served) = self.hold(DOING, document).await?.entry.served else { return Ok(HashMap::new()) };
+        let chunks = self.chunks(DOING, document, served.seq).await?;
+        Ok(chunks.into_iter().map(|chunk| (chunk.hash, chunk.vector)).collect())
+    }
+}
+
+/// The headings above a chunk.
+pub(super) fn section(value: Option<&qdrant_client::qdrant::Value>) -> Vec<String> {
+    let parts = value.and_then(|value| value.try_list_iter()).into_iter().flatten();
+    parts.filter_map(|part| part.as_str().cloned()).collect()
+}
+
+fn kept(
+    operation: &Operation,
+    seq: u64,
+    revision: u64,
+    hash: &[u8],
+    position: Option<i64>,
+    content: Option<Blob>,
+    now_ms: i64,
+) -> Kept {
+    let said = match operation {
+        Operation::Upsert(Upsert { media_type, title, url, collection, metadata, .. }) => Said {
+            media_type: media_type.clone(),
+            title: title.clone(),
+            url: url.clone(),
+            collection: collection.clone(),
+            metadata: metadata.clone(),
+            hash: Some(hash.to_vec()),
+            position,
+        },
+        Operation::Delete { .. } => Said { position, ..Said::default() },
+    };
+    Kept {
+        seq,
+        delete: matches!(operation, Operation::Delete { .. }),
+        revision,
+        state: OperationState::Received as u8,
+        reason: None,
+        received_ms: now_ms,
+        parsed_ms: None,
+        embedded_ms: None,
+        settled_ms: None,
+        said,
+        content,
+        event: None,
+    }
+}
