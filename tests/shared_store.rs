@@ -47,6 +47,7 @@ macro_rules! promises {
         $crate::shared_store::promises! { @all ($store) ($($why)?)
             what_one_replica_takes_another_finds_and_an_older_revision_never_comes_back
             what_waits_longer_than_it_may_for_another_replica_is_told_so
+            #[cfg(feature = "failpoints")] clocks_that_disagree_decide_nothing
             #[cfg(feature = "failpoints")] what_a_killed_replica_had_begun_another_carries_out
             #[cfg(feature = "failpoints")] a_replica_that_was_frozen_and_comes_back_spoils_nothing
             events_are_taken_once_by_replicas_on_one_consumer_while_one_is_killed
@@ -118,6 +119,42 @@ pub async fn what_waits_longer_than_it_may_for_another_replica_is_told_so(store:
     let server = home.serve(&setup(store, "search.min_seq_timeout_ms=300")).await;
     let said = server.post("/v1/search", json!({ "query": "anything", "min_seq": 1000 })).await;
     problem(&said, 503, "not-yet-visible");
+}
+
+/// One replica's clock is a day ahead.
+pub async fn clocks_that_disagree_decide_nothing(store: &dyn SharedStore) {
+    let (here, there) = (Home::new(), Home::new());
+    let clock =
+        "export LD_PRELOAD=$(echo /usr/lib/*/faketime/libfaketimeMT.so.1) FAKETIME=+1d FAKETIME_DONT_FAKE_MONOTONIC=1";
+    let slow = "document=1*sleep(16000)".to_owned();
+    let ahead = Setup { before: Some(clock.to_owned()), failpoints: slow, ..setup(store, "") };
+    let (a, b) = (here.serve(&ahead).await, there.serve(&setup(store, "")).await);
+    let date = async |server: &Server| {
+        let response = server.http.get(server.url("/healthz")).send().await.expect("a response");
+        let date = httpdate::parse_http_date(response.headers()["date"].to_str().expect("a text")).expect("a date");
+        date.duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs() as i64
+    };
+    let ahead_s = date(&a).await - date(&b).await;
+    assert!((86_000..87_000).contains(&ahead_s), "{ahead_s} s ahead: is the Debian package faketime there?");
+    // It holds this one for a while, and nobody takes it away.
+    let (_, held) = a.put("/v1/documents/held?revision=1", "text/plain", "the first").await;
+    tokio::time::sleep(Duration::from_secs(13)).await;
+    assert_eq!(b.get("/v1/documents/held").await.1["status"], "received");
+    let search = json!({ "query": "first", "min_seq": held["seq"], "mode": "lexical" });
+    let (status, found) = b.post("/v1/search", search).await;
+    assert_eq!((status, &found["results"][0]["document_id"]), (StatusCode::OK, &json!("held")), "{found}");
+    // The last word is the last word, whatever time it was said to have.
+    for n in 0..6 {
+        let (writer, reader) = if n % 2 == 0 { (&a, &b) } else { (&b, &a) };
+        let text = format!("version {n}");
+        let (_, taken) = writer.put("/v1/documents/held?wait=true", "text/plain", text.clone()).await;
+        assert_eq!((&taken["outcome"], &taken["status"]), (&json!("accepted"), &json!("visible")), "{taken}");
+        assert_eq!(reader.text("held").await, Some(text));
+        let (_, found) = reader.post("/v1/search", json!({ "query": "version" })).await;
+        assert_eq!((&found["lag_events"], &found["lag_ms"]), (&json!(0), &json!(0)), "{found}");
+    }
+    let (_, outdated) = b.put("/v1/documents/held?revision=2", "text/plain", "too late").await;
+    assert_eq!(outdated["outcome"], "outdated", "{outdated}");
 }
 
 pub async fn what_a_killed_replica_had_begun_another_carries_out(store: &dyn SharedStore) {

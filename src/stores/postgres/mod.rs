@@ -137,26 +137,35 @@ impl Postgres {
 
     /// Runs `work` on a connection, in the time there is for it.
     async fn run<T>(&self, doing: &str, work: impl FnOnce(&mut Client) -> Work<'_, T>) -> Result<T, StoreError> {
-        let mut client = self.client(doing).await?;
+        self.attempt(doing, work).await.map_err(|(error, _)| error)
+    }
+
+    /// The same for what may be done twice: once more where the connection had ended, as all do when a server restarts.
+    async fn read<T>(&self, doing: &str, work: impl Fn(&mut Client) -> Work<'_, T>) -> Result<T, StoreError> {
+        match self.attempt(doing, &work).await {
+            Err((StoreError::Unavailable(_), true)) => self.run(doing, &work).await,
+            result => result.map_err(|(error, _)| error),
+        }
+    }
+
+    /// Runs it once. With an error, whether the server had been reached and might answer if it is asked again.
+    async fn attempt<T>(
+        &self,
+        doing: &str,
+        work: impl FnOnce(&mut Client) -> Work<'_, T>,
+    ) -> Result<T, (StoreError, bool)> {
+        let mut client = self.client(doing).await.map_err(|error| (error, false))?;
         match tokio::time::timeout(self.time(), work(&mut client)).await {
             Ok(Ok(value)) => {
                 *self.trouble.lock() = None;
                 Ok(value)
             }
-            Ok(Err(error)) => Err(self.failed(doing, &error)),
+            Ok(Err(error)) => Err((self.failed(doing, &error), true)),
             Err(_) => {
                 // What it still does would be in the way of whoever had the connection next.
                 drop(deadpool_postgres::Object::take(client));
-                Err(self.unavailable(doing, "it does not answer"))
+                Err((self.unavailable(doing, "it does not answer"), false))
             }
-        }
-    }
-
-    /// The same for what may be done twice: once more where the connection had ended, as all do when a server restarts.
-    async fn read<T>(&self, doing: &str, work: impl Fn(&mut Client) -> Work<'_, T>) -> Result<T, StoreError> {
-        match self.run(doing, &work).await {
-            Err(StoreError::Unavailable(_)) => self.run(doing, &work).await,
-            result => result,
         }
     }
 

@@ -28,11 +28,13 @@ pub(super) struct Shape<'s> {
 }
 
 /// Payload fields that are looked for.
-const INDEXED: [(Collection, &str, FieldType); 12] = [
+const INDEXED: [(Collection, &str, FieldType); 14] = [
     (Collection::Documents, "seqs", FieldType::Integer),
     (Collection::Documents, "first", FieldType::Integer),
     (Collection::Documents, "last", FieldType::Integer),
     (Collection::Documents, "waiting", FieldType::Integer),
+    (Collection::Documents, "chunks", FieldType::Integer),
+    (Collection::Documents, "served", FieldType::Integer),
     (Collection::Documents, "failed", FieldType::Bool),
     (Collection::Documents, "listed", FieldType::Bool),
     (Collection::Documents, "swapping", FieldType::Bool),
