@@ -83,6 +83,21 @@ pub async fn migrate(from: &dyn Archive, to: &dyn Archive, mut say: impl FnMut(S
     Ok(moved)
 }
 
+/// A document that is in `to` and not in `from`.
+async fn surplus(from: &dyn Archive, to: &dyn Archive) -> Result<Option<String>, crate::stores::StoreError> {
+    let mut after = String::new();
+    loop {
+        let page = to.export(&after, PAGE).await?;
+        let Some(last) = page.last() else { return Ok(None) };
+        after.clone_from(&last.id);
+        for there in page {
+            if from.export_one(&there.id).await?.is_none() {
+                return Ok(Some(there.id));
+            }
+        }
+    }
+}
+
 /// Compares all documents by hash, and the counts.
 async fn verify(
     from: &dyn Archive,
@@ -113,17 +128,10 @@ async fn verify(
     if ours == theirs {
         return Ok(());
     }
-    // What is surplus is named.
-    let mut after = String::new();
-    while theirs.0 > ours.0 {
-        let page = to.export(&after, PAGE).await.map_err(failed)?;
-        let Some(last) = page.last() else { break };
-        after.clone_from(&last.id);
-        for there in page {
-            if from.export_one(&there.id).await.map_err(failed)?.is_none() {
-                return Err(format!("there is a document {:?} that was not moved: move into an empty store", there.id));
-            }
-        }
+    if theirs.0 > ours.0
+        && let Some(surplus) = surplus(from, to).await.map_err(failed)?
+    {
+        return Err(format!("there is a document {surplus:?} that was not moved: move into an empty store"));
     }
     Err(format!(
         "{} documents and {} events here, {} and {} there: stop the answerd that works on one of them, and run the same command again",

@@ -8,7 +8,7 @@ use std::path::Path;
 use common::{Home, Server, Setup};
 
 async fn ids(server: &Server) -> Vec<String> {
-    common::texts(&server.get("/v1/documents").await.1["documents"], "id")
+    common::listed(&server.get("/v1/documents").await.1["documents"])
 }
 
 async fn until_ids(server: &Server, expected: &[&str]) {

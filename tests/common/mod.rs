@@ -460,6 +460,15 @@ pub fn texts(array: &Value, member: &str) -> Vec<String> {
     array.as_array().expect("an array").iter().filter_map(|v| v[member].as_str().map(str::to_owned)).collect()
 }
 
+/// Ids as documents are listed: by id, in Qdrant in an order of its own.
+pub fn listed(array: &Value) -> Vec<String> {
+    let mut ids = texts(array, "id");
+    if std::env::var("ANSWERD_TEST_STORE").as_deref() == Ok("qdrant") {
+        ids.sort();
+    }
+    ids
+}
+
 /// Asserts that a response is a problem document of this kind and status, and returns its detail.
 pub fn problem(response: &(StatusCode, Value), status: u16, kind: &str) -> String {
     let (found, body) = response;

@@ -60,7 +60,7 @@ impl Qdrant {
         });
         self.server.delete(WRITING, Collection::Chunks, Filter::must([is("document", &document)])).await?;
         if let Some(kept) = served {
-            let version = Version {
+            let mut version = Version {
                 seq: kept.seq,
                 revision: kept.revision,
                 media_type: kept.media_type,
@@ -71,10 +71,12 @@ impl Qdrant {
                 metadata: kept.metadata,
                 updated_ms: kept.updated_ms,
                 chunks: kept.chunks.len() as u64,
+                commit: 0,
                 text: contents::put(&self.server, WRITING, &kept.text).await?,
             };
             let source = String::from_utf8_lossy(&kept.text);
             self.put_chunks(WRITING, &document, &version, &source, &kept.chunks).await?;
+            version.commit = self.commits.next(&self.server).await?;
             entry.served = Some(version);
         }
         // The next operation has a number that was never given.

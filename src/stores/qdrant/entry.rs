@@ -52,6 +52,8 @@ pub(super) struct Version {
     pub metadata: crate::documents::event::Metadata,
     pub updated_ms: i64,
     pub chunks: u64,
+    /// The commit with which it is served: its chunks were all there before.
+    pub commit: u64,
     /// The source text.
     pub text: Blob,
 }
@@ -252,6 +254,7 @@ impl Entry {
         }
         if let Some(served) = &self.served {
             payload.insert("served", served.seq as i64);
+            payload.insert("commit", served.commit as i64);
         }
         payload.insert("chunks", self.served.as_ref().map_or(0, |served| served.chunks) as i64);
         payload.insert("failed", self.operations.last().is_some_and(|last| last.state() == OperationState::Failed));
@@ -313,6 +316,7 @@ mod tests {
             metadata: Default::default(),
             updated_ms: 5,
             chunks: 1,
+            commit: 1,
             text: Blob { key: Uuid::from_u128(1000 + u128::from(seq)), pieces: 1 },
         }
     }

@@ -109,6 +109,11 @@ impl Qdrant {
     /// Where it stands. What is said was true when it was read last: the last number before what waits, and the commit
     /// before and after; see [`Qdrant::serve`]. The age of what waits is by this process' clock.
     pub(super) async fn stand(&self) -> Result<Standing, StoreError> {
+        self.stand_at().await.map(|(standing, _)| standing)
+    }
+
+    /// The same, with the commit as it is counted.
+    pub(super) async fn stand_at(&self) -> Result<(Standing, u64), StoreError> {
         const DOING: &str = "say where it stands";
         let server = &self.server;
         let (last, before) = try_join!(server.extreme(DOING, "last", true, &["last"]), self.commits.read(server))?;
@@ -130,7 +135,7 @@ impl Qdrant {
         };
         let commit = if before == after && marked == 0 { after } else { never_again() };
         let lag_events = if first.is_some() { waiting.max(1) } else { 0 };
-        Ok(Standing { commit, as_of: AsOf { seq, lag_ms, lag_events } })
+        Ok((Standing { commit, as_of: AsOf { seq, lag_ms, lag_events } }, after))
     }
 }
 

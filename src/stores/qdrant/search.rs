@@ -5,7 +5,8 @@
 //! run of both for what is there already.
 //!
 //! Chunks are there before their version is served, and for a moment after it. So every hit is compared with its
-//! document's entry, read after it; where one is of another version, the rankings are made again without it.
+//! document's entry, read after it. Where one is of another version, the rankings are made again without it; where its
+//! version is so new that some of its chunks may not have been there yet, they are made again with them.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -26,7 +27,7 @@ use super::server::{Collection, include, integer, text};
 use super::write::section;
 use super::{Held, Qdrant, document_point, words};
 use crate::retrieval::filter::Filter;
-use crate::retrieval::fusion::fuse;
+use crate::retrieval::fusion::{Fused, fuse};
 use crate::retrieval::passage::{Passage, Scores, StageScore};
 use crate::stores::StoreError;
 use crate::stores::document_store::{Hits, Lookup, Standing};
@@ -40,16 +41,39 @@ const RESOLVED: usize = 32;
 /// What filters came to that Qdrant cannot ask, and the numbers that have an index.
 #[derive(Default)]
 pub(super) struct Resolved {
-    /// Filter, commit, documents; the latest last.
-    documents: Mutex<VecDeque<(Filter, u64, Arc<Vec<String>>)>>,
+    /// The latest last.
+    filters: Mutex<VecDeque<ResolvedFilter>>,
     ranges: Mutex<HashSet<String>>,
 }
 
+/// The documents that a filter was true of.
+struct ResolvedFilter {
+    filter: Filter,
+    commit: u64,
+    documents: Arc<Vec<String>>,
+}
+
+/// A stage's ranking: hits by number, with their scores.
+type Ranking<'r> = &'r [(u32, f32)];
+
 /// A chunk that a stage found.
+#[derive(Clone)]
 struct Hit {
     point: PointId,
     document: String,
     seq: i64,
+}
+
+/// What came of one round.
+struct Round {
+    passages: Vec<Passage>,
+    /// Hits that do not count: of versions that are not served, or, where the filter came to documents that have changed
+    /// since, of such that do not match.
+    stale: Vec<Hit>,
+    /// Of those that were left out: what is served by now.
+    revived: Vec<PointId>,
+    /// A version was served while it was searched.
+    young: bool,
 }
 
 /// What both stages found: the hits, and each stage's ranking of them.
@@ -83,28 +107,27 @@ impl Found {
         }
         ranking
     }
+}
 
-    fn documents(&self, numbers: impl Iterator<Item = u32>) -> Vec<PointId> {
-        let mut seen = HashSet::new();
-        let documents =
-            numbers.map(|n| self.hits[n as usize].document.as_str()).filter(|document| seen.insert(*document));
-        documents.map(document_point).collect()
-    }
+/// The points of the documents of hits, each once.
+fn documents<'h>(hits: impl Iterator<Item = &'h Hit>) -> Vec<PointId> {
+    let mut seen = HashSet::new();
+    hits.map(|hit| hit.document.as_str()).filter(|document| seen.insert(*document)).map(document_point).collect()
 }
 
 impl Qdrant {
     pub(super) async fn find(&self, lookup: Lookup) -> Result<Hits, StoreError> {
-        let standing = self.stand().await?;
+        let (standing, mut commit) = self.stand_at().await?;
         let began = Instant::now();
         let allowed = match &lookup.filter {
             None => None,
             Some(filter) => Some(self.allowed(filter, &standing).await?),
         };
         let question = lookup.words.as_deref().and_then(words::of_question);
-        let mut stale: Vec<PointId> = Vec::new();
+        let mut left_out: Vec<Hit> = Vec::new();
         for round in 1.. {
             let mut found = Found::default();
-            let queries = self.queries(&lookup, question.as_ref(), allowed.as_ref(), &stale);
+            let queries = self.queries(&lookup, question.as_ref(), allowed.as_ref(), &left_out);
             let mut stages = match queries.is_empty() {
                 true => Vec::new(),
                 false => self.server.search(queries).await?,
@@ -116,12 +139,17 @@ impl Qdrant {
             let lexical = found.ranking(stages.pop().unwrap_or_default());
             let vector = found.ranking(vector);
             let best_similarity = vector.first().map(|(_, similarity)| *similarity);
-            let (passages, others) = self.passages(&found, &lookup, &lexical, &vector).await?;
-            if others.is_empty() || round == ROUNDS {
+            let stages = (lexical.as_slice(), vector.as_slice());
+            let done = self.passages(&found, &lookup, stages, &left_out, commit).await?;
+            if (done.stale.is_empty() && done.revived.is_empty() && !done.young) || round == ROUNDS {
                 let index_us = began.elapsed().as_micros() as u64;
-                return Ok(Hits { passages, standing, best_similarity, index_us });
+                return Ok(Hits { passages: done.passages, standing, best_similarity, index_us });
             }
-            stale.extend(others);
+            left_out.retain(|hit| !done.revived.contains(&hit.point));
+            left_out.extend(done.stale);
+            if done.young {
+                commit = self.commits.read(&self.server).await?;
+            }
         }
         unreachable!("the last round returns")
     }
@@ -132,12 +160,13 @@ impl Qdrant {
         lookup: &Lookup,
         question: Option<&words::Words>,
         allowed: Option<&Conditions>,
-        stale: &[PointId],
+        left_out: &[Hit],
     ) -> Vec<QueryPoints> {
         let depth = self.config.search.candidates.max(lookup.limit) as u64;
         let mut fits = allowed.map(|allowed| Conditions::must([allowed.clone().into()])).unwrap_or_default();
-        if !stale.is_empty() {
-            fits.must_not.push(Condition::has_id(stale.to_vec()));
+        if !left_out.is_empty() {
+            let points = left_out.iter().map(|hit| hit.point.clone());
+            fits.must_not.push(Condition::has_id(points));
         }
         let query = |vector: VectorInput, using: &str| {
             QueryPointsBuilder::new(self.server.collection(Collection::Chunks))
@@ -157,37 +186,43 @@ impl Qdrant {
         lexical.into_iter().chain(vector).collect()
     }
 
-    /// The fused passages, and the hits that do not count: of versions that are not served, or, where the filter came to
-    /// documents that have changed since, of such that do not match.
+    /// The fused passages of both rankings, made when the commit was at least this.
     async fn passages(
         &self,
         found: &Found,
         lookup: &Lookup,
-        lexical: &[(u32, f32)],
-        vector: &[(u32, f32)],
-    ) -> Result<(Vec<Passage>, Vec<PointId>), StoreError> {
+        (lexical, vector): (Ranking<'_>, Ranking<'_>),
+        left_out: &[Hit],
+        commit: u64,
+    ) -> Result<Round, StoreError> {
         let config = &self.config.search;
         let rankings = [(lexical, config.lexical_weight), (vector, config.vector_weight)];
         let fused = fuse(&rankings, config.rrf_k, lookup.limit);
-        let best: Vec<PointId> = fused.iter().map(|hit| found.hits[hit.chunk as usize].point.clone()).collect();
-        let of_all = found.documents(0..found.hits.len() as u32);
-        let of_best = found.documents(fused.iter().map(|hit| hit.chunk));
+        let hit = |fused: &Fused| &found.hits[fused.chunk as usize];
+        let best: Vec<PointId> = fused.iter().map(|fused| hit(fused).point.clone()).collect();
+        let of_all = documents(found.hits.iter().chain(left_out));
+        let of_best = documents(fused.iter().map(hit));
         let fields: &[&str] = &["section", "page", "start", "stop", "passage"];
         let (served, chunks, entries) = try_join!(
-            self.server.get(DOING, Collection::Documents, of_all, Some(&["document", "served"])),
+            self.server.get(DOING, Collection::Documents, of_all, Some(&["document", "served", "commit"])),
             self.server.get(DOING, Collection::Chunks, best, Some(fields)),
             self.server.get(DOING, Collection::Documents, of_best, None),
         )?;
-        let served: HashMap<String, Option<i64>> =
-            served.iter().map(|point| (text(point, "document"), integer(point, "served"))).collect();
-        let counts = |hit: &Hit| served.get(&hit.document).copied().flatten() == Some(hit.seq);
-        let mut others: HashSet<usize> = (0..found.hits.len()).filter(|&n| !counts(&found.hits[n])).collect();
+        let served: HashMap<String, (Option<i64>, i64)> = served
+            .iter()
+            .map(|point| (text(point, "document"), (integer(point, "served"), integer(point, "commit").unwrap_or(0))))
+            .collect();
+        let is_served = |hit: &&Hit| served.get(&hit.document).is_some_and(|(seq, _)| *seq == Some(hit.seq));
+        let is_young = |hit: &Hit| served.get(&hit.document).is_some_and(|(_, since)| *since as u64 > commit);
+        let revived = left_out.iter().filter(is_served).map(|hit| hit.point.clone()).collect();
+        let young = found.hits.iter().filter(is_served).any(is_young);
+        let mut others: HashSet<usize> = (0..found.hits.len()).filter(|&n| !is_served(&&found.hits[n])).collect();
 
         let chunks: HashMap<Option<PointId>, &RetrievedPoint> =
             chunks.iter().map(|point| (point.id.clone(), point)).collect();
         let entries = entries.iter().map(|point| Held::read(&self.server, point)).collect::<Result<Vec<_>, _>>()?;
         let mut passages = Vec::with_capacity(fused.len());
-        for hit in fused {
+        for hit in &fused {
             let Hit { point, document, seq } = &found.hits[hit.chunk as usize];
             let version =
                 entries.iter().find(|held| held.entry.document == *document).and_then(|h| h.entry.served.as_ref());
@@ -218,7 +253,8 @@ impl Qdrant {
                 scores: Scores { fused: hit.score, lexical: stage(0), vector: stage(1) },
             });
         }
-        Ok((passages, others.into_iter().map(|n| found.hits[n].point.clone()).collect()))
+        let stale = others.into_iter().map(|n| found.hits[n].clone()).collect();
+        Ok(Round { passages, stale, revived, young })
     }
 
     /// The chunks that a filter allows.
@@ -249,9 +285,9 @@ impl Qdrant {
     /// The documents that a filter is true of, found by looking at all of them, and remembered while the commit stays.
     async fn documents_that_match(&self, filter: &Filter, standing: &Standing) -> Result<Arc<Vec<String>>, StoreError> {
         let commit = standing.commit;
-        let known = |(known, at, _): &&(Filter, u64, _)| known == filter && *at == commit;
-        if let Some((_, _, documents)) = self.resolved.documents.lock().iter().find(known) {
-            return Ok(Arc::clone(documents));
+        let same = |known: &&ResolvedFilter| known.filter == *filter && known.commit == commit;
+        if let Some(known) = self.resolved.filters.lock().iter().find(same) {
+            return Ok(Arc::clone(&known.documents));
         }
         let served = Conditions::must_not([Condition::is_empty("served")]);
         let points = self.server.all(DOING, Collection::Documents, served, Some(&["document", "state"]), None).await?;
@@ -263,12 +299,12 @@ impl Qdrant {
             }
         }
         let documents = Arc::new(documents);
-        let mut remembered = self.resolved.documents.lock();
-        remembered.retain(|(_, at, _)| *at == commit);
-        if remembered.len() >= RESOLVED {
-            remembered.pop_front();
+        let mut filters = self.resolved.filters.lock();
+        filters.retain(|known| known.commit == commit);
+        if filters.len() >= RESOLVED {
+            filters.pop_front();
         }
-        remembered.push_back((filter.clone(), commit, Arc::clone(&documents)));
+        filters.push_back(ResolvedFilter { filter: filter.clone(), commit, documents: Arc::clone(&documents) });
         Ok(documents)
     }
 }

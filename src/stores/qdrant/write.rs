@@ -208,12 +208,13 @@ impl Qdrant {
         }
         let mark = |entry: &mut Entry| entry.swapping.push(seq);
         if self.change_wanted(doing, &document, seq, mark).await?.is_some() {
-            self.commits.next(&self.server).await?;
+            let commit = self.commits.next(&self.server).await?;
             let serve = |entry: &mut Entry| {
                 // The revision may have moved on meanwhile, with no work to do.
                 let revision = entry.operation(seq).map(|operation| operation.revision);
+                let version = version.clone();
                 let version =
-                    version.clone().map(|made| Version { revision: revision.unwrap_or(made.revision), ..made });
+                    version.map(|made| Version { revision: revision.unwrap_or(made.revision), commit, ..made });
                 entry.store(seq, version, progress, now_ms)
             };
             if let Some(useless) = self.change_wanted(doing, &document, seq, serve).await? {
@@ -302,6 +303,7 @@ impl Qdrant {
             metadata: said.metadata.clone(),
             updated_ms: now_ms,
             chunks: chunks.len() as u64,
+            commit: 0,
             text: contents::put(&self.server, doing, parsed.text.as_bytes()).await?,
         };
         self.put_chunks(doing, document, &version, &parsed.text, chunks).await?;
