@@ -4,7 +4,7 @@
 //! Qdrant has no transactions. What must change as a whole is one point, which is replaced only in the state in which it
 //! was read:
 //!
-//! - all that is known of a document is one [`entry`]: an older revision never replaces a newer one, and a version is
+//! - all that is known of a document is one `entry`: an older revision never replaces a newer one, and a version is
 //!   served from one replacement on, whole (`write`);
 //! - what is found and what is said of freshness follow from the entries, and from a `counter` of commits (`read`);
 //! - who works is known by counting (`presence`), and no clock but one's own is relied upon.
