@@ -23,7 +23,7 @@ impl Qdrant {
             Some(version) => {
                 let text = contents::get(&self.server, READING, &version.text).await?;
                 Some(KeptVersion {
-                    chunks: self.chunks(READING, &document, version.seq).await?,
+                    chunks: self.chunks(READING, &version).await?,
                     text: text.ok_or_else(|| self.server.unavailable(READING, "a document is being changed"))?,
                     revision: version.revision,
                     seq: version.seq,

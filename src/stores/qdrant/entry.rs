@@ -20,6 +20,9 @@ pub(super) struct Blob {
     pub pieces: u64,
 }
 
+/// Accepted operations that are remembered.
+const REMEMBERED: usize = 32;
+
 /// An operation, as it is kept.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Kept {
@@ -54,7 +57,8 @@ pub(super) struct Version {
     pub chunks: u64,
     /// The commit with which it is served: its chunks were all there before.
     pub commit: u64,
-    /// The source text.
+    /// The source text. Its key names the attempt at this version, and is in its chunks: another attempt at the same
+    /// operation may have cut them in another way.
     pub text: Blob,
 }
 
@@ -69,6 +73,12 @@ pub(super) struct Entry {
     pub swapping: Vec<u64>,
     /// The process that works on what waits.
     pub owner: String,
+    /// The last operations that were accepted, whatever became of them.
+    pub accepted: Vec<u64>,
+    /// Contents that nobody needs any more. As long as there are some, or `untidy`, chunks may be left as well.
+    pub useless: Vec<Blob>,
+    /// What was served before may have left chunks.
+    pub untidy: bool,
 }
 
 /// What is to be done with the result of an operation.
@@ -147,8 +157,27 @@ impl Entry {
     /// Makes an operation the last one; it replaces those that are settled.
     pub fn accept(&mut self, operation: Kept, owner: &str) {
         self.operations.retain(|operation| operation.waits() || operation.is_unburied());
+        self.accepted.push(operation.seq);
+        let surplus = self.accepted.len().saturating_sub(REMEMBERED);
+        self.accepted.drain(..surplus);
         self.operations.push(operation);
         owner.clone_into(&mut self.owner);
+    }
+
+    /// The operation of an event, where it is remembered.
+    pub fn of_event(&self, event: &str) -> Option<&Kept> {
+        self.operations.iter().find(|operation| operation.event.as_deref() == Some(event))
+    }
+
+    /// The numbers of the operations that wait.
+    pub fn waiting(&self) -> Vec<u64> {
+        self.operations.iter().filter(|operation| operation.waits()).map(|operation| operation.seq).collect()
+    }
+
+    /// Chunks of operations below this number are those of what is served, or left over.
+    pub fn settled_below(&self) -> u64 {
+        let waits = self.operations.iter().find(|operation| operation.waits());
+        waits.or(self.operations.last()).map_or(0, |operation| operation.seq + u64::from(!operation.waits()))
     }
 
     /// Remembers what an operation that changes nothing said of the last one.
@@ -173,33 +202,45 @@ impl Entry {
     }
 
     /// Settles an operation: its version is served from here on, or none after a delete. What came before it is
-    /// forgotten. Gives the contents that nobody needs any more.
-    pub fn store(&mut self, seq: u64, version: Option<Version>, progress: Progress, now_ms: i64) -> Vec<Blob> {
-        let mut useless: Vec<Blob> = self.served.take().map(|served| served.text).into_iter().collect();
+    /// forgotten.
+    pub fn store(&mut self, seq: u64, version: Option<Version>, progress: Progress, now_ms: i64) {
+        self.useless.extend(self.served.take().map(|served| served.text));
         let (earlier, mut rest): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.operations).into_iter().partition(|operation| operation.seq < seq);
         let (unburied, earlier): (Vec<_>, Vec<_>) = earlier.into_iter().partition(Kept::is_unburied);
-        useless.extend(earlier.into_iter().filter_map(|operation| operation.content));
+        self.useless.extend(earlier.into_iter().filter_map(|operation| operation.content));
         if let Some(operation) = rest.iter_mut().find(|operation| operation.seq == seq) {
             operation.state = OperationState::Stored as u8;
             operation.settled_ms = Some(now_ms);
             (operation.parsed_ms, operation.embedded_ms) = (progress.parsed_ms, progress.embedded_ms);
-            useless.extend(operation.content.take());
+            self.useless.extend(operation.content.take());
         }
         self.operations = unburied.into_iter().chain(rest).collect();
         self.swapping.retain(|swapping| *swapping > seq);
         self.served = version;
-        useless
+        self.untidy = true;
     }
 
-    /// Settles an operation that comes to nothing. Gives its content.
-    pub fn end(&mut self, seq: u64, state: OperationState, reason: Option<&str>, now_ms: i64) -> Option<Blob> {
+    /// Settles an operation that comes to nothing.
+    pub fn end(&mut self, seq: u64, state: OperationState, reason: Option<&str>, now_ms: i64) {
         self.swapping.retain(|swapping| *swapping != seq);
-        let operation = self.operation_mut(seq)?;
+        self.untidy = true;
+        let Some(operation) = self.operation_mut(seq) else { return };
         operation.state = state as u8;
         operation.reason = reason.map(str::to_owned);
         operation.settled_ms = Some(now_ms);
-        operation.content.take()
+        let content = operation.content.take();
+        self.useless.extend(content);
+        // What waits beside it may be another process' that has died since: whoever comes takes it.
+        if self.operations.iter().any(Kept::waits) {
+            self.owner.clear();
+        }
+    }
+
+    /// Nothing is left over.
+    pub fn tidied(&mut self) {
+        self.useless.clear();
+        self.untidy = false;
     }
 
     /// The event of an operation is with the dead letters.
@@ -239,7 +280,7 @@ impl Entry {
 
     /// As it is stored: whole, and beside it what is looked for. `turn` tells this state from every other one.
     pub fn payload(&self, turn: &str) -> Payload {
-        let waiting: Vec<&Kept> = self.operations.iter().filter(|operation| operation.waits()).collect();
+        let waiting = self.waiting();
         let integers = |numbers: Vec<u64>| numbers.into_iter().map(|n| Value::from(n as i64)).collect::<Vec<_>>();
         let mut payload = Payload::new();
         payload.insert("document", self.document.as_str());
@@ -248,15 +289,17 @@ impl Entry {
         payload.insert("seqs", integers(self.operations.iter().map(|operation| operation.seq).collect()));
         payload.insert("last", self.operations.last().map_or(0, |last| last.seq) as i64);
         payload.insert("waiting", waiting.len() as i64);
-        if let Some(first) = waiting.first() {
+        if let Some(first) = waiting.first().and_then(|first| self.operation(*first)) {
             payload.insert("first", first.seq as i64);
             payload.insert("since_ms", first.since_ms());
         }
+        payload.insert("waits", integers(waiting));
+        payload.insert("untidy", self.untidy);
         if let Some(served) = &self.served {
             payload.insert("served", served.seq as i64);
+            payload.insert("attempt", served.text.key.to_string());
             payload.insert("commit", served.commit as i64);
         }
-        payload.insert("chunks", self.served.as_ref().map_or(0, |served| served.chunks) as i64);
         payload.insert("failed", self.operations.last().is_some_and(|last| last.state() == OperationState::Failed));
         payload.insert("listed", self.is_listed());
         payload.insert("collection", self.collection());
@@ -332,12 +375,17 @@ mod tests {
             entry.accept(operation(seq), "p");
         }
         assert_eq!(entry.operations.len(), 3);
-        assert_eq!(entry.end(8, OperationState::Failed, Some("bad"), 2).map(|blob| blob.key.as_u128()), Some(8));
+        entry.end(8, OperationState::Failed, Some("bad"), 2);
+        assert_eq!((keys(&entry.useless), entry.owner.as_str(), entry.settled_below()), (vec![8], "", 7));
+        entry.tidied();
         assert_eq!((entry.wants(7), entry.wants(8), entry.wants(9)), (Wanted::Yes, Wanted::Settled, Wanted::Yes));
-        assert_eq!(keys(&entry.store(7, Some(version(7)), Progress::default(), 3)), [7]);
+        entry.store(7, Some(version(7)), Progress::default(), 3);
+        assert_eq!((keys(&entry.useless), entry.settled_below()), (vec![7], 9));
         assert_eq!(entry.served.as_ref().map(|served| served.seq), Some(7));
         // The text of 7, and 8 is forgotten with it.
-        assert_eq!(keys(&entry.store(9, Some(version(9)), Progress::default(), 4)), [1007, 9]);
+        entry.tidied();
+        entry.store(9, Some(version(9)), Progress::default(), 4);
+        assert_eq!((keys(&entry.useless), entry.settled_below(), entry.untidy), (vec![1007, 9], 10, true));
         assert_eq!((entry.wants(9), entry.wants(7)), (Wanted::Settled, Wanted::Settled));
         entry.accept(operation(12), "p");
         assert_eq!(entry.operations.iter().map(|operation| operation.seq).collect::<Vec<_>>(), [12]);

@@ -5,7 +5,7 @@
 //! that begin with something or lie between two, is resolved into the documents it is true of first.
 
 use qdrant_client::qdrant::r#match::MatchValue;
-use qdrant_client::qdrant::{Condition, Filter as Conditions, Range, Value};
+use qdrant_client::qdrant::{Condition, Filter as Conditions, Range};
 use serde_json::Value as Json;
 
 use crate::documents::event::Metadata;
@@ -59,7 +59,7 @@ pub(super) fn marks(document: &DocumentFields<'_>) -> Vec<String> {
 }
 
 /// The numbers of a document, by field.
-pub(super) fn numbers(document: &DocumentFields<'_>) -> Value {
+pub(super) fn numbers(document: &DocumentFields<'_>) -> serde_json::Map<String, Json> {
     let numbers = names(document.metadata).filter_map(|name| {
         let value = document.field(&name)?;
         let numbers: Vec<f64> = match &*value {
@@ -68,7 +68,7 @@ pub(super) fn numbers(document: &DocumentFields<'_>) -> Value {
         };
         (!numbers.is_empty()).then(|| (name, Json::from(numbers)))
     });
-    Value::from(Json::Object(numbers.collect()))
+    numbers.collect()
 }
 
 /// The condition that a filter is; none where Qdrant cannot ask it.
@@ -85,18 +85,8 @@ pub(super) fn condition(filter: &Filter) -> Option<Conditions> {
 }
 
 /// The payload field of the numbers of a field.
-fn number_of(name: &str) -> String {
+pub(super) fn number_of(name: &str) -> String {
     format!("{NUMBERS}.\"{name}\"")
-}
-
-/// The payload fields of the numbers that a filter compares.
-pub(super) fn ranges(filter: &Filter) -> Vec<String> {
-    match filter {
-        Filter::All(filters) | Filter::Any(filters) => filters.iter().flat_map(ranges).collect(),
-        Filter::Not(filter) => ranges(filter),
-        Filter::Field(name, Test::Gt(_) | Test::Gte(_) | Test::Lt(_) | Test::Lte(_)) => vec![number_of(name)],
-        Filter::Field(..) => Vec::new(),
-    }
 }
 
 /// Chunks with a mark. Not by the client's own conversion from a text: with a space in it that asks for words.
@@ -119,6 +109,8 @@ fn test_of(name: &str, test: &Test) -> Option<Conditions> {
     };
     let not = |conditions: Conditions| Conditions::must_not([conditions.into()]);
     let range = |value: &Json, range: &dyn Fn(f64) -> Range| match value {
+        // No document has a field of such a name, and no path can be made of it.
+        Json::Number(_) if name.contains(['"', '\\']) => Some(nothing()),
         Json::Number(number) if is_exact(value) => {
             Some(Conditions::must([Condition::range(number_of(name), range(number.as_f64()?))]))
         }
@@ -188,7 +180,7 @@ mod tests {
             assert!(marks.iter().any(|found| found == mark), "{mark:?} in {marks:?}");
         }
         assert!(!marks.iter().any(|mark| mark.starts_with("metadata.none") || mark.starts_with("url")));
-        let numbers = numbers(&document).into_json();
+        let numbers = Json::Object(numbers(&document));
         assert_eq!(numbers, json!({ "metadata.tags": [7.0], "metadata.year": [2024.0], "updated_at": [5.0] }));
     }
 
@@ -207,6 +199,7 @@ mod tests {
             json!({ "id": { "prefix": "people/" } }),
             json!({ "metadata.n": { "gte": 1, "lt": 2.5, "ne": true } }),
             json!({ "any": [], "not": { "url": { "exists": true } } }),
+            json!({ "metadata.a\"b": { "gt": 1 } }),
         ] {
             assert!(condition(&read(filter.clone())).is_some(), "{filter}");
         }

@@ -25,11 +25,12 @@ mod server;
 mod words;
 mod write;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use qdrant_client::qdrant::{Condition, Filter, PointId, RetrievedPoint};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -62,6 +63,10 @@ pub struct Qdrant {
     presence: Presence,
     settled: Settled,
     resolved: search::Resolved,
+    /// Operations of this process that somebody was told to carry out.
+    handed: Mutex<HashSet<u64>>,
+    /// Numbers in the metadata that have an index.
+    indexed_numbers: Mutex<HashSet<String>>,
 }
 
 /// A document's entry as it was read, and what tells it from every other state; none where there is no entry yet.
@@ -116,6 +121,8 @@ impl Qdrant {
             presence: Presence::new(Uuid::now_v7().to_string()),
             settled: Settled::default(),
             resolved: search::Resolved::default(),
+            handed: Mutex::default(),
+            indexed_numbers: Mutex::default(),
         })
     }
 

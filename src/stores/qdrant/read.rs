@@ -3,8 +3,9 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures_util::try_join;
-use qdrant_client::qdrant::{Condition, Filter};
+use qdrant_client::qdrant::{Condition, Filter, Range};
 
+use super::entry::Kept;
 use super::server::{Collection, PAGE, integer, is};
 use super::{Held, Qdrant, contents};
 use crate::freshness::AsOf;
@@ -12,6 +13,9 @@ use crate::stores::StoreError;
 use crate::stores::document_store::{
     DocumentPage, DocumentQuery, OperationState, Pending, PendingContent, Standing, StoreCounts,
 };
+
+/// How often a text is looked for that another version may have replaced meanwhile.
+const TRIES: usize = 8;
 
 impl Qdrant {
     pub(super) async fn read_operation(&self, seq: u64) -> Result<Option<Pending>, StoreError> {
@@ -21,13 +25,23 @@ impl Qdrant {
         let content = match &operation.content {
             None => None,
             Some(blob) => match contents::get(&self.server, DOING, blob).await? {
-                // It was settled meanwhile.
-                None => return Ok(None),
                 Some(bytes) => Some(PendingContent {
                     bytes,
                     media_type: operation.said.media_type.clone(),
                     title: operation.said.title.clone(),
                 }),
+                None => {
+                    let now = self.hold_operation(DOING, seq).await?;
+                    let waits = now.and_then(|held| held.entry.operation(seq).map(Kept::waits));
+                    return match waits {
+                        Some(true) => Err(StoreError::Damaged(format!(
+                            "the content of a document that waits is not in the Qdrant {} any more: send it again",
+                            self.server.address
+                        ))),
+                        // It was settled meanwhile.
+                        _ => Ok(None),
+                    };
+                }
             },
         };
         let (revision, received_ms) = (operation.revision, operation.received_ms);
@@ -42,13 +56,17 @@ impl Qdrant {
 
     pub(super) async fn read_text(&self, id: &str) -> Result<Option<String>, StoreError> {
         const DOING: &str = "read a document";
-        loop {
+        for _ in 0..TRIES {
             let Some(served) = self.hold(DOING, id).await?.entry.served else { return Ok(None) };
             // Where it is not there, another version has come.
             if let Some(bytes) = contents::get(&self.server, DOING, &served.text).await? {
                 return Ok(Some(String::from_utf8_lossy(&bytes).into_owned()));
             }
         }
+        Err(StoreError::Damaged(format!(
+            "the text of {id:?} is not in the Qdrant {} any more: send the document again",
+            self.server.address
+        )))
     }
 
     /// A page of documents, in the order of their points: a server that orders no texts has no other.
@@ -92,8 +110,9 @@ impl Qdrant {
         let failed = Filter::must([Condition::matches("failed", true)]);
         let (documents, chunks, pending, failed, last, commit) = try_join!(
             server.count(DOING, Collection::Documents, served),
-            server.sum(DOING, "chunks", Filter::default()),
-            server.sum(DOING, "waiting", Filter::default()),
+            // What is about to be served, or was, counts for the moment.
+            server.count(DOING, Collection::Chunks, Filter::default()),
+            self.waiting_operations(),
             server.count(DOING, Collection::Documents, failed),
             server.extreme(DOING, "last", true, &["last"]),
             self.commits.read(server),
@@ -103,7 +122,8 @@ impl Qdrant {
     }
 
     pub(super) async fn waiting_operations(&self) -> Result<u64, StoreError> {
-        self.server.sum("count what waits", "waiting", Filter::default()).await
+        let waits = Filter::must([Condition::range("waiting", Range { gte: Some(1.0), ..Range::default() })]);
+        self.server.sum("count what waits", "waiting", waits).await
     }
 
     /// Where it stands. What is said was true when it was read last: the last number before what waits, and the commit
@@ -140,7 +160,7 @@ impl Qdrant {
 }
 
 /// A commit that nothing else was found at.
-fn never_again() -> u64 {
+pub(super) fn never_again() -> u64 {
     static LAST: AtomicU64 = AtomicU64::new(0);
     // Commits that are counted never come so far; which process it is tells replicas apart.
     let process = uuid::Uuid::now_v7().as_u128() as u64;

@@ -28,12 +28,12 @@ pub(super) struct Shape<'s> {
 }
 
 /// Payload fields that are looked for.
-const INDEXED: [(Collection, &str, FieldType); 14] = [
+const INDEXED: [(Collection, &str, FieldType); 15] = [
     (Collection::Documents, "seqs", FieldType::Integer),
     (Collection::Documents, "first", FieldType::Integer),
     (Collection::Documents, "last", FieldType::Integer),
     (Collection::Documents, "waiting", FieldType::Integer),
-    (Collection::Documents, "chunks", FieldType::Integer),
+    (Collection::Documents, "untidy", FieldType::Bool),
     (Collection::Documents, "served", FieldType::Integer),
     (Collection::Documents, "failed", FieldType::Bool),
     (Collection::Documents, "listed", FieldType::Bool),
@@ -42,6 +42,7 @@ const INDEXED: [(Collection, &str, FieldType); 14] = [
     (Collection::Documents, "collection", FieldType::Keyword),
     (Collection::Documents, "folders", FieldType::Keyword),
     (Collection::Chunks, "document", FieldType::Keyword),
+    (Collection::Chunks, "attempt", FieldType::Keyword),
     (Collection::Chunks, MARKS, FieldType::Keyword),
 ];
 
@@ -118,12 +119,18 @@ async fn check_vectors(server: &Server, shape: &Shape<'_>) -> Result<(), StoreEr
         Some(Vectors::ParamsMap(map)) => map.map.get(DENSE),
         _ => None,
     });
+    let replicas = parameters.as_ref().and_then(|parameters| parameters.replication_factor);
     let unfit = |reason: String| {
         Err(StoreError::Failed(format!(
             "the collection {name} of the Qdrant {} cannot be used: {reason}. Name another [qdrant] collection.",
             server.address
         )))
     };
+    if replicas == Some(2) {
+        return unfit(
+            "it has two replicas, of which none is the majority while one is written: it takes one, or three".into(),
+        );
+    }
     let Some(dense) = dense else {
         return unfit(format!("it has no vector {DENSE:?}: something else has made it"));
     };

@@ -17,13 +17,14 @@ use parking_lot::Mutex;
 use qdrant_client::qdrant::r#match::MatchValue;
 use qdrant_client::qdrant::point_id::PointIdOptions;
 use qdrant_client::qdrant::{
-    Condition, CreateFieldIndexCollectionBuilder, FieldType, Filter as Conditions, PointId, Query, QueryPoints,
-    QueryPointsBuilder, RepeatedStrings, RetrievedPoint, ScoredPoint, SearchParamsBuilder, VectorInput,
+    Condition, Filter as Conditions, PointId, Query, QueryPoints, QueryPointsBuilder, RepeatedStrings, RetrievedPoint,
+    ScoredPoint, SearchParamsBuilder, VectorInput,
 };
 
-use super::filter::{condition, ranges};
+use super::filter::condition;
+use super::read::never_again;
 use super::schema::{DENSE, SPARSE};
-use super::server::{Collection, include, integer, text};
+use super::server::{Collection, PAGE, include, integer, text};
 use super::write::section;
 use super::{Held, Qdrant, document_point, words};
 use crate::retrieval::filter::Filter;
@@ -38,12 +39,11 @@ const ROUNDS: usize = 8;
 /// Filters whose documents are remembered.
 const RESOLVED: usize = 32;
 
-/// What filters came to that Qdrant cannot ask, and the numbers that have an index.
+/// What filters came to that Qdrant cannot ask.
 #[derive(Default)]
 pub(super) struct Resolved {
     /// The latest last.
     filters: Mutex<VecDeque<ResolvedFilter>>,
-    ranges: Mutex<HashSet<String>>,
 }
 
 /// The documents that a filter was true of.
@@ -57,21 +57,28 @@ struct ResolvedFilter {
 type Ranking<'r> = &'r [(u32, f32)];
 
 /// A chunk that a stage found.
-#[derive(Clone)]
 struct Hit {
     point: PointId,
     document: String,
-    seq: i64,
+    /// Which attempt at a version it is of.
+    attempt: String,
+}
+
+/// An attempt whose chunks do not count.
+struct LeftOut {
+    document: String,
+    attempt: String,
+    /// It is served, and its document does not match the filter any more.
+    unfit: bool,
 }
 
 /// What came of one round.
 struct Round {
     passages: Vec<Passage>,
-    /// Hits that do not count: of versions that are not served, or, where the filter came to documents that have changed
-    /// since, of such that do not match.
-    stale: Vec<Hit>,
-    /// Of those that were left out: what is served by now.
-    revived: Vec<PointId>,
+    /// Attempts among the hits that do not count.
+    stale: Vec<LeftOut>,
+    /// Attempts that were left out and are served by now.
+    revived: Vec<String>,
     /// A version was served while it was searched.
     young: bool,
 }
@@ -95,11 +102,10 @@ impl Found {
             };
             let number = *self.numbers.entry(key).or_insert_with(|| {
                 let text = |field: &str| point.payload.get(field).and_then(|value| value.as_str()).cloned();
-                let seq = point.payload.get("seq").and_then(|value| value.as_integer());
                 self.hits.push(Hit {
                     point: id,
                     document: text("document").unwrap_or_default(),
-                    seq: seq.unwrap_or_default(),
+                    attempt: text("attempt").unwrap_or_default(),
                 });
                 self.hits.len() as u32 - 1
             });
@@ -109,22 +115,22 @@ impl Found {
     }
 }
 
-/// The points of the documents of hits, each once.
-fn documents<'h>(hits: impl Iterator<Item = &'h Hit>) -> Vec<PointId> {
+/// The points of documents, each once.
+fn points_of<'d>(documents: impl Iterator<Item = &'d str>) -> Vec<PointId> {
     let mut seen = HashSet::new();
-    hits.map(|hit| hit.document.as_str()).filter(|document| seen.insert(*document)).map(document_point).collect()
+    documents.filter(|document| seen.insert(*document)).map(document_point).collect()
 }
 
 impl Qdrant {
     pub(super) async fn find(&self, lookup: Lookup) -> Result<Hits, StoreError> {
-        let (standing, mut commit) = self.stand_at().await?;
+        let (mut standing, mut commit) = self.stand_at().await?;
         let began = Instant::now();
         let allowed = match &lookup.filter {
             None => None,
             Some(filter) => Some(self.allowed(filter, &standing).await?),
         };
         let question = lookup.words.as_deref().and_then(words::of_question);
-        let mut left_out: Vec<Hit> = Vec::new();
+        let mut left_out: Vec<LeftOut> = Vec::new();
         for round in 1.. {
             let mut found = Found::default();
             let queries = self.queries(&lookup, question.as_ref(), allowed.as_ref(), &left_out);
@@ -141,11 +147,15 @@ impl Qdrant {
             let best_similarity = vector.first().map(|(_, similarity)| *similarity);
             let stages = (lexical.as_slice(), vector.as_slice());
             let done = self.passages(&found, &lookup, stages, &left_out, commit).await?;
-            if (done.stale.is_empty() && done.revived.is_empty() && !done.young) || round == ROUNDS {
+            let settled = done.stale.is_empty() && done.revived.is_empty() && !done.young;
+            if settled || round == ROUNDS {
+                if !settled {
+                    standing.commit = never_again();
+                }
                 let index_us = began.elapsed().as_micros() as u64;
                 return Ok(Hits { passages: done.passages, standing, best_similarity, index_us });
             }
-            left_out.retain(|hit| !done.revived.contains(&hit.point));
+            left_out.retain(|known| !done.revived.contains(&known.attempt));
             left_out.extend(done.stale);
             if done.young {
                 commit = self.commits.read(&self.server).await?;
@@ -160,13 +170,15 @@ impl Qdrant {
         lookup: &Lookup,
         question: Option<&words::Words>,
         allowed: Option<&Conditions>,
-        left_out: &[Hit],
+        left_out: &[LeftOut],
     ) -> Vec<QueryPoints> {
         let depth = self.config.search.candidates.max(lookup.limit) as u64;
         let mut fits = allowed.map(|allowed| Conditions::must([allowed.clone().into()])).unwrap_or_default();
+        // All of an attempt: it may have more chunks than a ranking has places.
         if !left_out.is_empty() {
-            let points = left_out.iter().map(|hit| hit.point.clone());
-            fits.must_not.push(Condition::has_id(points));
+            let strings = left_out.iter().map(|known| known.attempt.clone()).collect();
+            let any = MatchValue::Keywords(RepeatedStrings { strings });
+            fits.must_not.push(Condition::matches("attempt", any));
         }
         let query = |vector: VectorInput, using: &str| {
             QueryPointsBuilder::new(self.server.collection(Collection::Chunks))
@@ -174,7 +186,7 @@ impl Qdrant {
                 .using(using)
                 .filter(fits.clone())
                 .limit(depth)
-                .with_payload(include(&["document", "seq"]))
+                .with_payload(include(&["document", "attempt"]))
         };
         let lexical = question
             .map(|words| query(VectorInput::new_sparse(words.indices.clone(), words.values.clone()), SPARSE).build());
@@ -187,12 +199,12 @@ impl Qdrant {
     }
 
     /// The fused passages of both rankings, made when the commit was at least this.
-    async fn passages(
+    async fn passages<'f>(
         &self,
-        found: &Found,
+        found: &'f Found,
         lookup: &Lookup,
         (lexical, vector): (Ranking<'_>, Ranking<'_>),
-        left_out: &[Hit],
+        left_out: &[LeftOut],
         commit: u64,
     ) -> Result<Round, StoreError> {
         let config = &self.config.search;
@@ -200,39 +212,62 @@ impl Qdrant {
         let fused = fuse(&rankings, config.rrf_k, lookup.limit);
         let hit = |fused: &Fused| &found.hits[fused.chunk as usize];
         let best: Vec<PointId> = fused.iter().map(|fused| hit(fused).point.clone()).collect();
-        let of_all = documents(found.hits.iter().chain(left_out));
-        let of_best = documents(fused.iter().map(hit));
+        let of_hits = found.hits.iter().map(|hit| hit.document.as_str());
+        let of_all = points_of(of_hits.chain(left_out.iter().map(|known| known.document.as_str())));
+        let of_best = points_of(fused.iter().map(|fused| hit(fused).document.as_str()));
         let fields: &[&str] = &["section", "page", "start", "stop", "passage"];
         let (served, chunks, entries) = try_join!(
-            self.server.get(DOING, Collection::Documents, of_all, Some(&["document", "served", "commit"])),
+            self.server.get(DOING, Collection::Documents, of_all, Some(&["document", "attempt", "commit"])),
             self.server.get(DOING, Collection::Chunks, best, Some(fields)),
             self.server.get(DOING, Collection::Documents, of_best, None),
         )?;
-        let served: HashMap<String, (Option<i64>, i64)> = served
+        // By document: the attempt that is served, and since which commit.
+        let served: HashMap<String, (String, u64)> = served
             .iter()
-            .map(|point| (text(point, "document"), (integer(point, "served"), integer(point, "commit").unwrap_or(0))))
+            .map(|point| {
+                let since = integer(point, "commit").unwrap_or(0) as u64;
+                (text(point, "document"), (text(point, "attempt"), since))
+            })
             .collect();
-        let is_served = |hit: &&Hit| served.get(&hit.document).is_some_and(|(seq, _)| *seq == Some(hit.seq));
-        let is_young = |hit: &Hit| served.get(&hit.document).is_some_and(|(_, since)| *since as u64 > commit);
-        let revived = left_out.iter().filter(is_served).map(|hit| hit.point.clone()).collect();
-        let young = found.hits.iter().filter(is_served).any(is_young);
-        let mut others: HashSet<usize> = (0..found.hits.len()).filter(|&n| !is_served(&&found.hits[n])).collect();
+        let is_served = |document: &str, attempt: &str| served.get(document).is_some_and(|(now, _)| now == attempt);
+        let mut stale: HashMap<&str, LeftOut> = HashMap::new();
+        let mut leave_out = |hit: &'f Hit, unfit: bool| {
+            let Hit { document, attempt, .. } = hit;
+            stale.entry(attempt).or_insert_with(|| LeftOut {
+                document: document.clone(),
+                attempt: attempt.clone(),
+                unfit,
+            });
+        };
+        let mut young = false;
+        for hit in &found.hits {
+            match is_served(&hit.document, &hit.attempt) {
+                true => young |= served.get(&hit.document).is_some_and(|(_, since)| *since > commit),
+                false => leave_out(hit, false),
+            }
+        }
+        let back = left_out.iter().filter(|known| !known.unfit && is_served(&known.document, &known.attempt));
+        let revived = back.map(|known| known.attempt.clone()).collect();
 
         let chunks: HashMap<Option<PointId>, &RetrievedPoint> =
             chunks.iter().map(|point| (point.id.clone(), point)).collect();
         let entries = entries.iter().map(|point| Held::read(&self.server, point)).collect::<Result<Vec<_>, _>>()?;
         let mut passages = Vec::with_capacity(fused.len());
         for hit in &fused {
-            let Hit { point, document, seq } = &found.hits[hit.chunk as usize];
-            let version =
-                entries.iter().find(|held| held.entry.document == *document).and_then(|h| h.entry.served.as_ref());
+            let fused_hit = &found.hits[hit.chunk as usize];
+            let Hit { point, document, attempt } = fused_hit;
+            let entry = entries.iter().map(|held| &held.entry).find(|entry| entry.document == *document);
+            let version = entry.and_then(|entry| entry.served.as_ref());
             let (Some(version), Some(chunk)) = (version, chunks.get(&Some(point.clone()))) else {
-                others.insert(hit.chunk as usize);
+                leave_out(fused_hit, false);
                 continue;
             };
-            let matches = lookup.filter.as_ref().is_none_or(|filter| filter.matches(&version.fields(document)));
-            if version.seq as i64 != *seq || !matches {
-                others.insert(hit.chunk as usize);
+            if version.text.key.to_string() != *attempt {
+                leave_out(fused_hit, false);
+                continue;
+            }
+            if lookup.filter.as_ref().is_some_and(|filter| !filter.matches(&version.fields(document))) {
+                leave_out(fused_hit, true);
                 continue;
             }
             let stage = |n: usize| hit.ranks.get(n).copied().flatten().map(|(rank, score)| StageScore { rank, score });
@@ -253,8 +288,7 @@ impl Qdrant {
                 scores: Scores { fused: hit.score, lexical: stage(0), vector: stage(1) },
             });
         }
-        let stale = others.into_iter().map(|n| found.hits[n].clone()).collect();
-        Ok(Round { passages, stale, revived, young })
+        Ok(Round { passages, stale: stale.into_values().collect(), revived, young })
     }
 
     /// The chunks that a filter allows.
@@ -264,21 +298,6 @@ impl Qdrant {
             let any = MatchValue::Keywords(RepeatedStrings { strings });
             return Ok(Conditions::must([Condition::matches("document", any)]));
         };
-        for range in ranges(filter) {
-            if self.resolved.ranges.lock().contains(&range) {
-                continue;
-            }
-            // It makes them quicker, and is not needed to find the same.
-            let index = CreateFieldIndexCollectionBuilder::new(
-                self.server.collection(Collection::Chunks),
-                range.as_str(),
-                FieldType::Float,
-            );
-            match self.server.client.create_field_index(index.wait(false)).await {
-                Ok(_) => drop(self.resolved.ranges.lock().insert(range)),
-                Err(error) => tracing::debug!(%error, range, "no index on a number"),
-            }
-        }
         Ok(conditions)
     }
 
@@ -290,12 +309,21 @@ impl Qdrant {
             return Ok(Arc::clone(&known.documents));
         }
         let served = Conditions::must_not([Condition::is_empty("served")]);
-        let points = self.server.all(DOING, Collection::Documents, served, Some(&["document", "state"]), None).await?;
-        let mut documents = Vec::new();
-        for point in points {
-            let entry = Held::read(&self.server, &point)?.entry;
-            if entry.served.as_ref().is_some_and(|version| filter.matches(&version.fields(&entry.document))) {
-                documents.push(entry.document);
+        let fields: &[&str] = &["document", "state", "turn"];
+        let (mut documents, mut from) = (Vec::new(), None);
+        loop {
+            let page = (from, PAGE);
+            let (points, next) =
+                self.server.page(DOING, Collection::Documents, served.clone(), Some(fields), None, page).await?;
+            for point in points {
+                let entry = Held::read(&self.server, &point)?.entry;
+                if entry.served.as_ref().is_some_and(|version| filter.matches(&version.fields(&entry.document))) {
+                    documents.push(entry.document);
+                }
+            }
+            match next {
+                None => break,
+                next => from = next,
             }
         }
         let documents = Arc::new(documents);

@@ -1,12 +1,15 @@
 //! Writing: accepting operations, taking them over, serving what came of them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use qdrant_client::Payload;
-use qdrant_client::qdrant::{Condition, Filter, NamedVectors, PointId, PointStruct, Range, Vector, vector_output};
+use qdrant_client::qdrant::{
+    Condition, CreateFieldIndexCollectionBuilder, FieldType, Filter, NamedVectors, PointId, PointStruct, Range,
+    RetrievedPoint, Value, Vector, vector_output,
+};
 
 use super::entry::{Blob, Entry, Kept, Version, Wanted};
-use super::filter::{MARKS, NUMBERS, marks, numbers};
+use super::filter::{MARKS, NUMBERS, marks, number_of, numbers};
 use super::schema::{DENSE, SPARSE};
 use super::server::{Collection, id, integer, is, plain, text};
 use super::{Held, Qdrant, contents, words};
@@ -21,6 +24,10 @@ use crate::stores::document_store::{NewChunk, OperationState, Origin, Outcome, P
 const CLAIMED_AT_ONCE: u32 = 500;
 /// Chunks sent at once.
 const CHUNKS_AT_ONCE: usize = 128;
+/// Operations of one document that may wait: its point holds all of them.
+const MOST_WAITING: usize = 256;
+/// Numbers that have an index.
+const MOST_INDEXED: usize = 64;
 
 /// A version to store: the document, its chunks, and when it came to its stages.
 pub(super) type NewVersion = (ParsedDocument, Vec<NewChunk>, Progress);
@@ -29,18 +36,9 @@ fn event_id(event: &[u8; 16]) -> PointId {
     id(&["event", &hex::encode(event)])
 }
 
-/// A chunk of a version, by its place.
-pub(super) fn chunk_id(document: &str, seq: u64, n: usize) -> PointId {
-    id(&["chunk", document, &seq.to_string(), &n.to_string()])
-}
-
-/// Chunks of a document, of these versions.
-fn chunks_of(document: &str, seqs: Range) -> Filter {
-    Filter::must([is("document", document), Condition::range("seq", seqs)])
-}
-
-fn exactly(seq: u64) -> Range {
-    Range { gte: Some(seq as f64), lte: Some(seq as f64), ..Range::default() }
+/// A chunk of an attempt at a version, by its place.
+fn chunk_id(attempt: &str, n: usize) -> PointId {
+    id(&["chunk", attempt, &n.to_string()])
 }
 
 impl Qdrant {
@@ -58,13 +56,19 @@ impl Qdrant {
         }
         let document = operation.id().as_ref().to_owned();
         let position = origin.and_then(|origin| origin.position);
+        let event = origin.filter(|_| position.is_some()).map(|origin| hex::encode(origin.event));
         let hash = admission::hash(&operation);
-        let (mut seq, mut content) = (0, None);
+        let (mut accepted, mut content) = ((0, 0), None);
         let receipt = loop {
             let mut held = self.hold(DOING, &document).await?;
-            // It was accepted by the try before this one, and others have come since.
-            if let Some(accepted) = held.entry.operation(seq) {
-                break Receipt { seq, revision: accepted.revision, outcome: Outcome::Accepted };
+            let (seq, revision) = accepted;
+            // By the try before this one, and others have come since.
+            if held.entry.accepted.contains(&seq) {
+                break Receipt { seq, revision, outcome: Outcome::Accepted };
+            }
+            // The same event, by one that was interrupted.
+            if let Some(known) = event.as_deref().and_then(|event| held.entry.of_event(event)) {
+                break Receipt { seq: known.seq, revision: known.revision, outcome: Outcome::Repeated };
             }
             let known = held.entry.known();
             match admission::decide(known.as_ref(), &operation, &hash, position) {
@@ -79,28 +83,46 @@ impl Qdrant {
                     break receipt;
                 }
                 Decision::Accept { revision } => {
+                    if held.entry.waiting().len() >= MOST_WAITING {
+                        contents::delete(&self.server, DOING, content.as_slice()).await?;
+                        let reason = format!("{MOST_WAITING} operations on {document:?} wait already");
+                        return Err(StoreError::Unavailable(reason));
+                    }
                     if let (Operation::Upsert(upsert), None) = (&operation, &content) {
                         content = Some(contents::put(&self.server, DOING, &upsert.content).await?);
                     }
                     // Operations of a document are in the order of their numbers.
-                    if known.is_some_and(|known| known.seq >= seq) || seq == 0 {
-                        seq = self.seqs.next(&self.server).await?;
-                        if held.entry.operations.last().is_some_and(|last| last.seq >= seq) {
-                            continue;
-                        }
+                    let last = known.map_or(0, |known| known.seq);
+                    if seq <= last {
+                        accepted = (self.seqs.next(&self.server).await?, revision);
                     }
-                    let mut accepted = kept(&operation, seq, revision, &hash, position, content.clone(), now_ms);
-                    accepted.event = origin.filter(|_| position.is_some()).map(|origin| hex::encode(origin.event));
-                    held.entry.accept(accepted, &self.presence.process);
-                    if self.replace_entry(DOING, &held).await? {
-                        break Receipt { seq, revision, outcome: Outcome::Accepted };
+                    if accepted.0 <= last {
+                        continue;
+                    }
+                    accepted.1 = revision;
+                    let mut new = kept(&operation, accepted.0, revision, &hash, position, content.clone(), now_ms);
+                    new.event.clone_from(&event);
+                    held.entry.accept(new, &self.presence.process);
+                    // Before it is there: who looks for what nobody works on must not take it for that.
+                    self.handed.lock().insert(accepted.0);
+                    match self.replace_entry(DOING, &held).await {
+                        Ok(true) => break Receipt { seq: accepted.0, revision, outcome: Outcome::Accepted },
+                        Ok(false) => {}
+                        Err(error) => {
+                            // It may be there all the same; then it is to be found.
+                            self.handed.lock().remove(&accepted.0);
+                            return Err(error);
+                        }
                     }
                 }
             }
         };
         // Last: an event that comes again before this is found to change nothing.
-        if let Some(origin) = &origin {
-            self.put_event(DOING, &origin.event, receipt.seq).await?;
+        if let Some(origin) = &origin
+            && let Err(error) = self.put_event(DOING, &origin.event, receipt.seq).await
+        {
+            self.handed.lock().remove(&receipt.seq);
+            return Err(error);
         }
         Ok(receipt)
     }
@@ -154,17 +176,7 @@ impl Qdrant {
         const DOING: &str = "look for operations that nobody works on";
         let alive = self.presence.beat(&self.server).await?;
         let waits = Condition::range("waiting", Range { gte: Some(1.0), ..Range::default() });
-        let mut taken = Vec::new();
-        let mut take = |entry: &Entry| {
-            let waiting = entry.operations.iter().filter(|operation| operation.waits());
-            taken.extend(waiting.map(|operation| (operation.seq, entry.document.clone())));
-        };
-        if again {
-            let own = Filter::must([waits.clone(), is("owner", &self.presence.process)]);
-            for point in self.server.all(DOING, Collection::Documents, own, None, None).await? {
-                take(&Held::read(&self.server, &point)?.entry);
-            }
-        }
+        let own = Filter::must([waits.clone(), is("owner", &self.presence.process)]);
         let mut nobodys = Filter::must([waits]);
         nobodys.must_not = alive.iter().map(|process| is("owner", process)).collect();
         let page = (None, CLAIMED_AT_ONCE);
@@ -173,18 +185,57 @@ impl Qdrant {
             let mut held = Held::read(&self.server, &point)?;
             self.presence.process.clone_into(&mut held.entry.owner);
             // Of several that take it over, one does.
-            if self.replace_entry(DOING, &held).await? {
-                take(&held.entry);
-            }
+            self.replace_entry(DOING, &held).await?;
         }
-        taken.sort_unstable();
+        // What is this process' by now, and was not handed out: also what an interrupted call has left.
+        let points = self.server.all(DOING, Collection::Documents, own, Some(&["document", "waits"]), None).await?;
+        let taken = self.hand_out(&points, again);
+        self.tidy_all().await?;
         Ok(taken)
+    }
+
+    /// The operations of this process that wait, in order; without `again` those that nobody was told to carry out.
+    fn hand_out(&self, points: &[RetrievedPoint], again: bool) -> Vec<(u64, String)> {
+        let waiting = points
+            .iter()
+            .flat_map(|point| integers(point, "waits").into_iter().map(|seq| (seq, text(point, "document"))));
+        let waiting: BTreeMap<u64, String> = waiting.collect();
+        let mut handed = self.handed.lock();
+        // One that is accepted just now is not among them yet: it is carried out twice then, which does no harm.
+        let before = std::mem::replace(&mut *handed, waiting.keys().copied().collect());
+        waiting.into_iter().filter(|(seq, _)| again || !before.contains(seq)).collect()
+    }
+
+    /// Tidies up what interrupted processes have left.
+    async fn tidy_all(&self) -> Result<(), StoreError> {
+        const DOING: &str = "tidy up";
+        let untidy = Filter::must([Condition::matches("untidy", true)]);
+        let page = (None, CLAIMED_AT_ONCE);
+        let (points, _) = self.server.page(DOING, Collection::Documents, untidy, None, None, page).await?;
+        for point in points {
+            self.tidy(DOING, Held::read(&self.server, &point)?).await?;
+        }
+        Ok(())
+    }
+
+    /// Deletes what nobody needs any more of a document: contents, and chunks of what is neither served nor waits.
+    async fn tidy(&self, doing: &str, mut held: Held) -> Result<(), StoreError> {
+        let Entry { document, served, useless, .. } = &held.entry;
+        let settled = Range { lt: Some(held.entry.settled_below() as f64), ..Range::default() };
+        let mut fits = Filter::must([is("document", document), Condition::range("seq", settled)]);
+        fits.must_not.extend(served.as_ref().map(|served| is("attempt", &served.text.key.to_string())));
+        self.server.delete(doing, Collection::Chunks, fits).await?;
+        contents::delete(&self.server, doing, useless).await?;
+        held.entry.tidied();
+        // Where it has changed meanwhile, whoever changed it tidies up.
+        self.replace_entry(doing, &held).await.map(drop)
     }
 
     /// Serves what came of an operation: a version, or none for a delete.
     ///
     /// A version is served by one replacement of its document's entry: a search drops the chunks of every version that
-    /// the entry does not name. The chunks are there before that, and those of the version before go after it.
+    /// the entry does not name. The chunks are there before that, and those of the version before go after it; what an
+    /// interrupted process leaves is found by the entry's `untidy`.
     ///
     /// What is found must not change while the commit ([`super::read`]) stays. So the entry is marked first, then the
     /// commit advances, then the replacement takes the mark away. Who reads the commit, sees no mark, and reads the same
@@ -217,23 +268,20 @@ impl Qdrant {
                     version.map(|made| Version { revision: revision.unwrap_or(made.revision), commit, ..made });
                 entry.store(seq, version, progress, now_ms)
             };
-            if let Some(useless) = self.change_wanted(doing, &document, seq, serve).await? {
+            if self.change_wanted(doing, &document, seq, serve).await?.is_some() {
                 self.tell(seq);
-                let before = Range { lt: Some(seq as f64), ..Range::default() };
-                self.server.delete(doing, Collection::Chunks, chunks_of(&document, before)).await?;
-                return contents::delete(&self.server, doing, &useless).await;
+                return self.tidy(doing, self.hold(doing, &document).await?).await;
             }
         }
         self.tell(seq);
-        // Another replica has carried it out, or a later one, and has cleared up before we wrote.
-        let served = self.hold(doing, &document).await?.entry.served;
-        if let Some(version) = version {
-            if served.as_ref().is_none_or(|served| served.text != version.text) {
-                contents::delete(&self.server, doing, std::slice::from_ref(&version.text)).await?;
-            }
-            if served.is_none_or(|served| served.seq != seq) {
-                self.server.delete(doing, Collection::Chunks, chunks_of(&document, exactly(seq))).await?;
-            }
+        // Another replica has carried it out, or a later one, and has tidied up before we wrote.
+        let held = self.hold(doing, &document).await?;
+        if let Some(Version { text, .. }) = version
+            && held.entry.served.as_ref().is_none_or(|served| served.text != text)
+        {
+            let attempt = Filter::must([is("attempt", &text.key.to_string())]);
+            self.server.delete(doing, Collection::Chunks, attempt).await?;
+            contents::delete(&self.server, doing, &[text]).await?;
         }
         Ok(())
     }
@@ -272,11 +320,10 @@ impl Qdrant {
             if held.entry.operation(seq).is_none_or(|operation| !operation.waits()) {
                 return Ok(());
             }
-            let useless = held.entry.end(seq, state, reason, now_ms);
+            held.entry.end(seq, state, reason, now_ms);
             if self.replace_entry(doing, &held).await? {
                 self.tell(seq);
-                self.server.delete(doing, Collection::Chunks, chunks_of(&held.entry.document, exactly(seq))).await?;
-                return contents::delete(&self.server, doing, useless.as_slice()).await;
+                return self.tidy(doing, self.hold(doing, &held.entry.document).await?).await;
             }
         }
     }
@@ -321,6 +368,9 @@ impl Qdrant {
     ) -> Result<(), StoreError> {
         let fields = version.fields(document);
         let (marks, numbers) = (marks(&fields), numbers(&fields));
+        self.index_numbers(&numbers).await;
+        let numbers = Value::from(serde_json::Value::Object(numbers));
+        let attempt = version.text.key.to_string();
         for (batch, some) in chunks.chunks(CHUNKS_AT_ONCE).enumerate() {
             let points: Vec<PointStruct> = some
                 .iter()
@@ -332,6 +382,7 @@ impl Qdrant {
                     let mut payload = Payload::new();
                     payload.insert("document", document);
                     payload.insert("seq", version.seq as i64);
+                    payload.insert("attempt", attempt.as_str());
                     payload.insert("n", n as i64);
                     payload.insert("section", chunk.section.clone());
                     payload.insert("start", chunk.span.start as i64);
@@ -347,7 +398,7 @@ impl Qdrant {
                     let vectors = NamedVectors::default()
                         .add_vector(DENSE, Vector::new_dense(chunk.vector.clone()))
                         .add_vector(SPARSE, Vector::new_sparse(words.indices, words.values));
-                    PointStruct::new(chunk_id(document, version.seq, n), vectors, payload)
+                    PointStruct::new(chunk_id(&attempt, n), vectors, payload)
                 })
                 .collect();
             self.server.put(doing, Collection::Chunks, points).await?;
@@ -355,13 +406,31 @@ impl Qdrant {
         Ok(())
     }
 
-    /// The chunks of a version, in their order.
-    pub(super) async fn chunks(&self, doing: &str, document: &str, seq: u64) -> Result<Vec<NewChunk>, StoreError> {
-        let fits = chunks_of(document, exactly(seq));
+    /// Makes an index for numbers that are new: comparing them is quicker with it, and finds the same without.
+    async fn index_numbers(&self, numbers: &serde_json::Map<String, serde_json::Value>) {
+        for name in numbers.keys() {
+            {
+                let mut indexed = self.indexed_numbers.lock();
+                if indexed.len() >= MOST_INDEXED || !indexed.insert(name.clone()) {
+                    continue;
+                }
+            }
+            let chunks = self.server.collection(Collection::Chunks);
+            let index = CreateFieldIndexCollectionBuilder::new(chunks, number_of(name), FieldType::Float);
+            if let Err(error) = self.server.client.create_field_index(index.wait(false)).await {
+                tracing::debug!(%error, name, "no index on a number");
+                self.indexed_numbers.lock().remove(name);
+            }
+        }
+    }
+
+    /// The chunks of what is served, in their order.
+    pub(super) async fn chunks(&self, doing: &str, served: &Version) -> Result<Vec<NewChunk>, StoreError> {
+        let fits = Filter::must([is("attempt", &served.text.key.to_string())]);
         let fields: &[&str] = &["n", "section", "start", "stop", "page", "tokens", "hash"];
         let mut points = self.server.all(doing, Collection::Chunks, fits, Some(fields), Some(DENSE)).await?;
         points.sort_unstable_by_key(|point| integer(point, "n"));
-        let chunk = |point: &qdrant_client::qdrant::RetrievedPoint| {
+        let chunk = |point: &RetrievedPoint| {
             let vector = point.vectors.as_ref().and_then(|vectors| vectors.get_vector_by_name(DENSE));
             let number = |field: &str| integer(point, field).unwrap_or(0) as usize;
             NewChunk {
@@ -382,13 +451,19 @@ impl Qdrant {
     pub(super) async fn read_vectors(&self, document: &str) -> Result<HashMap<[u8; 32], Vec<f32>>, StoreError> {
         const DOING: &str = "read a document's vectors";
         let Some(served) = self.hold(DOING, document).await?.entry.served else { return Ok(HashMap::new()) };
-        let chunks = self.chunks(DOING, document, served.seq).await?;
+        let chunks = self.chunks(DOING, &served).await?;
         Ok(chunks.into_iter().map(|chunk| (chunk.hash, chunk.vector)).collect())
     }
 }
 
+/// The integers of a list in a point's payload.
+fn integers(point: &RetrievedPoint, field: &str) -> Vec<u64> {
+    let list = point.try_get(field).and_then(|value| value.try_list_iter()).into_iter().flatten();
+    list.filter_map(|value| value.as_integer()).map(|number| number as u64).collect()
+}
+
 /// The headings above a chunk.
-pub(super) fn section(value: Option<&qdrant_client::qdrant::Value>) -> Vec<String> {
+pub(super) fn section(value: Option<&Value>) -> Vec<String> {
     let parts = value.and_then(|value| value.try_list_iter()).into_iter().flatten();
     parts.filter_map(|part| part.as_str().cloned()).collect()
 }
