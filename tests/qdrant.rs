@@ -101,6 +101,9 @@ async fn a_qdrant_that_goes_away_costs_no_document_and_is_said_to_be_away() {
     for id in taken {
         until_text(&server, &id, Some(&format!("the text of {id}"))).await;
     }
+    // Nor is anything left waiting that was accepted, and of which the answer was lost.
+    let waiting = async || server.get("/admin/status").await.1["freshness"]["lag_events"].as_u64();
+    server.until("nothing waits", async || waiting().await == Some(0)).await;
 }
 
 /// A search sees a document as it was or as it is, never none of it and never both, while it is replaced over and over.
