@@ -4,6 +4,11 @@
 use super::document_store::{Outcome, Receipt};
 use crate::documents::event::{Operation, content_hash};
 
+/// In SQL, a failed operation whose event is not with the dead letters yet: until it is, its reason is needed, whatever came after
+/// it. Burying an event takes its operation's number off it.
+pub(super) const UNBURIED: &str =
+    "(state = 2 AND position IS NOT NULL AND EXISTS (SELECT 1 FROM events WHERE events.seq = operations.seq))";
+
 /// What a store knows of a document: its last operation.
 #[derive(Debug, Clone)]
 pub(super) struct Known {

@@ -17,8 +17,8 @@ pub trait Archive: Send + Sync {
     /// Takes over the id of the store that was moved here.
     async fn adopt(&self, id: &str) -> Result<(), StoreError>;
 
-    /// Up to `limit` documents after one, in an order of the store's own that stays; from the first one after "". Those that wait to be carried out are not among
-    /// them: nothing may wait when a store is moved.
+    /// Up to `limit` documents after one, in an order of the store's own that stays; from the first one after "". Those that
+    /// wait to be carried out are not among them: nothing may wait when a store is moved.
     async fn export(&self, after: &str, limit: usize) -> Result<Vec<Kept>, StoreError>;
 
     /// One document.

@@ -3,8 +3,8 @@
 //! Documents are in a [`document_store`]. The [`embedded`] one has them in one folder: [`catalog`] is the durable truth,
 //! with documents, chunks, vectors and the operation number `seq`; [`tantivy`] (lexical) and [`hnsw`] (vectors) are
 //! derived from it, hold nothing that it does not hold, and can be rebuilt from it at any time; a search sees both at one
-//! commit through a [`view`]. [`postgres`] and [`qdrant`] have them on servers that replicas share. [`archive`] is how they move
-//! from one store to another.
+//! commit through a [`view`]. [`postgres`] and [`qdrant`] have them on servers that replicas share. [`archive`] is how they
+//! move from one store to another.
 //!
 //! [`memory`] keeps what was answered for a while, and [`redis`] for all replicas. [`nats`] and [`dataref`] are where
 //! documents come from.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::broadcast;
 
 use super::StoreError;
+use super::document_store::{DocumentStore, OperationState};
 
 /// Pauses between two looks for what another process may have done.
 const FIRST_LOOK: Duration = Duration::from_millis(20);
@@ -27,9 +28,21 @@ impl Settled {
         let _ = self.0.send(seq);
     }
 
+    /// What [`DocumentStore::settle`] promises, by asking the store.
+    pub async fn settle(&self, store: &dyn DocumentStore, seq: u64, limit: Duration) -> Result<bool, StoreError> {
+        let settled = || async { Ok(!matches!(store.outcome(seq).await?, Some((OperationState::Received, _)))) };
+        self.until(limit, |other| other == seq, settled).await
+    }
+
+    /// What [`DocumentStore::reach`] promises, by asking the store.
+    pub async fn reach(&self, store: &dyn DocumentStore, seq: u64, limit: Duration) -> Result<bool, StoreError> {
+        let reached = || async { Ok(store.standing().await?.as_of.seq >= seq) };
+        self.until(limit, |_| true, reached).await
+    }
+
     /// Waits until `done` says so: it is asked whenever this process has settled an operation that `concerns` it, and
     /// every now and then, as another process may have.
-    pub async fn until<D>(
+    async fn until<D>(
         &self,
         limit: Duration,
         concerns: impl Fn(u64) -> bool,

@@ -7,7 +7,7 @@ use rusqlite::{OptionalExtension, Transaction, params};
 use super::{Catalog, ChunkId, StoreError, to_json, vector_to_bytes};
 use crate::documents::ParsedDocument;
 use crate::documents::event::Operation;
-use crate::stores::admission::{self, Decision, Known, Note};
+use crate::stores::admission::{self, Decision, Known, Note, UNBURIED};
 use crate::stores::document_store::{NewChunk, OperationState, Origin, Outcome, Progress, Receipt};
 
 /// `operations.kind`.
@@ -18,10 +18,6 @@ pub(super) const DELETE: i64 = 1;
 pub(super) const RECEIVED: i64 = OperationState::Received as i64;
 const STORED: i64 = OperationState::Stored as i64;
 const FAILED: i64 = OperationState::Failed as i64;
-/// A failed operation whose event is not with the dead letters yet: until it is, its reason is needed, whatever came after
-/// it. Burying an event takes its operation's number off it.
-const UNBURIED: &str =
-    "(state = 2 AND position IS NOT NULL AND EXISTS (SELECT 1 FROM events WHERE events.seq = operations.seq))";
 const SUPERSEDED: i64 = OperationState::Superseded as i64;
 
 impl Catalog {

@@ -202,11 +202,6 @@ impl Postgres {
             }
         }
     }
-
-    /// Tells those who wait that an operation is settled.
-    fn tell(&self, seq: u64) {
-        self.settled.tell(seq);
-    }
 }
 
 #[async_trait]
@@ -317,16 +312,11 @@ impl DocumentStore for Postgres {
     }
 
     async fn settle(&self, seq: u64, limit: Duration) -> Result<bool, StoreError> {
-        let settled = || async {
-            let outcome = self.read_outcome(seq).await?;
-            Ok(!matches!(outcome, Some((OperationState::Received, _))))
-        };
-        self.settled.until(limit, |other| other == seq, settled).await
+        self.settled.settle(self, seq, limit).await
     }
 
     async fn reach(&self, seq: u64, limit: Duration) -> Result<bool, StoreError> {
-        let reached = || async { Ok(self.stand().await?.as_of.seq >= seq) };
-        self.settled.until(limit, |_| true, reached).await
+        self.settled.reach(self, seq, limit).await
     }
 
     async fn search(&self, lookup: Lookup) -> Result<Hits, StoreError> {

@@ -11,7 +11,7 @@ use super::{DELETE, FAILED, Postgres, RECEIVED, STORED, SUPERSEDED, UPSERT, clea
 use crate::documents::ParsedDocument;
 use crate::documents::event::{Operation, Upsert};
 use crate::stores::StoreError;
-use crate::stores::admission::{self, Decision, Known, Note};
+use crate::stores::admission::{self, Decision, Known, Note, UNBURIED};
 use crate::stores::document_store::{NewChunk, Origin, Outcome, Progress, Receipt};
 
 /// How long a process is believed to work on an operation after it last said so.
@@ -20,11 +20,6 @@ const CLAIM: Duration = Duration::from_secs(10);
 const CLAIMED_AT_ONCE: i64 = 500;
 /// Chunks sent in one statement.
 const CHUNKS_AT_ONCE: usize = 512;
-
-/// A failed operation whose event is not with the dead letters yet: until it is, its reason is needed, whatever came after
-/// it. Burying an event takes its operation's number off it.
-const UNBURIED: &str =
-    "(state = 2 AND position IS NOT NULL AND EXISTS (SELECT 1 FROM events WHERE events.seq = operations.seq))";
 
 /// The server's clock, in milliseconds since the Unix epoch: the one that all replicas share.
 const NOW_MS: &str = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint";
@@ -113,7 +108,7 @@ impl Postgres {
     pub(super) async fn replace(&self, seq: u64, version: Option<NewVersion>) -> Result<(), StoreError> {
         let doing = if version.is_some() { "store the document's chunks" } else { "delete the document" };
         self.run(doing, |client| Box::pin(replace(client, seq as i64, version))).await?;
-        self.tell(seq);
+        self.settled.tell(seq);
         Ok(())
     }
 
@@ -129,7 +124,7 @@ impl Postgres {
             })
         })
         .await?;
-        self.tell(seq);
+        self.settled.tell(seq);
         Ok(())
     }
 }

@@ -69,15 +69,15 @@ pub(super) struct Entry {
     /// Those that wait, and the last one, by number.
     pub operations: Vec<Kept>,
     pub served: Option<Version>,
-    /// Operations whose result is about to be served, see `swap.rs`.
+    /// Operations whose result is about to be served, see `Qdrant::serve`.
     pub swapping: Vec<u64>,
     /// The process that works on what waits.
     pub owner: String,
     /// The last operations that were accepted, whatever became of them.
     pub accepted: Vec<u64>,
-    /// Contents that nobody needs any more. As long as there are some, or `untidy`, chunks may be left as well.
+    /// Contents that nobody needs any more.
     pub useless: Vec<Blob>,
-    /// What was served before may have left chunks.
+    /// There may be such contents, and chunks of what is neither served nor waits.
     pub untidy: bool,
 }
 

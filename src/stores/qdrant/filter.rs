@@ -4,10 +4,10 @@
 //! or is one of, whatever the fields are called. Numbers are there once more, for ranges. What Qdrant cannot ask, texts
 //! that begin with something or lie between two, is resolved into the documents it is true of first.
 
-use qdrant_client::qdrant::r#match::MatchValue;
 use qdrant_client::qdrant::{Condition, Filter as Conditions, Range};
 use serde_json::Value as Json;
 
+use super::server::is;
 use crate::documents::event::Metadata;
 use crate::retrieval::filter::{DocumentFields, FIELDS, Fields, Filter, Test};
 
@@ -89,14 +89,9 @@ pub(super) fn number_of(name: &str) -> String {
     format!("{NUMBERS}.\"{name}\"")
 }
 
-/// Chunks with a mark. Not by the client's own conversion from a text: with a space in it that asks for words.
-fn marked(mark: String) -> Condition {
-    Condition::matches(MARKS, MatchValue::Keyword(mark))
-}
-
 /// What no chunk is.
 fn nothing() -> Conditions {
-    Conditions::must([marked(String::new())])
+    Conditions::must([is(MARKS, "")])
 }
 
 fn test_of(name: &str, test: &Test) -> Option<Conditions> {
@@ -124,7 +119,7 @@ fn test_of(name: &str, test: &Test) -> Option<Conditions> {
         Test::Ne(value) => any(std::slice::from_ref(value)).map(not),
         Test::NotIn(values) => any(values).map(not),
         Test::Exists(wanted) => {
-            let is_there = Conditions::must([marked(there(name))]);
+            let is_there = Conditions::must([is(MARKS, &there(name))]);
             Some(if *wanted { is_there } else { not(is_there) })
         }
         Test::Gt(value) => range(value, &|v| Range { gt: Some(v), ..Range::default() }),
@@ -132,7 +127,7 @@ fn test_of(name: &str, test: &Test) -> Option<Conditions> {
         Test::Lt(value) => range(value, &|v| Range { lt: Some(v), ..Range::default() }),
         Test::Lte(value) => range(value, &|v| Range { lte: Some(v), ..Range::default() }),
         Test::Prefix(folder) if name == "id" && folder.ends_with('/') => {
-            Some(Conditions::must([marked(below(folder))]))
+            Some(Conditions::must([is(MARKS, &below(folder))]))
         }
         Test::Prefix(_) => None,
     }

@@ -25,7 +25,7 @@ mod server;
 mod words;
 mod write;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -62,7 +62,8 @@ pub struct Qdrant {
     commits: Counter,
     presence: Presence,
     settled: Settled,
-    resolved: search::Resolved,
+    /// What filters came to that Qdrant cannot ask; the latest last.
+    resolved: Mutex<VecDeque<search::ResolvedFilter>>,
     /// Operations of this process that somebody was told to carry out.
     handed: Mutex<HashSet<u64>>,
     /// Numbers in the metadata that have an index.
@@ -120,7 +121,7 @@ impl Qdrant {
             commits: Counter::new("commit"),
             presence: Presence::new(Uuid::now_v7().to_string()),
             settled: Settled::default(),
-            resolved: search::Resolved::default(),
+            resolved: Mutex::default(),
             handed: Mutex::default(),
             indexed_numbers: Mutex::default(),
         })
@@ -144,15 +145,14 @@ impl Qdrant {
 
     /// Replaces an entry, unless it has changed since it was read. Where it says no, read it and try again; what was done
     /// may have been done all the same.
-    async fn replace_entry(&self, doing: &str, held: &Held) -> Result<bool, StoreError> {
+    async fn replace_entry(&self, doing: &str, held: &mut Held) -> Result<bool, StoreError> {
         let turn = Uuid::now_v7().to_string();
         let point = plain(document_point(&held.entry.document), held.entry.payload(&turn));
-        self.server.swap(doing, Collection::Documents, point, held.turn.as_deref(), &turn).await
-    }
-
-    /// Tells those who wait that an operation is settled.
-    fn tell(&self, seq: u64) {
-        self.settled.tell(seq);
+        let replaced = self.server.swap(doing, Collection::Documents, point, held.turn.as_deref(), &turn).await?;
+        if replaced {
+            held.turn = Some(turn);
+        }
+        Ok(replaced)
     }
 }
 
@@ -238,16 +238,11 @@ impl DocumentStore for Qdrant {
     }
 
     async fn settle(&self, seq: u64, limit: Duration) -> Result<bool, StoreError> {
-        let settled = || async {
-            let outcome = self.read_outcome(seq).await?;
-            Ok(!matches!(outcome, Some((OperationState::Received, _))))
-        };
-        self.settled.until(limit, |other| other == seq, settled).await
+        self.settled.settle(self, seq, limit).await
     }
 
     async fn reach(&self, seq: u64, limit: Duration) -> Result<bool, StoreError> {
-        let reached = || async { Ok(self.stand().await?.as_of.seq >= seq) };
-        self.settled.until(limit, |_| true, reached).await
+        self.settled.reach(self, seq, limit).await
     }
 
     async fn search(&self, lookup: Lookup) -> Result<Hits, StoreError> {

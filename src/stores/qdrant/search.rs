@@ -8,23 +8,20 @@
 //! document's entry, read after it. Where one is of another version, the rankings are made again without it; where its
 //! version is so new that some of its chunks may not have been there yet, they are made again with them.
 
-use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
 use futures_util::try_join;
-use parking_lot::Mutex;
-use qdrant_client::qdrant::r#match::MatchValue;
 use qdrant_client::qdrant::point_id::PointIdOptions;
 use qdrant_client::qdrant::{
-    Condition, Filter as Conditions, PointId, Query, QueryPoints, QueryPointsBuilder, RepeatedStrings, RetrievedPoint,
-    ScoredPoint, SearchParamsBuilder, VectorInput,
+    Condition, Filter as Conditions, PointId, Query, QueryPoints, QueryPointsBuilder, RetrievedPoint, ScoredPoint,
+    SearchParamsBuilder, VectorInput,
 };
 
 use super::filter::condition;
 use super::read::never_again;
 use super::schema::{DENSE, SPARSE};
-use super::server::{Collection, PAGE, include, integer, text};
+use super::server::{Collection, include, integer, text};
 use super::write::section;
 use super::{Held, Qdrant, document_point, words};
 use crate::retrieval::filter::Filter;
@@ -39,18 +36,11 @@ const ROUNDS: usize = 8;
 /// Filters whose documents are remembered.
 const RESOLVED: usize = 32;
 
-/// What filters came to that Qdrant cannot ask.
-#[derive(Default)]
-pub(super) struct Resolved {
-    /// The latest last.
-    filters: Mutex<VecDeque<ResolvedFilter>>,
-}
-
-/// The documents that a filter was true of.
-struct ResolvedFilter {
+/// What a filter came to that Qdrant cannot ask: the documents that it was true of.
+pub(super) struct ResolvedFilter {
     filter: Filter,
     commit: u64,
-    documents: Arc<Vec<String>>,
+    documents: Vec<String>,
 }
 
 /// A stage's ranking: hits by number, with their scores.
@@ -176,9 +166,8 @@ impl Qdrant {
         let mut fits = allowed.map(|allowed| Conditions::must([allowed.clone().into()])).unwrap_or_default();
         // All of an attempt: it may have more chunks than a ranking has places.
         if !left_out.is_empty() {
-            let strings = left_out.iter().map(|known| known.attempt.clone()).collect();
-            let any = MatchValue::Keywords(RepeatedStrings { strings });
-            fits.must_not.push(Condition::matches("attempt", any));
+            let attempts: Vec<String> = left_out.iter().map(|known| known.attempt.clone()).collect();
+            fits.must_not.push(Condition::matches("attempt", attempts));
         }
         let query = |vector: VectorInput, using: &str| {
             QueryPointsBuilder::new(self.server.collection(Collection::Chunks))
@@ -293,46 +282,38 @@ impl Qdrant {
 
     /// The chunks that a filter allows.
     async fn allowed(&self, filter: &Filter, standing: &Standing) -> Result<Conditions, StoreError> {
-        let Some(conditions) = condition(filter) else {
-            let strings = self.documents_that_match(filter, standing).await?.to_vec();
-            let any = MatchValue::Keywords(RepeatedStrings { strings });
-            return Ok(Conditions::must([Condition::matches("document", any)]));
-        };
-        Ok(conditions)
+        match condition(filter) {
+            Some(conditions) => Ok(conditions),
+            None => {
+                let documents = self.documents_that_match(filter, standing.commit).await?;
+                Ok(Conditions::must([Condition::matches("document", documents)]))
+            }
+        }
     }
 
     /// The documents that a filter is true of, found by looking at all of them, and remembered while the commit stays.
-    async fn documents_that_match(&self, filter: &Filter, standing: &Standing) -> Result<Arc<Vec<String>>, StoreError> {
-        let commit = standing.commit;
+    async fn documents_that_match(&self, filter: &Filter, commit: u64) -> Result<Vec<String>, StoreError> {
         let same = |known: &&ResolvedFilter| known.filter == *filter && known.commit == commit;
-        if let Some(known) = self.resolved.filters.lock().iter().find(same) {
-            return Ok(Arc::clone(&known.documents));
+        if let Some(known) = self.resolved.lock().iter().find(same) {
+            return Ok(known.documents.clone());
         }
         let served = Conditions::must_not([Condition::is_empty("served")]);
         let fields: &[&str] = &["document", "state", "turn"];
-        let (mut documents, mut from) = (Vec::new(), None);
-        loop {
-            let page = (from, PAGE);
-            let (points, next) =
-                self.server.page(DOING, Collection::Documents, served.clone(), Some(fields), None, page).await?;
-            for point in points {
-                let entry = Held::read(&self.server, &point)?.entry;
-                if entry.served.as_ref().is_some_and(|version| filter.matches(&version.fields(&entry.document))) {
-                    documents.push(entry.document);
-                }
+        let mut documents = Vec::new();
+        let take = |point| {
+            let entry = Held::read(&self.server, &point)?.entry;
+            if entry.served.as_ref().is_some_and(|version| filter.matches(&version.fields(&entry.document))) {
+                documents.push(entry.document);
             }
-            match next {
-                None => break,
-                next => from = next,
-            }
+            Ok(())
+        };
+        self.server.each(DOING, Collection::Documents, served, Some(fields), None, take).await?;
+        let mut resolved = self.resolved.lock();
+        resolved.retain(|known| known.commit == commit);
+        if resolved.len() >= RESOLVED {
+            resolved.pop_front();
         }
-        let documents = Arc::new(documents);
-        let mut filters = self.resolved.filters.lock();
-        filters.retain(|known| known.commit == commit);
-        if filters.len() >= RESOLVED {
-            filters.pop_front();
-        }
-        filters.push_back(ResolvedFilter { filter: filter.clone(), commit, documents: Arc::clone(&documents) });
+        resolved.push_back(ResolvedFilter { filter: filter.clone(), commit, documents: documents.clone() });
         Ok(documents)
     }
 }

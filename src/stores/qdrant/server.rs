@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use qdrant_client::qdrant::r#match::MatchValue;
+use qdrant_client::qdrant::with_payload_selector::SelectorOptions;
 use qdrant_client::qdrant::{
     Condition, CountPointsBuilder, DeletePointsBuilder, Direction, FacetCountsBuilder, Filter, GetPointsBuilder,
     NamedVectors, OrderByBuilder, PointId, PointStruct, QueryBatchPointsBuilder, QueryPoints, ReadConsistencyType,
@@ -175,24 +176,24 @@ impl Server {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        let request = GetPointsBuilder::new(self.collection(which), ids).read_consistency(majority());
-        let request = match fields {
-            None => request.with_payload(true),
-            Some(fields) => request.with_payload(include(fields)),
-        };
+        let request = GetPointsBuilder::new(self.collection(which), ids)
+            .with_payload(payload(fields))
+            .read_consistency(majority());
         Ok(self.run(doing, self.client.get_points(request)).await?.result)
+    }
+
+    fn upsert(&self, which: Collection, points: Vec<PointStruct>) -> UpsertPointsBuilder {
+        UpsertPointsBuilder::new(self.collection(which), points).wait(true).ordering(strong())
     }
 
     /// Adds points, or replaces them.
     pub async fn put(&self, doing: &str, which: Collection, points: Vec<PointStruct>) -> Result<(), StoreError> {
-        let request = UpsertPointsBuilder::new(self.collection(which), points).wait(true).ordering(strong());
-        self.run(doing, self.client.upsert_points(request)).await.map(drop)
+        self.run(doing, self.client.upsert_points(self.upsert(which, points))).await.map(drop)
     }
 
     /// Adds points that are not there.
     pub async fn add(&self, doing: &str, which: Collection, points: Vec<PointStruct>) -> Result<(), StoreError> {
-        let request = UpsertPointsBuilder::new(self.collection(which), points).wait(true).ordering(strong());
-        let request = request.update_mode(UpdateMode::InsertOnly);
+        let request = self.upsert(which, points).update_mode(UpdateMode::InsertOnly);
         self.run(doing, self.client.upsert_points(request)).await.map(drop)
     }
 
@@ -208,7 +209,7 @@ impl Server {
         turn: &str,
     ) -> Result<bool, StoreError> {
         let id = point.id.clone().unwrap_or_default();
-        let request = UpsertPointsBuilder::new(self.collection(which), vec![point]).wait(true).ordering(strong());
+        let request = self.upsert(which, vec![point]);
         let request = match before {
             None => request.update_mode(UpdateMode::InsertOnly),
             Some(before) => {
@@ -238,10 +239,7 @@ impl Server {
     ) -> Result<(Vec<RetrievedPoint>, Option<PointId>), StoreError> {
         let mut request =
             ScrollPointsBuilder::new(self.collection(which)).filter(fits).limit(limit).read_consistency(majority());
-        request = match fields {
-            None => request.with_payload(true),
-            Some(fields) => request.with_payload(include(fields)),
-        };
+        request = request.with_payload(payload(fields));
         if let Some(vector) = vector {
             request = request.with_vectors(VectorsSelector { names: vec![vector.to_owned()] });
         }
@@ -261,12 +259,31 @@ impl Server {
         fields: Option<&[&str]>,
         vector: Option<&str>,
     ) -> Result<Vec<RetrievedPoint>, StoreError> {
-        let (mut all, mut from) = (Vec::new(), None);
+        let mut all = Vec::new();
+        let take = |point| {
+            all.push(point);
+            Ok(())
+        };
+        self.each(doing, which, fits, fields, vector, take).await?;
+        Ok(all)
+    }
+
+    /// The same, one after the other, for more than there should be room for.
+    pub async fn each(
+        &self,
+        doing: &str,
+        which: Collection,
+        fits: Filter,
+        fields: Option<&[&str]>,
+        vector: Option<&str>,
+        mut take: impl FnMut(RetrievedPoint) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let mut from = None;
         loop {
             let (page, next) = self.page(doing, which, fits.clone(), fields, vector, (from, PAGE)).await?;
-            all.extend(page);
+            page.into_iter().try_for_each(&mut take)?;
             match next {
-                None => return Ok(all),
+                None => return Ok(()),
                 next => from = next,
             }
         }
@@ -317,6 +334,11 @@ impl Server {
         let found = self.run("search", self.client.query_batch(request)).await?;
         Ok(found.result.into_iter().map(|batch| batch.result).collect())
     }
+}
+
+/// These fields of a payload, or all of it.
+fn payload(fields: Option<&[&str]>) -> SelectorOptions {
+    fields.map_or(SelectorOptions::Enable(true), |fields| include(fields).into())
 }
 
 /// Only these fields of a payload.

@@ -75,7 +75,7 @@ impl Qdrant {
                 Decision::Keep { receipt, note } => {
                     if let Some(note) = note {
                         held.entry.keep_in_mind(&note);
-                        if !self.replace_entry(DOING, &held).await? {
+                        if !self.replace_entry(DOING, &mut held).await? {
                             continue;
                         }
                     }
@@ -105,7 +105,7 @@ impl Qdrant {
                     held.entry.accept(new, &self.presence.process);
                     // Before it is there: who looks for what nobody works on must not take it for that.
                     self.handed.lock().insert(accepted.0);
-                    match self.replace_entry(DOING, &held).await {
+                    match self.replace_entry(DOING, &mut held).await {
                         Ok(true) => break Receipt { seq: accepted.0, revision, outcome: Outcome::Accepted },
                         Ok(false) => {}
                         Err(error) => {
@@ -117,7 +117,7 @@ impl Qdrant {
                 }
             }
         };
-        // Last: an event that comes again before this is found to change nothing.
+        // Last: an event that comes again before this is known by its operation.
         if let Some(origin) = &origin
             && let Err(error) = self.put_event(DOING, &origin.event, receipt.seq).await
         {
@@ -160,7 +160,7 @@ impl Qdrant {
             && held.entry.operation(seq).is_some_and(|operation| operation.event.is_some())
         {
             held.entry.bury(seq);
-            if self.replace_entry(DOING, &held).await? {
+            if self.replace_entry(DOING, &mut held).await? {
                 break;
             }
         }
@@ -185,7 +185,7 @@ impl Qdrant {
             let mut held = Held::read(&self.server, &point)?;
             self.presence.process.clone_into(&mut held.entry.owner);
             // Of several that take it over, one does.
-            self.replace_entry(DOING, &held).await?;
+            self.replace_entry(DOING, &mut held).await?;
         }
         // What is this process' by now, and was not handed out: also what an interrupted call has left.
         let points = self.server.all(DOING, Collection::Documents, own, Some(&["document", "waits"]), None).await?;
@@ -228,7 +228,7 @@ impl Qdrant {
         contents::delete(&self.server, doing, useless).await?;
         held.entry.tidied();
         // Where it has changed meanwhile, whoever changed it tidies up.
-        self.replace_entry(doing, &held).await.map(drop)
+        self.replace_entry(doing, &mut held).await.map(drop)
     }
 
     /// Serves what came of an operation: a version, or none for a delete.
@@ -268,12 +268,12 @@ impl Qdrant {
                     version.map(|made| Version { revision: revision.unwrap_or(made.revision), commit, ..made });
                 entry.store(seq, version, progress, now_ms)
             };
-            if self.change_wanted(doing, &document, seq, serve).await?.is_some() {
-                self.tell(seq);
-                return self.tidy(doing, self.hold(doing, &document).await?).await;
+            if let Some(held) = self.change_wanted(doing, &document, seq, serve).await? {
+                self.settled.tell(seq);
+                return self.tidy(doing, held).await;
             }
         }
-        self.tell(seq);
+        self.settled.tell(seq);
         // Another replica has carried it out, or a later one, and has tidied up before we wrote.
         let held = self.hold(doing, &document).await?;
         if let Some(Version { text, .. }) = version
@@ -286,22 +286,22 @@ impl Qdrant {
         Ok(())
     }
 
-    /// Changes a document's entry as long as an operation is wanted; none where it is not.
-    async fn change_wanted<T>(
+    /// Changes a document's entry as long as an operation is wanted, and gives it as it is then; none where it is not.
+    async fn change_wanted(
         &self,
         doing: &str,
         document: &str,
         seq: u64,
-        change: impl Fn(&mut Entry) -> T,
-    ) -> Result<Option<T>, StoreError> {
+        change: impl Fn(&mut Entry),
+    ) -> Result<Option<Held>, StoreError> {
         loop {
             let mut held = self.hold(doing, document).await?;
             if held.entry.wants(seq) != Wanted::Yes {
                 return Ok(None);
             }
-            let changed = change(&mut held.entry);
-            if self.replace_entry(doing, &held).await? {
-                return Ok(Some(changed));
+            change(&mut held.entry);
+            if self.replace_entry(doing, &mut held).await? {
+                return Ok(Some(held));
             }
         }
     }
@@ -321,9 +321,9 @@ impl Qdrant {
                 return Ok(());
             }
             held.entry.end(seq, state, reason, now_ms);
-            if self.replace_entry(doing, &held).await? {
-                self.tell(seq);
-                return self.tidy(doing, self.hold(doing, &held.entry.document).await?).await;
+            if self.replace_entry(doing, &mut held).await? {
+                self.settled.tell(seq);
+                return self.tidy(doing, held).await;
             }
         }
     }
