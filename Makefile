@@ -4,7 +4,7 @@ SHELL := /bin/bash
 ENV := . scripts/env.sh
 CARGO_TEST := cargo test --release --features failpoints
 # What every store of documents promises: these tests are run with each.
-STORE_TESTS := documents|search|folder|events|cache
+STORE_TESTS := documents|search|folder|events|cache|identity
 BENCHES := quality search embedding generation serving streams cache replicas crash events
 
 .PHONY: help run test bench check setup clean-data
@@ -14,6 +14,7 @@ help: ## Say what there is
 		while IFS='|' read -r name what; do printf '  make %-11s %s\n' "$$name" "$$what"; done
 
 run: setup ## Build it and start it with config.toml
+	@scripts/ui.sh
 	@$(ENV); \
 	if [ ! -x "$$CARGO_TARGET_DIR/release/answerd" ]; then echo 'The first build compiles llama.cpp and tantivy: it takes about 25 minutes on two cores.'; fi; \
 	cargo build --release; \
@@ -25,6 +26,7 @@ run: setup ## Build it and start it with config.toml
 
 test: ## Run all tests
 	@scripts/setup.sh test
+	@scripts/ui.sh
 	@$(ENV); \
 	if grep -rqE '^ *//[/!] ```' src; then $(CARGO_TEST) --doc; fi; \
 	if cargo nextest --version >/dev/null 2>&1; then \

@@ -21,6 +21,7 @@ use answerd::documents::{Format, ParsedDocument};
 use answerd::eval::percentile;
 use answerd::models::Embedder;
 use answerd::models::minilm::MiniLm;
+use answerd::retrieval::sight::Sight;
 use answerd::stores::catalog::Catalog;
 use answerd::stores::document_store::{NewChunk, Progress};
 use common::postgres::Postgres;
@@ -120,7 +121,14 @@ async fn measure(name: &str, config: Config, made: &[Made], queries: &[Query]) {
         for round in 0..2 {
             for query in queries {
                 let vector = Some(query.vector.clone());
-                let search = Search { query: query.text.clone(), mode, filter: None, limit: 10, vector };
+                let search = Search {
+                    query: query.text.clone(),
+                    mode,
+                    filter: None,
+                    sight: Sight::All.into(),
+                    limit: 10,
+                    vector,
+                };
                 let began = Instant::now();
                 let answer = app.retriever.ask(search).await.expect("found");
                 if round == 1 {

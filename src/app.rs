@@ -2,6 +2,7 @@
 //! down again. No other file knows the whole.
 
 mod opening;
+mod watching;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,6 +12,7 @@ use serde_json::{Value, json};
 
 pub(crate) use self::opening::load_embedder;
 use self::opening::{open_cache, open_model, open_store};
+pub use self::watching::{Told, Watching};
 use crate::actors::compute::{Compute, blocking};
 use crate::actors::document::{DocumentTools, DocumentWorkers};
 use crate::actors::door::{Detail, Door, Factory, Plan, RestartPolicy, Role};
@@ -29,12 +31,14 @@ use crate::asking::lead::Leads;
 use crate::asking::{Asker, Models, Shelf};
 use crate::config::Config;
 use crate::error::ServiceError;
+use crate::identity::Identity;
 use crate::library::Library;
 use crate::metrics::{Metrics, Snapshot};
 use crate::models;
 use crate::stores::dataref::Datarefs;
 use crate::stores::document_store::DocumentStore;
 use crate::stores::embedded::Indexes;
+use crate::stores::records::{self, Records};
 use crate::stores::redis::Redis;
 use crate::usage::Ledger;
 
@@ -53,6 +57,10 @@ pub struct App {
     pub config: Arc<Config>,
     /// The documents.
     pub library: Arc<Library>,
+    /// Who may call; none where everybody may.
+    pub identity: Option<Identity>,
+    /// The service's own records.
+    pub records: Arc<dyn Records>,
     /// The way to the ingestor.
     pub ingestor: Door<Ingestor>,
     /// The way to the retriever.
@@ -75,6 +83,8 @@ pub struct App {
     /// Fetches content that is not in its event.
     pub datarefs: Arc<Datarefs>,
     started: Instant,
+    /// What it tells of itself.
+    pub watching: Watching,
 }
 
 /// Those who keep the indexes of this process.
@@ -99,7 +109,9 @@ impl Doors {
         detail: Option<Detail>,
         arbiter: &Arbiter,
     ) -> Door<R> {
-        let plan = Plan { name: name.to_owned(), capacity, capacity_reason, policy: self.policy, factory, detail };
+        let incidents = Arc::clone(&self.registry.incidents);
+        let (name, policy) = (name.to_owned(), self.policy);
+        let plan = Plan { name, capacity, capacity_reason, policy, factory, detail, incidents };
         self.registry.watch(Door::open(plan, &arbiter.handle()))
     }
 }
@@ -124,6 +136,11 @@ impl App {
         let model = blocking(move || load_embedder(&settings)).await.map_err(|error| error.to_string())?;
         let (store, indexes) = open_store(&config, &*model).await?;
         let library = Library::new(store, Arc::clone(&config));
+        let records = records::open(&config)?;
+        let identity = match config.identity.enabled {
+            true => Some(Identity::start(&config.identity, Arc::clone(&records))?),
+            false => None,
+        };
 
         let policy = RestartPolicy {
             backoff: Duration::from_millis(config.actors.restart_backoff_ms),
@@ -225,6 +242,8 @@ impl App {
             datarefs: Arc::new(Datarefs::new(Arc::clone(&config))),
             config,
             library,
+            identity,
+            records,
             ingestor,
             retriever,
             embedder,
@@ -240,6 +259,7 @@ impl App {
             stopping: tokio::sync::watch::Sender::new(false),
             events,
             started: began,
+            watching: Watching::default(),
         });
         app.until_indexes_open().await?;
         if parts.folders {
@@ -247,6 +267,7 @@ impl App {
             app.take_events(&doors);
         }
         app.keep_going();
+        app.watch_itself();
         Ok(app)
     }
 
@@ -473,6 +494,8 @@ impl App {
             "usage": self.asker.as_ref().map(|asker| asker.ledger.describe()),
             "answers_kept": self.asker.as_ref().map(|asker| asker.shelf.len()),
             "resident_bytes": resident_bytes(),
+            "cores": threads(0),
+            "incidents": self.registry.incidents.all(),
             "actors": self.registry.tree(),
         })
     }

@@ -18,6 +18,7 @@ use crate::actors::retriever::{Mode, Search};
 use crate::app::{App, Parts};
 use crate::config::Config;
 use crate::documents::event::{COLLECTION_DEFAULT, DocumentId, Metadata, Operation, Upsert};
+use crate::retrieval::sight::Sight;
 
 /// What was measured.
 #[derive(Debug, Serialize)]
@@ -153,7 +154,14 @@ async fn measure(
     let (mut ndcg, mut recall) = (0.0, 0.0);
     let (mut search_ms, mut total_ms) = (Vec::new(), Vec::new());
     for query in queries {
-        let search = Search { query: query.text.clone(), mode, filter: None, limit: DEPTH, vector: None };
+        let search = Search {
+            query: query.text.clone(),
+            mode,
+            filter: None,
+            sight: Sight::All.into(),
+            limit: DEPTH,
+            vector: None,
+        };
         let found = app.retriever.ask(search).await.map_err(|error| error.to_string())?;
         let mut ranking: Vec<&str> = Vec::new();
         for passage in &found.passages {
@@ -167,7 +175,8 @@ async fn measure(
         ndcg += ndcg_at(10, &ranking, grades);
         recall += recall_at(100, &ranking, grades);
         // As a user has it: few passages, the embedding included.
-        let search = Search { query: query.text.clone(), mode, filter: None, limit: 10, vector: None };
+        let search =
+            Search { query: query.text.clone(), mode, filter: None, sight: Sight::All.into(), limit: 10, vector: None };
         let began = Instant::now();
         let found = app.retriever.ask(search).await.map_err(|error| error.to_string())?;
         total_ms.push(began.elapsed().as_secs_f64() * 1e3);

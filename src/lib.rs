@@ -18,7 +18,7 @@
 //! A request is a task; state is an actor. [`documents`], [`retrieval`] and [`answer`] hold the rules and know neither
 //! actix nor tokio; [`stores`] and [`models`] each keep a library in a file; [`actors`] hold order, bounds and failure;
 //! [`app`] builds it all; [`library`] is what all of them know of the documents, [`migrate`] moves these; [`freshness`]
-//! says how far the index is behind, [`usage`] and [`metrics`] what models did; [`eval`] measures.
+//! says how far the index is behind, [`identity`] who calls, [`usage`] and [`metrics`] what models did, [`series`] the last hour; [`eval`] measures.
 
 pub mod actors;
 pub mod answer;
@@ -31,11 +31,13 @@ pub mod error;
 pub mod eval;
 pub mod freshness;
 pub mod http;
+pub mod identity;
 pub mod library;
 pub mod metrics;
 pub mod migrate;
 pub mod models;
 pub mod retrieval;
+pub mod series;
 pub mod stores;
 pub mod usage;
 pub mod web;

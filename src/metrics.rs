@@ -5,6 +5,7 @@
 //! OpenTelemetry gives them for Prometheus: dots are underscores, and a unit is part of the name. All else begins with
 //! `answerd_`.
 
+use parking_lot::Mutex;
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -68,7 +69,30 @@ pub struct Metrics {
     chunks: Gauge,
     dead_letters: Gauge,
     resident_bytes: Gauge,
+    recent: Mutex<Recent>,
 }
+
+/// What ended since it was asked last, for the charts of the admin page.
+#[derive(Debug, Default)]
+pub struct Recent {
+    /// Answers, by how they ended.
+    pub ok: u64,
+    /// Cancelled, or left by their readers.
+    pub cancelled: u64,
+    /// Failed.
+    pub failed: u64,
+    /// Tokens of prompts that a model was given.
+    pub input_tokens: u64,
+    /// Tokens that a model generated.
+    pub output_tokens: u64,
+    /// To the first token, in milliseconds; of the latest ones.
+    pub first_token_ms: Vec<f64>,
+    /// A token after the first, in milliseconds; of the latest ones.
+    pub token_ms: Vec<f64>,
+}
+
+/// Latencies that are remembered for the next look.
+const RECENT: usize = 4096;
 
 /// What is looked up when the metrics are read.
 pub struct Snapshot {
@@ -164,12 +188,28 @@ impl Default for Metrics {
             chunks,
             dead_letters,
             resident_bytes,
+            recent: Mutex::default(),
         }
     }
 }
 
 impl Metrics {
-    /// Counts what a request used.
+    /// Counts an answer that has ended, wherever it came from.
+    pub fn ended(&self, outcome: Outcome) {
+        let mut recent = self.recent.lock();
+        match outcome {
+            Outcome::Stop | Outcome::Length => recent.ok += 1,
+            Outcome::Cancelled => recent.cancelled += 1,
+            Outcome::Error => recent.failed += 1,
+        }
+    }
+
+    /// What ended since the last call.
+    pub fn take_recent(&self) -> Recent {
+        std::mem::take(&mut self.recent.lock())
+    }
+
+    /// Counts what a request to a model used.
     pub fn used(&self, record: &UsageRecord) {
         let request = Request {
             gen_ai_operation_name: record.operation.name(),
@@ -181,14 +221,24 @@ impl Metrics {
             },
         };
         let seconds = |ms: u64| ms as f64 / 1e3;
+        let mut recent = self.recent.lock();
+        recent.input_tokens += record.prompt_tokens as u64;
+        recent.output_tokens += record.completion_tokens as u64;
         self.duration.get_or_create(&request).observe(seconds(record.total_ms));
         if let Some(first) = record.first_token_ms {
             self.first_token.get_or_create(&request).observe(seconds(first));
+            if recent.first_token_ms.len() < RECENT {
+                recent.first_token_ms.push(first as f64);
+            }
             if let Some(more) = record.completion_tokens.checked_sub(1).filter(|more| *more > 0) {
                 let each = seconds(record.total_ms.saturating_sub(first)) / more as f64;
                 self.output_token.get_or_create(&request).observe(each);
+                if recent.token_ms.len() < RECENT {
+                    recent.token_ms.push(each * 1e3);
+                }
             }
         }
+        drop(recent);
         self.input_tokens.get_or_create(&request).inc_by(record.prompt_tokens as u64);
         self.output_tokens.get_or_create(&request).inc_by(record.completion_tokens as u64);
         self.cached_tokens.get_or_create(&request).inc_by(record.cached_prompt_tokens as u64);

@@ -162,6 +162,7 @@ impl Ledger {
     pub fn record(&self, mut record: UsageRecord) {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         record.time_ms = now.as_millis() as u64;
+        self.metrics.ended(record.outcome);
         // The others are no requests to a model.
         if record.served == Served::Model {
             self.metrics.used(&record);

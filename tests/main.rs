@@ -15,6 +15,7 @@ mod events;
 mod folder;
 mod formats;
 mod generation;
+mod identity;
 mod metrics;
 mod mistralrs;
 mod openai;

@@ -21,6 +21,7 @@ use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, oneshot};
 
+use super::incidents::{Incidents, What};
 use super::stats::{ActorStatus, Cause, State, Stats};
 
 /// What one actor does.
@@ -87,6 +88,8 @@ pub struct Plan<R: Role> {
     pub factory: Factory<R>,
     /// Says more about it.
     pub detail: Option<Detail>,
+    /// Where it is told what happens to it.
+    pub incidents: Arc<Incidents>,
 }
 
 /// Why a message was not answered with a reply.
@@ -137,6 +140,12 @@ struct Inner<R: Role> {
     arbiter: ArbiterHandle,
     addr: ArcSwapOption<Addr<Host<R>>>,
     closing: AtomicBool,
+}
+
+impl<R: Role> Inner<R> {
+    fn happened(&self, what: What, message: Option<&str>) {
+        self.plan.incidents.add(&self.plan.name, what, message.map(str::to_owned));
+    }
 }
 
 impl<R: Role> Door<R> {
@@ -228,7 +237,9 @@ impl<R: Role> Door<R> {
     pub(super) fn revive(&self) {
         let lost = self.0.addr.load().as_ref().is_none_or(|addr| !addr.connected());
         if lost && !self.0.closing.load(Ordering::Relaxed) {
-            self.0.stats.restarting(Cause::Lost, "its mailbox closed".into(), self.0.plan.policy.window);
+            const WHY: &str = "its mailbox closed";
+            self.0.stats.restarting(Cause::Lost, WHY.into(), self.0.plan.policy.window);
+            self.0.happened(What::Lost, Some(WHY));
             self.spawn();
         }
     }
@@ -311,7 +322,9 @@ impl<R: Role> Watched for Door<R> {
     }
 
     fn close(&self) {
-        self.0.closing.store(true, Ordering::Relaxed);
+        if !self.0.closing.swap(true, Ordering::Relaxed) {
+            self.0.happened(What::Stopped, None);
+        }
         self.0.slots.close();
         self.0.stats.stopped();
     }
@@ -381,12 +394,14 @@ impl<R: Role> Host<R> {
         let Some(inner) = self.inner.upgrade() else { return ctx.terminate() };
         ctx.spawn(role.died().into_actor(self).map(|reason, host, ctx| host.fall(Cause::Died, reason, ctx)));
         self.role = Some(role);
-        inner.stats.running();
+        let before = inner.stats.running();
+        inner.happened(if before { What::Recovered } else { What::Started }, None);
     }
 
     fn unbuildable(&mut self, reason: String, ctx: &mut Context<Self>) {
         let Some(inner) = self.inner.upgrade() else { return ctx.terminate() };
         tracing::error!(actor = inner.plan.name, reason, "the actor could not be started");
+        inner.happened(What::Failed, Some(&reason));
         let recent = inner.stats.restarting(Cause::Died, reason.clone(), inner.plan.policy.window);
         inner.stats.unbuildable(reason);
         // Not a `wait`: the mailbox stays open, so that callers hear at once that it is down.
@@ -401,6 +416,7 @@ impl<R: Role> Host<R> {
             return ctx.terminate();
         }
         tracing::error!(actor = inner.plan.name, ?cause, reason, "the actor is restarted");
+        inner.happened(cause.into(), Some(&reason));
         let policy = &inner.plan.policy;
         self.pause = policy.pause(inner.stats.restarting(cause, reason, policy.window));
         ctx.stop();

@@ -25,6 +25,7 @@ use crate::config::FolderConfig;
 use crate::documents::event::{DocumentId, Metadata, Operation, Upsert};
 use crate::documents::parse::supported_extension;
 use crate::library::Library;
+use crate::retrieval::sight::VISIBLE_TO;
 use crate::stores::StoreError;
 use crate::stores::document_store::DocumentQuery;
 
@@ -219,6 +220,10 @@ impl Watch {
                 return Ok(false);
             }
         };
+        let mut metadata = Metadata::from([(FOLDER_KEY.to_owned(), self.mark())]);
+        if !self.config.visible_to.is_empty() {
+            metadata.insert(VISIBLE_TO.to_owned(), self.config.visible_to.clone().into());
+        }
         let upsert = Upsert {
             id,
             revision: None,
@@ -226,7 +231,7 @@ impl Watch {
             title: None,
             url: None,
             collection: self.config.collection.clone(),
-            metadata: Metadata::from([(FOLDER_KEY.to_owned(), self.mark())]),
+            metadata,
             content,
         };
         self.submit(Operation::Upsert(upsert)).await?;

@@ -208,6 +208,7 @@ impl Writer {
             lexical: snapshot,
             vectors: Arc::clone(&indexes.vectors),
             documents: Arc::clone(&indexes.documents),
+            matched: Mutex::default(),
         });
         self.settle(indexes);
         Ok(())

@@ -17,7 +17,7 @@
 //!         └── worker-N     owns one engine
 //! ```
 //!
-//! Around them: [`stats`] counts at the doors, [`overseer`] reads the doors, [`compute`] has the threads.
+//! Around them: [`stats`] counts at the doors, [`overseer`] reads the doors, [`incidents`] has what happened lately, [`compute`] has the threads.
 
 pub mod cache;
 pub mod compute;
@@ -26,6 +26,7 @@ pub mod document;
 pub mod door;
 pub mod embedder;
 pub mod folder;
+pub mod incidents;
 pub mod indexer;
 pub mod ingestor;
 pub mod maintainer;

@@ -7,6 +7,7 @@ use parking_lot::RwLock;
 use serde::Serialize;
 
 use super::door::Watched;
+use super::incidents::Incidents;
 use super::stats::ActorStatus;
 
 /// One actor with those below it, as `/admin/status` shows the tree.
@@ -22,20 +23,24 @@ pub struct Branch {
     pub children: Vec<Branch>,
 }
 
-/// The doors of all actors. Cheap to clone.
+/// The doors of all actors, and what happened to them lately. Cheap to clone.
 #[derive(Clone, Default)]
-pub struct Registry(Arc<RwLock<Vec<Arc<dyn Watched>>>>);
+pub struct Registry {
+    doors: Arc<RwLock<Vec<Arc<dyn Watched>>>>,
+    /// What happened lately.
+    pub incidents: Arc<Incidents>,
+}
 
 impl Registry {
     /// Adds an actor; returns its door for use.
     pub fn watch<D: Watched + Clone + 'static>(&self, door: D) -> D {
-        self.0.write().push(Arc::new(door.clone()));
+        self.doors.write().push(Arc::new(door.clone()));
         door
     }
 
     /// All actors, in the order in which they were started.
     pub fn statuses(&self) -> Vec<ActorStatus> {
-        self.0.read().iter().map(|door| door.status()).collect()
+        self.doors.read().iter().map(|door| door.status()).collect()
     }
 
     /// All actors as a tree, by the parts of their names.
@@ -50,17 +55,17 @@ impl Registry {
 
     /// Why the service is not ready; empty where it is.
     pub fn troubles(&self) -> Vec<String> {
-        self.0.read().iter().filter_map(|door| door.trouble()).collect()
+        self.doors.read().iter().filter_map(|door| door.trouble()).collect()
     }
 
     /// Admits nothing from now on.
     pub fn close(&self) {
-        self.0.read().iter().for_each(|door| door.close());
+        self.doors.read().iter().for_each(|door| door.close());
     }
 
     fn tend(&self) {
         // A copy, so that no lock is held while actors are started.
-        let doors = self.0.read().clone();
+        let doors = self.doors.read().clone();
         doors.iter().for_each(|door| door.tend());
     }
 }

@@ -13,6 +13,7 @@ use crate::freshness::AsOf;
 use crate::library::Library;
 use crate::retrieval::filter::Filter;
 use crate::retrieval::passage::Passage;
+use crate::retrieval::sight::Sight;
 use crate::stores::StoreError;
 use crate::stores::document_store::{Hits, Lookup, Standing};
 
@@ -38,6 +39,8 @@ pub struct Search {
     pub mode: Mode,
     /// Which documents count.
     pub filter: Option<Filter>,
+    /// What the caller sees.
+    pub sight: Arc<Sight>,
     /// The most passages wanted.
     pub limit: usize,
     /// The query's embedding where the caller has it already (benchmarks, evaluation).
@@ -111,12 +114,14 @@ impl Role for Retriever {
                 }
             }
             fail::fail_point!("retriever");
-            let Search { query, filter, limit, vector, .. } = search;
+            let Search { query, filter, sight, limit, vector, .. } = search;
             let words = (mode != Mode::Vector).then_some(query);
             let vector = vector.filter(|_| mode != Mode::Lexical);
             let bus = library.bus.now();
-            let Hits { passages, standing, best_similarity, index_us } =
-                library.store.search(Lookup { words, vector, filter, limit }).await?;
+            let lookup = Lookup { words, vector, filter: sight.narrow(filter), limit };
+            let Hits { mut passages, standing, best_similarity, index_us } = library.store.search(lookup).await?;
+            // The store has left out the rest already; what a mistake of its would show is too much to rely on that.
+            passages.retain(|passage| sight.sees(&passage.metadata));
             let Standing { commit, as_of } = standing;
             Ok(Found { passages, as_of: as_of.and(bus), commit, best_similarity, degraded, index_us })
         }

@@ -194,12 +194,16 @@ impl Stats {
     }
 
     /// The actor takes messages (again).
-    pub(super) fn running(&self) {
+    ///
+    /// Whether it did before.
+    pub(super) fn running(&self) -> bool {
         let mut slow = self.slow.lock();
         slow.state = State::Running;
-        if let Some(since) = slow.down_since.take() {
+        let down_since = slow.down_since.take();
+        if let Some(since) = down_since {
             slow.last_recovery = Some(since.elapsed());
         }
+        down_since.is_some()
     }
 
     /// The process is shutting down.

@@ -15,6 +15,7 @@ use crate::models::Sampling;
 use crate::models::chat::Message;
 use crate::retrieval::filter::Filter;
 use crate::retrieval::passage::Passage;
+use crate::retrieval::sight::Sight;
 
 /// A key: the SHA-256 hash of what it stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -54,6 +55,8 @@ pub struct Asked<'a> {
     pub messages: &'a [Message],
     /// Which documents count.
     pub filter: Option<&'a Filter>,
+    /// What its asker sees of them.
+    pub sight: &'a Sight,
     /// The most tokens of the answer, which are kept free for it.
     pub max_tokens: usize,
     /// How tokens are chosen.

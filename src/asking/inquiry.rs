@@ -14,6 +14,7 @@ use crate::error::ServiceError;
 use crate::library::Library;
 use crate::models::{Generator, Sampling};
 use crate::retrieval::passage::{Passage, snippet};
+use crate::retrieval::sight::Sight;
 
 /// Longest snippet of a source, in characters.
 const SNIPPET_CHARS: usize = 280;
@@ -27,6 +28,8 @@ pub(super) struct Inquiry {
     pub(super) retriever: Door<Retriever>,
     pub(super) engine: Arc<dyn Generator>,
     pub(super) question: Arc<Question>,
+    /// What its asker sees.
+    pub(super) sight: Arc<Sight>,
     /// Tokens of the messages that set the conversation up.
     pub(super) setting: usize,
     pub(super) sampling: Sampling,
@@ -56,6 +59,7 @@ impl Inquiry {
             question: &evidence::normalised(&self.question.question),
             messages: &self.question.messages,
             filter: self.question.filter.as_ref(),
+            sight: &self.sight,
             max_tokens: self.max_tokens,
             sampling: &self.sampling,
             stop: &self.stop,
@@ -70,6 +74,7 @@ impl Inquiry {
             query,
             mode: Mode::Hybrid,
             filter: self.question.filter.clone(),
+            sight: Arc::clone(&self.sight),
             limit: self.library.config.answer.max_passages * 3,
             vector: None,
         };

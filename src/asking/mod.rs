@@ -43,6 +43,7 @@ use crate::answer::evidence::Key;
 use crate::answer::log::{AnswerLog, Bounds, Event, Stage, Writer};
 use crate::answer::prompt;
 use crate::error::ServiceError;
+use crate::identity::Caller;
 use crate::library::Library;
 use crate::models::chat::{AROUND, Message, Role};
 use crate::models::line::Priority;
@@ -51,8 +52,6 @@ use crate::retrieval::filter::Filter;
 use crate::stores::document_store::Standing;
 use crate::usage::{Ledger, UsageRecord};
 
-/// What the name of a caller begins with who has a key.
-pub const BY_KEY: &str = "key:";
 /// Tokens of a prompt that the head and the markup take, about.
 const HEAD_TOKENS: usize = 64;
 /// Texts that are longer than this are counted on a thread that may block.
@@ -220,8 +219,7 @@ enum Found {
 
 impl Asker {
     /// Checks a question, takes a place in the model pool, and begins. What can be refused is refused
-    /// here; from then on the log tells everything, and says when it is no longer wanted. `caller` names who asks, for
-    /// fairness and for the record of usage.
+    /// here; from then on the log tells everything, and says when it is no longer wanted.
     ///
     /// # Errors
     /// [`ServiceError`]: invalid or too long, overloaded, or without a model; nothing was begun then.
@@ -229,7 +227,7 @@ impl Asker {
         self: &Arc<Self>,
         question: Question,
         wishes: Wishes,
-        caller: Arc<str>,
+        caller: &Caller,
     ) -> Result<Arc<AnswerLog>, ServiceError> {
         let config = &self.library.config.answer;
         let pool = self.models.answering();
@@ -266,12 +264,14 @@ impl Asker {
             retriever: self.retriever.clone(),
             engine,
             question: Arc::new(question),
+            sight: Arc::clone(&caller.sight),
             setting,
             sampling,
             max_tokens,
             stop,
             setup: self.kept.setup,
         };
+        let caller = Arc::clone(&caller.name);
         let Standing { commit, as_of } = self.library.standing().await?;
         let key = cache.read.then(|| inquiry.key(commit));
         let found = match key {
@@ -384,8 +384,9 @@ impl Asker {
         pool: &PoolDoor,
         messages: Vec<Message>,
         wishes: Wishes,
-        caller: Arc<str>,
+        caller: &Caller,
     ) -> Result<Arc<AnswerLog>, ServiceError> {
+        let caller = Arc::clone(&caller.name);
         let engine = pool.state.engine()?;
         if messages.is_empty() {
             return Err(ServiceError::Invalid("`messages` is empty".into()));
@@ -503,7 +504,8 @@ impl Asker {
     }
 
     /// The answer of this id, for those who may have it: of this replica, or of another one.
-    pub async fn find(&self, id: &str, caller: &str) -> Option<Arc<AnswerLog>> {
+    pub async fn find(&self, id: &str, caller: &Caller) -> Option<Arc<AnswerLog>> {
+        let caller = &*caller.name;
         match (self.shelf.get(id, caller), &self.elsewhere) {
             (None, Some(elsewhere)) => elsewhere.find(id, caller).await,
             (found, _) => found,

@@ -6,12 +6,13 @@ use std::time::Duration;
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 
-use super::BY_KEY;
 use crate::answer::log::AnswerLog;
+use crate::identity::BY_ADDRESS;
 
-/// Whether a caller may have the answer that `owner` asked for.
+/// Whether a caller may have the answer that `owner` asked for. Who was known only by an address has no other claim than
+/// the answer's id.
 pub(super) fn may_have(owner: &str, caller: &str) -> bool {
-    !owner.starts_with(BY_KEY) || owner == caller
+    owner.starts_with(BY_ADDRESS) || owner == caller
 }
 
 /// See the module.
@@ -33,8 +34,8 @@ impl Shelf {
         self.answers.insert(log.id().to_owned(), (Arc::clone(log), Arc::clone(caller)));
     }
 
-    /// The answer of this id, for those who may have it: one that was asked for with a key is its holder's alone. Without
-    /// one its id, which cannot be guessed, is enough: an address changes with the network.
+    /// The answer of this id, for those who may have it: one that was asked for with a key or a token is its holder's alone.
+    /// Without one its id, which cannot be guessed, is enough: an address changes with the network.
     pub fn get(&self, id: &str, caller: &str) -> Option<Arc<AnswerLog>> {
         let answer = self.answers.get(id)?;
         let (log, owner) = &*answer;

@@ -6,8 +6,11 @@ use std::time::Duration;
 
 use eventsource_stream::Eventsource;
 use futures_util::{Stream, StreamExt};
-use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, utf8_percent_encode};
+use reqwest::header::{AUTHORIZATION, HeaderValue};
 use serde_json::{Value, json};
+
+use super::ServerChoice;
 
 use crate::actors::door::DoorError;
 use crate::actors::ingestor::IngestError;
@@ -18,6 +21,8 @@ use crate::config::Config;
 use crate::documents::event::{DocumentId, Metadata, Operation, Upsert};
 use crate::error::ServiceError;
 use crate::http::client_builder;
+use crate::identity::Caller;
+use crate::retrieval::sight::{Sight, groups_of, with_groups};
 use crate::stores::document_store::OperationState;
 
 /// The events of an answer: name and data.
@@ -25,6 +30,14 @@ pub type Events = Pin<Box<dyn Stream<Item = Result<(String, Value), String>>>>;
 
 /// What must be encoded in a path segment.
 const SEGMENT: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'#').add(b'%').add(b'<').add(b'>').add(b'?').add(b'`');
+
+/// What is said of documents beside their content.
+pub struct Description {
+    /// The collection they go into.
+    pub collection: String,
+    /// The groups that may see them, with commas between.
+    pub visible_to: Option<String>,
+}
 
 /// Where the work is done.
 pub enum Target {
@@ -41,9 +54,9 @@ pub enum Target {
 
 impl Target {
     /// The server that was named; else the configured one, if it answers; else this process.
-    pub async fn choose(config: Config, server: Option<String>, chat: bool) -> Result<Self, String> {
-        let http =
-            client_builder(None)?.connect_timeout(Duration::from_secs(2)).build().map_err(|error| error.to_string())?;
+    pub async fn choose(config: Config, choice: ServerChoice, chat: bool) -> Result<Self, String> {
+        let ServerChoice { server, key } = choice;
+        let http = client_with(key)?;
         let base = server.clone().unwrap_or_else(|| format!("http://{}", config.server.bind));
         let base = base.trim_end_matches('/').to_owned();
         let answer = http.get(format!("{base}/healthz")).timeout(Duration::from_secs(5)).send().await;
@@ -83,8 +96,8 @@ impl Target {
                 let wishes = question.wishes();
                 app.until_models_work().await?;
                 let asker = app.asker().map_err(|error| error.to_string())?;
-                let log =
-                    asker.ask(question, wishes, "command line".into()).await.map_err(|error| error.to_string())?;
+                let caller = Caller::unrestricted("command line");
+                let log = asker.ask(question, wishes, &caller).await.map_err(|error| error.to_string())?;
                 Ok(Box::pin(log.reader(0).map(|(_, event)| Ok((event.name().to_owned(), event.data())))))
             }
         }
@@ -99,7 +112,14 @@ impl Target {
                 checked(response).await?.json().await.map_err(|error| error.to_string())
             }
             Self::Here(app) => {
-                let search = Search { query: query.to_owned(), mode, filter: None, limit, vector: None };
+                let search = Search {
+                    query: query.to_owned(),
+                    mode,
+                    filter: None,
+                    sight: Sight::All.into(),
+                    limit,
+                    vector: None,
+                };
                 let found = app.retriever.ask(search).await.map_err(|error| error.to_string())?;
                 Ok(json!({ "results": found.passages, "degraded": found.degraded }))
             }
@@ -107,11 +127,15 @@ impl Target {
     }
 
     /// Puts a document.
-    pub async fn put(&self, id: &str, collection: &str, content: Vec<u8>) -> Result<(), String> {
+    pub async fn put(&self, id: &str, description: &Description, content: Vec<u8>) -> Result<(), String> {
+        let Description { collection, visible_to } = description;
         match self {
             Self::Server { base, http } => {
                 // A collection's name needs no encoding.
-                let address = format!("{}?collection={collection}", document_address(base, id));
+                let mut address = format!("{}?collection={collection}", document_address(base, id));
+                if let Some(groups) = visible_to {
+                    address.extend(["&visible_to=", &utf8_percent_encode(groups, NON_ALPHANUMERIC).to_string()]);
+                }
                 loop {
                     let request = http.put(&address).body(content.clone());
                     match request.send().await {
@@ -130,8 +154,8 @@ impl Target {
                     media_type: None,
                     title: None,
                     url: None,
-                    collection: collection.to_owned(),
-                    metadata: Metadata::new(),
+                    collection: collection.clone(),
+                    metadata: with_groups(Metadata::new(), groups_of(visible_to.as_deref()))?,
                     content,
                 };
                 loop {
@@ -176,6 +200,18 @@ impl Target {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
+}
+
+/// Connections to an answerd, with a key where it asks for one.
+pub(super) fn client_with(key: Option<String>) -> Result<reqwest::Client, String> {
+    let mut http = client_builder(None)?.connect_timeout(Duration::from_secs(2));
+    if let Some(key) = key {
+        let value = HeaderValue::try_from(format!("Bearer {key}"));
+        let mut value = value.map_err(|_| "the API key has characters that no key has")?;
+        value.set_sensitive(true);
+        http = http.default_headers([(AUTHORIZATION, value)].into_iter().collect());
+    }
+    http.build().map_err(|error| error.to_string())
 }
 
 fn document_address(base: &str, id: &str) -> String {

@@ -1,9 +1,11 @@
 //! The command line. `serve` runs the service; `ask`, `search` and `ingest` speak to a running one, or, where none
-//! answers, do their work in this process on the same data folder; `publish` and `dlq` speak to NATS; `check`,
-//! `eval` and `migrate` need no service.
+//! answers, do their work in this process on the same data folder; `publish` and `dlq` speak to NATS; `keys`,
+//! `feedback`, `check`, `eval` and `migrate` need no service.
 
 mod client;
 mod dlq;
+mod feedback;
+mod keys;
 mod migrate;
 mod publish;
 
@@ -19,7 +21,7 @@ use serde_json::Value;
 use crate::actors::retriever::Mode;
 use crate::app::{App, Parts};
 use crate::config::{Config, LogFormat};
-use client::Target;
+use client::{Description, Target};
 
 /// Search an organisation's documents, and call the model.
 #[derive(Parser)]
@@ -69,6 +71,9 @@ enum Command {
         /// The collection they go into.
         #[arg(long, default_value = crate::documents::event::COLLECTION_DEFAULT)]
         collection: String,
+        /// The groups that may see them, with commas between; without it, everybody may.
+        #[arg(long)]
+        visible_to: Option<String>,
         #[command(flatten)]
         server: ServerChoice,
     },
@@ -80,6 +85,13 @@ enum Command {
         #[command(subcommand)]
         what: dlq::Dlq,
     },
+    /// Make, list and revoke API keys.
+    Keys {
+        #[command(subcommand)]
+        what: keys::Keys,
+    },
+    /// Print what people thought of answers, as JSON, one a line.
+    Feedback,
     /// Move the documents of one store into another, and compare them. No answerd may work on either meanwhile.
     Migrate(migrate::Migrate),
     /// Check the configuration and print every mistake with its path.
@@ -106,6 +118,9 @@ struct ServerChoice {
     /// tried, and where nothing answers there, the work is done in this process.
     #[arg(long, env = "ANSWERD_SERVER")]
     server: Option<String>,
+    /// The API key for it, where it asks who calls.
+    #[arg(long, env = "ANSWERD_KEY", hide_env_values = true)]
+    key: Option<String>,
 }
 
 /// Runs a command; errors are printed for the person who typed it.
@@ -139,13 +154,13 @@ async fn execute(cli: Cli) -> Result<(), String> {
         }
         Command::Ask { question, json, server } => {
             start_log(&config, "warn");
-            ask(Target::choose(config, server.server, true).await?, question, json).await
+            ask(Target::choose(config, server, true).await?, question, json).await
         }
         Command::Search { query, mode, limit, json, server } => {
             start_log(&config, "warn");
             let mode: Mode = serde_json::from_value(Value::from(mode.as_str()))
                 .map_err(|_| format!("--mode is {mode}, it must be hybrid, lexical or vector"))?;
-            let target = Target::choose(config, server.server, false).await?;
+            let target = Target::choose(config, server, false).await?;
             let response = target.search(&query, mode, limit).await?;
             target.close().await;
             if json {
@@ -155,9 +170,9 @@ async fn execute(cli: Cli) -> Result<(), String> {
             }
             Ok(())
         }
-        Command::Ingest { path, collection, server } => {
+        Command::Ingest { path, collection, visible_to, server } => {
             start_log(&config, "warn");
-            ingest(Target::choose(config, server.server, false).await?, path, collection).await
+            ingest(Target::choose(config, server, false).await?, path, Description { collection, visible_to }).await
         }
         Command::Publish(what) => {
             start_log(&config, "warn");
@@ -166,6 +181,14 @@ async fn execute(cli: Cli) -> Result<(), String> {
         Command::Migrate(what) => {
             start_log(&config, "warn");
             migrate::run(config, what).await
+        }
+        Command::Feedback => {
+            start_log(&config, "warn");
+            feedback::export(config).await
+        }
+        Command::Keys { what } => {
+            start_log(&config, "warn");
+            keys::run(config, what).await
         }
         Command::Dlq { what } => {
             start_log(&config, "warn");
@@ -326,13 +349,13 @@ fn documents_in(path: &std::path::Path) -> Result<Vec<(String, PathBuf)>, String
     Ok(files)
 }
 
-async fn ingest(target: Target, path: PathBuf, collection: String) -> Result<(), String> {
+async fn ingest(target: Target, path: PathBuf, description: Description) -> Result<(), String> {
     let files = documents_in(&path)?;
     let (mut failed, count) = (0, files.len());
     let mut waiting = Vec::new();
     for (id, file) in files {
         let content = std::fs::read(&file).map_err(|error| format!("cannot read {}: {error}", file.display()))?;
-        match target.put(&id, &collection, content).await {
+        match target.put(&id, &description, content).await {
             Ok(()) => waiting.push(id),
             Err(message) => {
                 failed += 1;

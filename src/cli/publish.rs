@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use async_nats::header::HeaderMap;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
+use super::client::client_with;
 use super::documents_in;
 use crate::config::Config;
 use crate::documents::event::{COLLECTION_DEFAULT, DocumentId, validate_collection};
-use crate::http::client;
 use crate::stores::nats::Bus;
 
 /// What the CloudEvents bindings percent-encode in a header: everything that is not printable ASCII, and `"` and `%`.
@@ -33,12 +33,18 @@ pub struct Publish {
     /// The media type; without it, the content and the name tell.
     #[arg(long)]
     media_type: Option<String>,
+    /// The groups that may see it, with commas between them; without it, everybody may.
+    #[arg(long)]
+    visible_to: Option<String>,
     /// Publish that this document is deleted.
     #[arg(long, conflicts_with_all = ["path", "id"])]
     delete: Option<String>,
     /// Address of a running answerd, for where there is no NATS.
     #[arg(long, env = "ANSWERD_SERVER")]
     server: Option<String>,
+    /// The API key for it, where it asks who calls.
+    #[arg(long, env = "ANSWERD_KEY", hide_env_values = true)]
+    key: Option<String>,
 }
 
 /// Where the events go.
@@ -55,7 +61,7 @@ pub async fn run(config: Config, what: Publish) -> Result<(), String> {
         None if !config.nats.servers.is_empty() => Way::Nats(Box::new(Bus::connect(&config.nats).await?)),
         server => {
             let base = server.unwrap_or_else(|| format!("http://{}", config.server.bind));
-            Way::Http { url: format!("{}/v1/events", base.trim_end_matches('/')), http: client()? }
+            Way::Http { url: format!("{}/v1/events", base.trim_end_matches('/')), http: client_with(what.key)? }
         }
     };
     let mut events: Vec<(String, Option<PathBuf>)> = Vec::new();
@@ -98,6 +104,9 @@ pub async fn run(config: Config, what: Publish) -> Result<(), String> {
             ("ce-subject", utf8_percent_encode(id.as_str(), HEADER).to_string()),
             ("ce-collection", what.collection.clone()),
         ];
+        headers.extend(
+            what.visible_to.clone().map(|groups| ("ce-visibleto", utf8_percent_encode(&groups, HEADER).to_string())),
+        );
         headers.extend(what.revision.map(|revision| ("ce-revision", revision.to_string())));
         headers.extend(what.media_type.clone().map(|media_type| ("content-type", media_type)));
         send(&way, &what.collection, &id, action, headers, content, &event_id)

@@ -2,15 +2,17 @@
 //! told at once, each with its path and its place, and with one of them the process does not start.
 //!
 //! `settings` holds the sections and the range of each value, `events` those of `[nats]` and `[fetch]`, `models` those of
-//! `[models]`, `store` those of `[store]` and `[postgres]`, `cache` those of `[cache]` and `[redis]`; `read` finds what is no
-//! setting at all; this file checks what lies between settings. Called once, by the command line. It never warns and goes
+//! `[models]`, `store` those of `[store]` and `[postgres]`, `cache` those of `[cache]` and `[redis]`, `identity` those of `[identity]`; `read` finds what is no
+//! setting at all, `shown` hides what is secret; this file checks what lies between settings. Called once, by the command line. It never warns and goes
 //! on, and opens nothing that a setting names.
 
 mod cache;
 mod events;
+mod identity;
 mod models;
 mod read;
 mod settings;
+mod shown;
 mod store;
 
 use std::fmt;
@@ -21,6 +23,7 @@ use garde::Validate;
 
 pub use self::cache::{CacheConfig, RedisConfig};
 pub use self::events::{FetchConfig, NatsConfig};
+pub use self::identity::{IdentityConfig, JwtConfig};
 pub use self::models::{ChatModelConfig, Engine, ModelsConfig, UpstreamConfig};
 use self::read::{Merged, Reader};
 pub use self::settings::*;
@@ -191,6 +194,15 @@ impl Config {
             &["store.engine", "qdrant.url"],
             "the engine qdrant needs an address in [qdrant] url".to_owned(),
         );
+        let (bind, identity) = (self.server.bind, &self.identity);
+        check(
+            bind.ip().is_loopback() || identity.enabled || identity.allow_anonymous,
+            &["server.bind", "identity.enabled"],
+            format!(
+                "others can reach {bind}, and everybody may do everything: set [identity] enabled = true, or, where something in front \
+                 tells who calls, [identity] allow_anonymous = true"
+            ),
+        );
         let ChunkingConfig { max_tokens, overlap_tokens } = self.chunking;
         check(
             overlap_tokens < max_tokens / 2,
@@ -349,6 +361,7 @@ impl Config {
             ("fetch.tls_ca_file".to_owned(), &mut self.fetch.tls_ca_file),
             ("redis.tls_ca_file".to_owned(), &mut self.redis.tls_ca_file),
             ("postgres.tls_ca_file".to_owned(), &mut self.postgres.tls_ca_file),
+            ("identity.jwt.tls_ca_file".to_owned(), &mut self.identity.jwt.tls_ca_file),
         ]);
         paths.extend(files.filter(|(_, path)| !path.as_os_str().is_empty()));
         let mut errors = Vec::new();

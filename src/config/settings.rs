@@ -11,9 +11,11 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::models;
 use super::{
-    CacheConfig, FetchConfig, ModelsConfig, NatsConfig, PostgresConfig, QdrantConfig, RedisConfig, StoreConfig,
+    CacheConfig, FetchConfig, IdentityConfig, ModelsConfig, NatsConfig, PostgresConfig, QdrantConfig, RedisConfig,
+    StoreConfig,
 };
 use crate::documents::event::{DocumentId, validate_collection};
+use crate::retrieval::sight::validate_group;
 
 /// Bytes in a mebibyte.
 pub(super) const MIB: usize = 1 << 20;
@@ -32,6 +34,9 @@ pub struct Config {
     /// The HTTP server.
     #[garde(dive)]
     pub server: ServerConfig,
+    /// Who may call.
+    #[garde(dive)]
+    pub identity: IdentityConfig,
     /// Where the state is kept.
     #[garde(dive)]
     pub data: DataConfig,
@@ -92,6 +97,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             server: ServerConfig::default(),
+            identity: IdentityConfig::default(),
             data: DataConfig::default(),
             store: StoreConfig::default(),
             postgres: PostgresConfig::default(),
@@ -199,6 +205,9 @@ pub struct FolderConfig {
     /// Put before the relative path to make the document's id. Default empty.
     #[garde(length(max = 128), custom(id_prefix))]
     pub prefix: String,
+    /// The groups that may see its documents; with none of them, everybody may. Default empty.
+    #[garde(length(max = 100), custom(group_names))]
+    pub visible_to: Vec<String>,
     /// A file is read once nothing has changed it for so many milliseconds. Default 300.
     #[garde(range(min = 10, max = 60_000))]
     pub debounce_ms: u64,
@@ -206,7 +215,13 @@ pub struct FolderConfig {
 
 impl Default for FolderConfig {
     fn default() -> Self {
-        Self { path: PathBuf::new(), collection: String::new(), prefix: String::new(), debounce_ms: 300 }
+        Self {
+            path: PathBuf::new(),
+            collection: String::new(),
+            prefix: String::new(),
+            visible_to: Vec::new(),
+            debounce_ms: 300,
+        }
     }
 }
 
@@ -600,6 +615,10 @@ fn socket_address<'de, D: Deserializer<'de>>(from: D) -> Result<SocketAddr, D::E
 
 pub(super) fn given(path: &Path, _: &()) -> garde::Result {
     if path.as_os_str().is_empty() { Err(garde::Error::new("must be given: it has no value")) } else { Ok(()) }
+}
+
+fn group_names(names: &[String], _: &()) -> garde::Result {
+    names.iter().try_for_each(|name| validate_group(name)).map_err(garde::Error::new)
 }
 
 fn collection_name(name: &str, _: &()) -> garde::Result {

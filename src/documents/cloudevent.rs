@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::event::{COLLECTION_DEFAULT, DocumentId, JsonDocument, Metadata, Operation, Upsert};
 use super::parse::essence;
+use crate::retrieval::sight::{groups_of, with_groups};
 
 /// An event as it was delivered.
 #[derive(Debug, Clone)]
@@ -231,6 +232,7 @@ fn event(delivery: &Delivery<'_>, attributes: &Attributes, data: Data) -> Result
     if let Some(metadata) = attributes.metadata()? {
         body.metadata = metadata;
     }
+    body.visible_to = groups_of(attributes.text("visibleto")?.as_deref()).or(body.visible_to);
     // With the content elsewhere, the content type is that of what is there.
     let dataref = attributes.text("dataref")?;
     if dataref.is_some() {
@@ -322,7 +324,7 @@ fn finish(
         title: body.title,
         url: body.url,
         collection: body.collection.or(bus_collection).unwrap_or_else(|| COLLECTION_DEFAULT.to_owned()),
-        metadata: body.metadata,
+        metadata: with_groups(body.metadata, body.visible_to).map_err(InvalidEvent)?,
         content: body.content.unwrap_or_default(),
     };
     match (&dataref, upsert.content.is_empty()) {

@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use crate::retrieval::sight::validate_visibility;
+
 /// The collection of a document whose publisher names none.
 pub const COLLECTION_DEFAULT: &str = "default";
 
@@ -219,7 +221,8 @@ impl Upsert {
             return Err(format!("`revision` is larger than {}", i64::MAX));
         }
         validate_collection(&self.collection)?;
-        validate_metadata(&self.metadata)
+        validate_metadata(&self.metadata)?;
+        validate_visibility(&self.metadata)
     }
 }
 
@@ -241,6 +244,8 @@ pub struct JsonDocument {
     /// See [`Upsert::metadata`].
     #[serde(default)]
     pub metadata: Metadata,
+    /// The groups that may see it, as in the metadata; see [`crate::retrieval::sight`].
+    pub visible_to: Option<Vec<String>>,
     /// See [`Upsert::revision`].
     pub revision: Option<u64>,
 }

@@ -9,7 +9,7 @@
 //! - a filter holds before anything is ranked;
 //! - what is said of freshness was true when the search began.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use crate::documents::{Format, ParsedDocument};
 use crate::freshness::AsOf;
 use crate::retrieval::filter::Filter;
 use crate::retrieval::passage::Passage;
+use crate::retrieval::sight::Sight;
 
 /// A store of documents; see the module.
 #[async_trait]
@@ -82,6 +83,9 @@ pub trait DocumentStore: Send + Sync {
     /// A page of the documents that are served, wait, or failed: by id, or, where an engine orders no texts, in another
     /// order that stays.
     async fn documents(&self, query: &DocumentQuery) -> Result<DocumentPage, StoreError>;
+
+    /// The collections of the documents that are served and match, each with how many they are, by name.
+    async fn collections(&self, filter: Option<Filter>) -> Result<BTreeMap<String, u64>, StoreError>;
 
     /// Sizes.
     async fn counts(&self) -> Result<StoreCounts, StoreError>;
@@ -269,6 +273,13 @@ pub struct DocumentRecord {
     pub last: LastOperation,
 }
 
+impl DocumentRecord {
+    /// Whether all that is told here is seen: of what is served, and of what was given last.
+    pub fn is_seen_by(&self, sight: &Sight) -> bool {
+        sight.sees(&self.metadata) && self.served.as_ref().is_none_or(|served| sight.sees(&served.metadata))
+    }
+}
+
 /// What is served of a document.
 #[derive(Debug, Clone)]
 pub struct Served {
@@ -284,6 +295,8 @@ pub struct Served {
     pub media_type: Option<String>,
     /// The format it was read as.
     pub format: Option<Format>,
+    /// Its metadata.
+    pub metadata: Metadata,
     /// How many chunks it has.
     pub chunks: u64,
     /// When it was stored, in milliseconds since the Unix epoch.

@@ -24,6 +24,7 @@ use crate::config::Config;
 use crate::documents::ParsedDocument;
 use crate::documents::event::Operation;
 use crate::freshness::Freshness;
+use crate::retrieval::filter::Filter;
 use crate::retrieval::fusion::fuse;
 use crate::retrieval::passage::{Passage, Scores, StageScore};
 
@@ -192,6 +193,11 @@ impl DocumentStore for Embedded {
         Ok(page)
     }
 
+    async fn collections(&self, filter: Option<Filter>) -> Result<BTreeMap<String, u64>, StoreError> {
+        let view = self.indexes.views.current().ok_or_else(not_open)?;
+        self.searching.run(move || Ok(view.collections(filter.as_ref()))).await
+    }
+
     async fn counts(&self) -> Result<StoreCounts, StoreError> {
         self.catalog(Catalog::counts).await
     }
@@ -247,12 +253,13 @@ fn find(indexes: &Indexes, lookup: &Lookup) -> Result<Hits, StoreError> {
     let config = &indexes.config.search;
     let began = Instant::now();
     let matching = lookup.filter.as_ref().map(|filter| view.matching(filter));
-    let allowed = matching.as_ref().unwrap_or(&view.live);
+    let matching = matching.as_deref();
+    let allowed = matching.unwrap_or(&view.live);
     let depth = config.candidates.max(lookup.limit);
     let lexical = || match &lookup.words {
         None => Ok(Vec::new()),
         // Without a filter the snapshot itself holds the live chunks and nothing else.
-        Some(words) => view.lexical.search(words, depth, matching.as_ref()),
+        Some(words) => view.lexical.search(words, depth, matching),
     };
     let vector = || match &lookup.vector {
         None => Ok(Vec::new()),

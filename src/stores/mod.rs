@@ -7,7 +7,7 @@
 //! move from one store to another.
 //!
 //! [`memory`] keeps what was answered for a while, and [`redis`] for all replicas. [`nats`] and [`dataref`] are where
-//! documents come from.
+//! documents come from. [`records`] are the service's own: API keys, what people thought of answers.
 
 mod admission;
 pub mod archive;
@@ -21,6 +21,7 @@ pub mod memory;
 pub mod nats;
 pub mod postgres;
 pub mod qdrant;
+pub mod records;
 pub mod redis;
 mod settled;
 pub mod tantivy;

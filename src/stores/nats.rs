@@ -89,6 +89,8 @@ pub struct DeadLetter {
     pub payload: Bytes,
     /// When it was given up.
     pub time: String,
+    /// The same, in milliseconds since the Unix epoch.
+    pub time_ms: i64,
 }
 
 impl DeadLetter {
@@ -379,8 +381,16 @@ impl Bus {
     /// # Errors
     /// In words for the operator; also where there is none of this number.
     pub async fn dead_letter(&self, sequence: u64) -> Result<DeadLetter, String> {
+        self.find_dead_letter(sequence).await?.ok_or_else(|| format!("there is no dead letter {sequence}"))
+    }
+
+    /// The same; none where there is none of this number.
+    ///
+    /// # Errors
+    /// In words for the operator.
+    pub async fn find_dead_letter(&self, sequence: u64) -> Result<Option<DeadLetter>, String> {
         let stream = self.dead_letters().await?;
-        self.letter(&stream, sequence).await?.ok_or_else(|| format!("there is no dead letter {sequence}"))
+        self.letter(&stream, sequence).await
     }
 
     async fn letter(&self, stream: &Stream, sequence: u64) -> Result<Option<DeadLetter>, String> {
@@ -391,6 +401,7 @@ impl Bus {
                 headers: message.headers,
                 payload: message.payload,
                 time: message.time.to_string(),
+                time_ms: (message.time.unix_timestamp_nanos() / 1_000_000) as i64,
             })),
             Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(None),
             Err(error) => Err(failed(&format!("read the dead letter {sequence}"), error)),
@@ -433,12 +444,16 @@ impl Bus {
         headers.insert(RETRY, "1");
         let key = format!("retry-{}-{}", letter.sequence, letter.time);
         self.publish(&subject, headers, letter.payload, &key).await?;
-        let stream = self.dead_letters().await?;
-        stream
-            .delete_message(letter.sequence)
-            .await
-            .map_err(|error| failed(&format!("remove the dead letter {}", letter.sequence), error))
-            .map(|_| ())
+        self.discard(letter.sequence).await
+    }
+
+    /// Removes a dead letter for good.
+    ///
+    /// # Errors
+    /// In words for the operator.
+    pub async fn discard(&self, sequence: u64) -> Result<(), String> {
+        let removed = self.dead_letters().await?.delete_message(sequence).await;
+        removed.map(drop).map_err(|error| failed(&format!("remove the dead letter {sequence}"), error))
     }
 
     /// The largest payload that the servers take, in bytes.

@@ -3,7 +3,7 @@
 //! The indexer makes a new [`View`] and swaps it in with one pointer: a document changes in both indexes in
 //! one step, and a search that has begun goes on with what it began with.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwapOption;
@@ -44,6 +44,12 @@ impl DocumentTable {
     }
 }
 
+/// Filters whose chunks a view remembers.
+const REMEMBERED: usize = 32;
+
+/// Filters, each with the chunks that it matches.
+pub type Matched = VecDeque<(Filter, Arc<RoaringBitmap>)>;
+
 /// One state of the indexes; see the module.
 pub struct View {
     /// The catalog's commit it shows.
@@ -56,19 +62,49 @@ pub struct View {
     pub vectors: Arc<VectorIndex>,
     /// The documents.
     pub documents: Arc<DocumentTable>,
+    /// What filters came to; the latest last.
+    pub matched: Mutex<Matched>,
 }
 
 impl View {
-    /// The live chunks of documents that match.
-    pub fn matching(&self, filter: &Filter) -> RoaringBitmap {
-        let table = self.documents.0.read();
+    /// The live chunks of documents that match. What a few filters came to is remembered: who sees what is a filter, too,
+    /// and the same for all of a group.
+    pub fn matching(&self, filter: &Filter) -> Arc<RoaringBitmap> {
+        let known = |matched: &Matched| matched.iter().find(|(known, _)| known == filter).map(|(_, c)| Arc::clone(c));
+        if let Some(chunks) = known(&self.matched.lock()) {
+            return chunks;
+        }
         let mut chunks = RoaringBitmap::new();
-        for (first, version) in table.iter() {
-            if self.live.contains(*first) && filter.matches(version.as_ref()) {
-                chunks.insert_range(version.chunks.clone());
+        self.each_matching(Some(filter), |version| {
+            chunks.insert_range(version.chunks.clone());
+        });
+        let chunks = Arc::new(chunks);
+        let mut matched = self.matched.lock();
+        if matched.len() >= REMEMBERED {
+            matched.pop_front();
+        }
+        matched.push_back((filter.clone(), Arc::clone(&chunks)));
+        chunks
+    }
+
+    /// How many live documents match, by collection.
+    pub fn collections(&self, filter: Option<&Filter>) -> BTreeMap<String, u64> {
+        let mut collections = BTreeMap::new();
+        self.each_matching(filter, |version| match collections.get_mut(&version.collection) {
+            Some(count) => *count += 1,
+            None => {
+                collections.insert(version.collection.clone(), 1);
+            }
+        });
+        collections
+    }
+
+    fn each_matching(&self, filter: Option<&Filter>, mut take: impl FnMut(&Version)) {
+        for (first, version) in self.documents.0.read().iter() {
+            if self.live.contains(*first) && filter.is_none_or(|filter| filter.matches(version.as_ref())) {
+                take(version);
             }
         }
-        chunks
     }
 }
 

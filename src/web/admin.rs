@@ -1,14 +1,71 @@
-//! `/admin/status`: the tree of actors and the state of the stores, as JSON.
+//! What operators look at: `/admin/status`, the tree of actors and the state of the stores; `/admin/events`, the same each
+//! second as server-sent events, and the figures as they come; `/admin/series`, the last hour of them; `/admin/config`, the
+//! settings in effect.
 
-use actix_web::{HttpResponse, web};
+use std::convert::Infallible;
+use std::time::Duration;
 
+use actix_web::{HttpRequest, HttpResponse, Responder, web};
+use actix_web_lab::sse;
+use futures_util::{StreamExt, stream};
+use tokio::sync::broadcast::error::RecvError;
+
+use super::auth::caller;
+use super::error::{Problem, method_not_allowed};
 use crate::app::App;
+use crate::identity::Scope;
 
 /// The routes of this file.
 pub fn routes(config: &mut web::ServiceConfig) {
-    config.route("/admin/status", web::get().to(status));
+    for (path, get) in [
+        ("/admin/status", web::get().to(status)),
+        ("/admin/events", web::get().to(events)),
+        ("/admin/series", web::get().to(series)),
+        ("/admin/config", web::get().to(settings)),
+    ] {
+        config.service(web::resource(path).route(get).default_service(web::to(method_not_allowed)));
+    }
 }
 
-async fn status(app: web::Data<App>) -> HttpResponse {
-    HttpResponse::Ok().json(app.status().await)
+async fn status(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, Problem> {
+    caller(&request, Scope::Admin)?;
+    Ok(HttpResponse::Ok().json(app.status().await))
+}
+
+async fn series(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, Problem> {
+    caller(&request, Scope::Admin)?;
+    Ok(HttpResponse::Ok().json(app.watching.series.json()))
+}
+
+async fn settings(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, Problem> {
+    caller(&request, Scope::Admin)?;
+    Ok(HttpResponse::Ok().json(app.config.shown()))
+}
+
+/// The state now, and whatever is told from now on, until the service stops.
+async fn events(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, Problem> {
+    caller(&request, Scope::Admin)?;
+    let told = app.watching.watch();
+    let first = stream::once(std::future::ready(event("status", app.status().await.to_string())));
+    let rest = stream::unfold((told, app.stopping()), |(mut told, mut stopping)| async move {
+        loop {
+            let next = tokio::select! {
+                next = told.recv() => next,
+                _ = stopping.wait_for(|stopping| *stopping) => return None,
+            };
+            match next {
+                Ok(next) => return Some((event(next.name, next.data.clone()), (told, stopping))),
+                // Who is slow gets what is new.
+                Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => return None,
+            }
+        }
+    });
+    let keep_alive = Duration::from_secs(app.config.server.keep_alive_s);
+    let events = sse::Sse::from_stream(first.chain(rest)).with_keep_alive(keep_alive);
+    Ok(events.respond_to(&request).map_into_boxed_body())
+}
+
+fn event(name: &'static str, data: String) -> Result<sse::Event, Infallible> {
+    Ok(sse::Event::Data(sse::Data::new(data).event(name)))
 }

@@ -11,11 +11,12 @@ use actix_web_lab::sse;
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 
-use super::caller::caller;
+use super::auth::caller;
 use super::error::{Kind, Problem, method_not_allowed, response_of};
 use crate::answer::log::{AnswerLog, Event, Reader, event_id, parse_event_id};
 use crate::app::App;
 use crate::asking::{CacheUse, Question, Wishes};
+use crate::identity::{Caller, Scope};
 
 /// The routes of this file.
 pub fn routes(config: &mut web::ServiceConfig) {
@@ -36,10 +37,11 @@ async fn ask(
     app: web::Data<App>,
     question: web::Json<Question>,
 ) -> Result<HttpResponse, Problem> {
+    let caller = caller(&request, Scope::Ask)?;
     let stream = wants_stream(&request)?;
     let question = question.into_inner();
     let wishes = Wishes { cache: cache_use(&request), ..question.wishes() };
-    let log = app.asker()?.ask(question, wishes, caller(&request)).await?;
+    let log = app.asker()?.ask(question, wishes, &caller).await?;
     let place = place(&log);
     if stream {
         return Ok(at(place, stream_events(&app, &log, 0).respond_to(&request).map_into_boxed_body()));
@@ -73,7 +75,7 @@ pub(super) fn at((name, place): (header::HeaderName, String), mut response: Http
 }
 
 /// The answer that an address names.
-pub(super) async fn find(app: &App, id: &str, caller: &str) -> Result<Arc<AnswerLog>, Problem> {
+pub(super) async fn find(app: &App, id: &str, caller: &Caller) -> Result<Arc<AnswerLog>, Problem> {
     app.asker()?.find(id, caller).await.ok_or_else(|| {
         let detail = format!("there is no answer {id} of yours: it never was, or ended too long ago; ask again");
         Problem::new(Kind::NotFound, detail)
@@ -82,7 +84,7 @@ pub(super) async fn find(app: &App, id: &str, caller: &str) -> Result<Arc<Answer
 
 /// What there is of an answer now.
 async fn show(request: HttpRequest, app: web::Data<App>, id: web::Path<String>) -> Result<HttpResponse, Problem> {
-    let log = find(&app, &id, &caller(&request)).await?;
+    let log = find(&app, &id, &caller(&request, Scope::Ask)?).await?;
     let ended = log.closed().is_some();
     // What is there is there at once.
     let events: Vec<_> = log.events(0, usize::MAX);
@@ -101,13 +103,13 @@ async fn show(request: HttpRequest, app: web::Data<App>, id: web::Path<String>) 
 
 /// Ends an answer. What was said until then can still be read.
 async fn cancel(request: HttpRequest, app: web::Data<App>, id: web::Path<String>) -> Result<HttpResponse, Problem> {
-    find(&app, &id, &caller(&request)).await?.cancel();
+    find(&app, &id, &caller(&request, Scope::Ask)?).await?.cancel();
     Ok(HttpResponse::NoContent().finish())
 }
 
 /// The events of an answer, after the one in `Last-Event-ID`, or from the start.
 async fn resume(request: HttpRequest, app: web::Data<App>, id: web::Path<String>) -> Result<HttpResponse, Problem> {
-    let log = find(&app, &id, &caller(&request)).await?;
+    let log = find(&app, &id, &caller(&request, Scope::Ask)?).await?;
     let last = request.headers().get("last-event-id").map(|value| String::from_utf8_lossy(value.as_bytes()));
     let from = match last.as_deref() {
         None | Some("") => 0,

@@ -1,5 +1,5 @@
 //! `/v1/documents`: the documents by HTTP. A `PUT` or `DELETE` is answered with 202 and a `seq` once it is on
-//! disk; with `?wait=` once it is visible.
+//! disk; with `?wait=` once it is visible. `/v1/collections`: what they are filed under.
 
 use std::time::Duration;
 
@@ -9,21 +9,33 @@ use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::auth::caller;
 use super::error::{Kind, Problem, method_not_allowed};
 use crate::app::App;
 use crate::documents::event::{COLLECTION_DEFAULT, DocumentId, JsonDocument, Metadata, Operation, Upsert};
 use crate::documents::parse::essence;
 use crate::error::ServiceError;
+use crate::identity::{Caller, Scope};
+use crate::retrieval::sight::{VISIBLE_TO, groups_of, with_groups};
 use crate::stores::document_store::{DocumentQuery, DocumentRecord, OperationState, Outcome, Progress, Receipt};
 
 const PATH: &str = "/v1/documents";
 
+/// How often a document is read that changes meanwhile.
+const SAME_VERSION: usize = 8;
+/// Pages that are looked through for one that is seen.
+const LOOKED_THROUGH: usize = 50;
 /// Most documents on a page.
 const PAGE_MAX: usize = 1000;
 
 /// The routes of this file.
 pub fn routes(config: &mut web::ServiceConfig) {
     config
+        .service(
+            web::resource("/v1/collections")
+                .route(web::get().to(collections))
+                .default_service(web::to(method_not_allowed)),
+        )
         .service(web::resource(PATH).route(web::get().to(list)).default_service(web::to(method_not_allowed)))
         .service(
             web::resource("/v1/documents/{id:.*}")
@@ -41,6 +53,7 @@ struct PutQuery {
     title: Option<String>,
     url: Option<String>,
     collection: Option<String>,
+    visible_to: Option<String>,
     revision: Option<u64>,
     wait: Option<String>,
 }
@@ -51,8 +64,10 @@ async fn put(
     query: web::Query<PutQuery>,
     body: web::Bytes,
 ) -> Result<HttpResponse, Problem> {
+    let caller = caller(&request, Scope::Write)?;
     let id = document_id(&request)?;
     let query = query.into_inner();
+    let groups = groups_of(query.visible_to.as_deref());
     let wait = wait_of(query.wait.as_deref(), app.config.ingest.max_wait_s)?;
     let declared = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let envelope: Option<JsonDocument> = match declared {
@@ -70,14 +85,14 @@ async fn put(
         _ => None,
     };
     let upsert = match envelope {
-        Some(JsonDocument { content, media_type, title, url, collection, metadata, revision }) => Upsert {
+        Some(JsonDocument { content, media_type, title, url, collection, metadata, visible_to, revision }) => Upsert {
             id,
             revision: revision.or(query.revision),
             media_type: Some(media_type.unwrap_or_else(|| "text/markdown".to_owned())),
             title: title.or(query.title),
             url: url.or(query.url),
             collection: collection.or(query.collection).unwrap_or_else(|| COLLECTION_DEFAULT.to_owned()),
-            metadata,
+            metadata: with_groups(metadata, visible_to.or(groups)).map_err(invalid)?,
             content: content
                 .ok_or_else(|| Problem::new(Kind::InvalidJson, "a JSON body is an envelope, and it lacks `content`"))?,
         },
@@ -93,14 +108,14 @@ async fn put(
             title: query.title,
             url: query.url,
             collection: query.collection.unwrap_or_else(|| COLLECTION_DEFAULT.to_owned()),
-            metadata: Metadata::new(),
+            metadata: with_groups(Metadata::new(), groups).map_err(invalid)?,
             content: body.to_vec(),
         },
     };
     check(&upsert)?;
     let id = upsert.id.to_string();
     let receipt = app.ingestor.ask(Operation::Upsert(upsert).into()).await.map_err(ServiceError::from)?;
-    answer(&app, id, receipt, wait).await
+    answer(&app, &caller, id, receipt, wait).await
 }
 
 async fn delete(
@@ -108,6 +123,7 @@ async fn delete(
     app: web::Data<App>,
     query: web::Query<PutQuery>,
 ) -> Result<HttpResponse, Problem> {
+    let caller = caller(&request, Scope::Write)?;
     let id = document_id(&request)?;
     let wait = wait_of(query.wait.as_deref(), app.config.ingest.max_wait_s)?;
     let name = id.to_string();
@@ -116,11 +132,17 @@ async fn delete(
     if receipt.outcome == Outcome::Absent {
         return Err(Problem::new(Kind::NotFound, format!("there is no document `{name}`")));
     }
-    answer(&app, name, receipt, wait).await
+    answer(&app, &caller, name, receipt, wait).await
 }
 
 /// Answers a write: at once, or when its operation is settled.
-async fn answer(app: &App, id: String, receipt: Receipt, wait: Option<Duration>) -> Result<HttpResponse, Problem> {
+async fn answer(
+    app: &App,
+    caller: &Caller,
+    id: String,
+    receipt: Receipt,
+    wait: Option<Duration>,
+) -> Result<HttpResponse, Problem> {
     let waited = match wait {
         Some(limit) => app.library.store.settle(receipt.seq, limit).await.map_err(ServiceError::from)?,
         None => false,
@@ -128,8 +150,9 @@ async fn answer(app: &App, id: String, receipt: Receipt, wait: Option<Duration>)
     let record = record(app, &id).await?;
     let settled =
         waited || receipt.outcome != Outcome::Accepted && record.as_ref().is_none_or(|record| record.last.settled);
-    let mut body = match &record {
-        Some(record) => describe(app, record),
+    // Who writes may not see what is there.
+    let mut body = match record.filter(|record| record.is_seen_by(&caller.sight)) {
+        Some(record) => describe(app, &record),
         None => json!({ "id": id }),
     };
     body["seq"] = receipt.seq.into();
@@ -139,15 +162,39 @@ async fn answer(app: &App, id: String, receipt: Receipt, wait: Option<Duration>)
 }
 
 async fn get(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, Problem> {
+    let caller = caller(&request, Scope::Ask)?;
     let id = document_id(&request)?.to_string();
-    let known = record(&app, &id).await?;
-    let Some(record) = known.filter(|record| record.served.is_some() || !record.last.delete) else {
-        return Err(Problem::new(Kind::NotFound, format!("there is no document `{id}`")));
-    };
-    let mut body = describe(&app, &record);
-    let text = app.library.store.document_text(&id).await.map_err(ServiceError::from)?;
-    body["text"] = json!(text);
-    Ok(HttpResponse::Ok().json(body))
+    let mut known = seen(&app, &caller, &id).await?;
+    for _ in 0..SAME_VERSION {
+        let text = app.library.store.document_text(&id).await.map_err(ServiceError::from)?;
+        // A version that came meanwhile may be for others.
+        let now = seen(&app, &caller, &id).await?;
+        let version =
+            |record: &DocumentRecord| record.served.as_ref().map(|served| (served.revision, served.updated_ms));
+        if version(&now) == version(&known) {
+            let mut body = describe(&app, &now);
+            body["text"] = json!(text);
+            return Ok(HttpResponse::Ok().json(body));
+        }
+        known = now;
+    }
+    Err(ServiceError::Unavailable { reason: format!("`{id}` changes all the time"), retry_after_s: 1 }.into())
+}
+
+/// A document, for those who see it.
+async fn seen(app: &App, caller: &Caller, id: &str) -> Result<DocumentRecord, Problem> {
+    let known = record(app, id).await?.filter(|record| record.served.is_some() || !record.last.delete);
+    let seen = known.filter(|record| record.is_seen_by(&caller.sight));
+    seen.ok_or_else(|| Problem::new(Kind::NotFound, format!("there is no document `{id}`")))
+}
+
+/// The collections of the documents that are seen.
+async fn collections(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, Problem> {
+    let caller = caller(&request, Scope::Ask)?;
+    let found = app.library.store.collections(caller.sight.narrow(None)).await.map_err(ServiceError::from)?;
+    let collections: Vec<Value> =
+        found.into_iter().map(|(name, documents)| json!({ "name": name, "documents": documents })).collect();
+    Ok(HttpResponse::Ok().json(json!({ "collections": collections })))
 }
 
 #[derive(Deserialize)]
@@ -159,17 +206,42 @@ struct ListQuery {
     prefix: Option<String>,
 }
 
-async fn list(app: web::Data<App>, query: web::Query<ListQuery>) -> Result<HttpResponse, Problem> {
+async fn list(
+    request: HttpRequest,
+    app: web::Data<App>,
+    query: web::Query<ListQuery>,
+) -> Result<HttpResponse, Problem> {
+    let caller = caller(&request, Scope::Ask)?;
     let query = query.into_inner();
     let limit = query.limit.unwrap_or(100);
     if !(1..=PAGE_MAX).contains(&limit) {
         let detail = format!("`limit` is {limit}, it must be from 1 to {PAGE_MAX}");
         return Err(Problem::new(Kind::InvalidRequest, detail));
     }
-    let query = DocumentQuery { after: query.after, limit, collection: query.collection, prefix: query.prefix };
-    let page = app.library.store.documents(&query).await.map_err(ServiceError::from)?;
-    let documents: Vec<Value> = page.documents.iter().map(|record| describe(&app, record)).collect();
-    let next = page.more.then(|| page.documents.last().map(|last| last.id.clone())).flatten();
+    let mut query = DocumentQuery { after: query.after, limit, collection: query.collection, prefix: query.prefix };
+    let mut documents = Vec::new();
+    let mut next = None;
+    // Who sees few of many gets a short page, and where to go on.
+    for _ in 0..LOOKED_THROUGH {
+        let page = app.library.store.documents(&query).await.map_err(ServiceError::from)?;
+        let (last, all) = (page.documents.last().map(|last| last.id.clone()), page.documents.len());
+        let mut looked_at = 0;
+        for record in page.documents {
+            looked_at += 1;
+            next = Some(record.id.clone());
+            documents.extend(record.is_seen_by(&caller.sight).then(|| describe(&app, &record)));
+            if documents.len() == limit {
+                break;
+            }
+        }
+        if looked_at == all && !page.more {
+            next = None;
+        }
+        if next.is_none() || documents.len() == limit {
+            break;
+        }
+        query.after = last;
+    }
     Ok(HttpResponse::Ok().json(json!({ "documents": documents, "next": next })))
 }
 
@@ -210,6 +282,9 @@ fn describe(app: &App, record: &DocumentRecord) -> Value {
         "times": times,
         "metadata": record.metadata,
     });
+    if let Some(groups) = record.metadata.get(VISIBLE_TO) {
+        body[VISIBLE_TO] = if groups.is_string() { json!([groups]) } else { groups.clone() };
+    }
     if let Some(reason) = &last.reason {
         body["reason"] = json!(reason);
     }
@@ -229,15 +304,17 @@ fn describe(app: &App, record: &DocumentRecord) -> Value {
 /// The id in the address: all that follows the prefix, decoded once. Slashes in it may be plain or encoded.
 fn document_id(request: &HttpRequest) -> Result<DocumentId, Problem> {
     let raw = request.uri().path().strip_prefix(PATH).and_then(|rest| rest.strip_prefix('/')).unwrap_or_default();
-    let invalid = |detail: String| Problem::new(Kind::InvalidRequest, detail);
     let id = percent_decode_str(raw)
         .decode_utf8()
         .map_err(|_| invalid(format!("the document id `{raw}` is not UTF-8 when percent-decoded")))?;
     DocumentId::parse(&id).map_err(|error| invalid(error.to_string()))
 }
 
+fn invalid(detail: String) -> Problem {
+    Problem::new(Kind::InvalidRequest, detail)
+}
+
 fn check(upsert: &Upsert) -> Result<(), Problem> {
-    let invalid = |detail: String| Problem::new(Kind::InvalidRequest, detail);
     if upsert.content.is_empty() {
         return Err(invalid("the body is empty: send the document's content".into()));
     }

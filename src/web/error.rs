@@ -55,6 +55,10 @@ problems! {
     UnsupportedMediaType = "unsupported-media-type", UNSUPPORTED_MEDIA_TYPE, "The content type is not supported here";
     /// None of the media types that are accepted can be given.
     NotAcceptable = "not-acceptable", NOT_ACCEPTABLE, "No accepted media type can be given";
+    /// It is not known who calls.
+    Unauthorized = "unauthorized", UNAUTHORIZED, "It is not known who calls";
+    /// The caller may not do this.
+    Forbidden = "forbidden", FORBIDDEN, "The caller may not do this";
     /// There is no such thing.
     NotFound = "not-found", NOT_FOUND, "Not found";
     /// The body did not come in time.

@@ -5,11 +5,13 @@ use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::json;
 
+use super::auth::caller;
 use super::error::{Kind, Problem, method_not_allowed};
 use crate::actors::ingestor::Receive;
 use crate::app::App;
 use crate::documents::cloudevent::{Delivery, read};
 use crate::error::ServiceError;
+use crate::identity::Scope;
 use crate::stores::document_store::Origin;
 
 /// The routes of this file.
@@ -19,6 +21,7 @@ pub fn routes(config: &mut web::ServiceConfig) {
 }
 
 async fn take(request: HttpRequest, app: web::Data<App>, body: web::Bytes) -> Result<HttpResponse, Problem> {
+    caller(&request, Scope::Write)?;
     let mut headers = Vec::new();
     for (name, value) in request.headers() {
         match value.to_str() {

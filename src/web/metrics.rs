@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
-use actix_web::{HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse, web};
 
-use super::error::method_not_allowed;
+use super::auth::caller;
+use super::error::{Problem, method_not_allowed};
 use crate::app::App;
+use crate::identity::Scope;
 
 /// The routes of this file.
 pub fn routes(config: &mut web::ServiceConfig) {
@@ -13,8 +15,9 @@ pub fn routes(config: &mut web::ServiceConfig) {
         .service(web::resource("/metrics").route(web::get().to(metrics)).default_service(web::to(method_not_allowed)));
 }
 
-async fn metrics(app: web::Data<App>) -> HttpResponse {
+async fn metrics(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, Problem> {
+    caller(&request, Scope::Metrics)?;
     let app: Arc<App> = app.into_inner();
     let text = app.metrics_text().await;
-    HttpResponse::Ok().content_type("application/openmetrics-text; version=1.0.0; charset=utf-8").body(text)
+    Ok(HttpResponse::Ok().content_type("application/openmetrics-text; version=1.0.0; charset=utf-8").body(text))
 }

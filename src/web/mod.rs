@@ -3,26 +3,32 @@
 //! | file | addresses |
 //! | --- | --- |
 //! | [`answers`] | `POST /v1/answers`, `/v1/answers/{id}`, `/v1/answers/{id}/events` |
+//! | [`feedback`] | `/v1/answers/{id}/feedback` |
 //! | [`openai`] | `/v1/chat/completions`, `/v1/models`, `/v1/embeddings` |
 //! | [`ws`] | `/v1/ws` |
 //! | [`search`] | `POST /v1/search` |
-//! | [`documents`] | `/v1/documents`, `/v1/documents/{id}` |
+//! | [`documents`] | `/v1/documents`, `/v1/documents/{id}`, `/v1/collections` |
 //! | [`events`] | `POST /v1/events` |
-//! | [`admin`] | `/admin/status` |
+//! | [`admin`] | `/admin/status`, `/admin/events`, `/admin/series`, `/admin/config` |
+//! | [`dead_letters`] | `/admin/dead-letters` |
+//! | [`keys`] | `/admin/keys` |
 //! | [`health`] | `/healthz`, `/readyz` |
 //! | [`metrics`] | `/metrics` |
-//! | [`ui`] | `/`: the chat page |
+//! | [`ui`] | `/`, `/documents`, `/admin`, `/ui/...`: the browser pages |
 //!
 //! [`error`] makes RFC 9457 problem documents of everything that goes wrong, [`openai`] errors of OpenAI's form;
-//! [`caller`] says who calls, [`slow`] ends connections of those who neither send nor take anything.
+//! [`auth`] says who calls and what it may (and `/v1/me` tells it), [`slow`] ends connections of those who neither send nor take anything.
 
 pub mod admin;
 pub mod answers;
-pub mod caller;
+pub mod auth;
+pub mod dead_letters;
 pub mod documents;
 pub mod error;
 pub mod events;
+pub mod feedback;
 pub mod health;
+pub mod keys;
 pub mod metrics;
 pub mod openai;
 pub mod search;
@@ -41,9 +47,11 @@ use actix_web_lab::middleware::map_response;
 
 use crate::app::App;
 
-/// Browsers load nothing from elsewhere and run nothing that is not a file of ours.
-const CONTENT_SECURITY_POLICY: &str =
-    "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
+/// Browsers load nothing from elsewhere and run nothing that is not a file of ours; and no text becomes a part of a page
+/// but through the sanitizer.
+const CONTENT_SECURITY_POLICY: &str = "default-src 'self'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
+    connect-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; \
+    require-trusted-types-for 'script'; trusted-types dompurify answerd";
 
 /// Starts the HTTP server on an open listener.
 ///
@@ -58,6 +66,7 @@ pub fn serve(app: Arc<App>, listener: TcpListener) -> std::io::Result<Server> {
             .app_data(json)
             .app_data(web::QueryConfig::default().error_handler(error::query_error))
             .app_data(web::PayloadConfig::new(app.config.ingest.max_document_bytes))
+            .wrap(from_fn(auth::identify))
             .wrap(from_fn(slow::limit_body))
             .wrap(map_response(async |response| Ok(error::unify(response))))
             .wrap(
@@ -72,7 +81,11 @@ pub fn serve(app: Arc<App>, listener: TcpListener) -> std::io::Result<Server> {
             .configure(search::routes)
             .configure(documents::routes)
             .configure(events::routes)
+            .configure(auth::routes)
             .configure(admin::routes)
+            .configure(keys::routes)
+            .configure(dead_letters::routes)
+            .configure(feedback::routes)
             .configure(health::routes)
             .configure(metrics::routes)
             .configure(ui::routes)

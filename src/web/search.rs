@@ -1,12 +1,14 @@
 //! `POST /v1/search`: passages for a query, with the score and rank of each stage.
 
-use actix_web::{HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Deserialize;
 use serde_json::json;
 
+use super::auth::caller;
 use super::error::{Kind, Problem, method_not_allowed};
 use crate::actors::retriever::{Mode, Search};
 use crate::app::App;
+use crate::identity::Scope;
 use crate::retrieval::filter::Filter;
 
 /// The routes of this file.
@@ -27,7 +29,12 @@ struct SearchRequest {
     min_seq: Option<u64>,
 }
 
-async fn search(app: web::Data<App>, request: web::Json<SearchRequest>) -> Result<HttpResponse, Problem> {
+async fn search(
+    http: HttpRequest,
+    app: web::Data<App>,
+    request: web::Json<SearchRequest>,
+) -> Result<HttpResponse, Problem> {
+    let sight = caller(&http, Scope::Ask)?.sight;
     let request = request.into_inner();
     let config = &app.config.search;
     let limit = request.limit.unwrap_or(config.limit_default);
@@ -44,7 +51,8 @@ async fn search(app: web::Data<App>, request: web::Json<SearchRequest>) -> Resul
     }
     app.library.wait_for(request.min_seq).await?;
     let began = std::time::Instant::now();
-    let search = Search { query: request.query, mode: request.mode, filter: request.filter, limit, vector: None };
+    let search =
+        Search { query: request.query, mode: request.mode, filter: request.filter, sight, limit, vector: None };
     let found = app.retriever.ask(search).await.map_err(crate::error::ServiceError::from)?;
     Ok(HttpResponse::Ok().json(found.as_of.beside(json!({
         "results": found.passages,

@@ -7,6 +7,8 @@
 //! frame that is not taken while a question of its id is open is answered by a `refused` event, which ends nothing. To
 //! cancel what has ended already is no mistake.
 //!
+//! A browser cannot set headers here: it offers the protocols `answerd` and `bearer.<key>` where it must say who calls.
+//!
 //! What is wrong with the connection closes it: 1002 for what is no WebSocket frame, 1003 for binary frames, 1007 for
 //! what is no text or no JSON object, 1009 for messages that are too large, 1001 where the service stops or the client
 //! does not answer pings.
@@ -19,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use actix_web::dev::Payload;
 use actix_web::error::PayloadError;
+use actix_web::http::header;
 use actix_web::{FromRequest, HttpRequest, HttpResponse, web};
 use actix_ws::{AggregatedMessage, CloseCode, CloseReason, ProtocolError, Session};
 use futures_util::future::LocalBoxFuture;
@@ -29,12 +32,15 @@ use serde_json::{Value, json};
 use tokio::time::MissedTickBehavior;
 
 use super::answers::{find, is_past_the_end, position_after};
-use super::caller::{caller, is_of_another_site};
+use super::auth::{caller, is_of_another_site};
 use super::error::{Kind, Problem, method_not_allowed};
 use crate::answer::log::{AnswerLog, Event, event_id, parse_event_id};
 use crate::app::App;
 use crate::asking::{CacheUse, Question, Wishes};
+use crate::identity::{Caller, Scope};
 
+/// The protocol that is spoken, for those who name one.
+const PROTOCOL: &str = "answerd";
 /// Open questions of one connection.
 const MOST_OPEN: usize = 64;
 /// Longest id that a client gives a question, in bytes.
@@ -51,17 +57,24 @@ async fn open(request: HttpRequest, body: web::Payload, app: web::Data<App>) -> 
     if is_of_another_site(&request) {
         return Err(Problem::new(Kind::OtherSite, "the Origin of the request is another site than its Host").into());
     }
+    let caller = caller(&request, Scope::Ask)?;
     let limit = app.config.server.max_json_bytes;
     let unread = Unread::default();
     let body = bounded(&request, body, limit + READ_AHEAD, &unread).await?;
-    let (response, session, messages) = actix_ws::handle(&request, body).map_err(|error| {
+    let (mut response, session, messages) = actix_ws::handle(&request, body).map_err(|error| {
         let detail = format!("this is the address of a WebSocket, and the request opens none: {error}");
         Problem::new(Kind::UpgradeRequired, detail)
     })?;
+    // A browser that offers protocols, its key among them, takes no connection without one of them.
+    let offers = |protocols: &header::HeaderValue| {
+        protocols.to_str().is_ok_and(|list| list.split(',').any(|one| one.trim() == PROTOCOL))
+    };
+    if request.headers().get_all(header::SEC_WEBSOCKET_PROTOCOL).any(offers) {
+        response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, header::HeaderValue::from_static(PROTOCOL));
+    }
     // Beyond what the body lets through: it is what ends a connection, with the right reason.
     let most = limit + READ_AHEAD;
     let messages = messages.max_frame_size(most).aggregate_continuations().max_continuation_size(most);
-    let caller = caller(&request);
     actix_web::rt::spawn(async move {
         let connection = Connection {
             patience: Duration::from_secs(app.config.answer.stall_timeout_s),
@@ -124,7 +137,7 @@ type Asked = (Arc<str>, Result<Arc<AnswerLog>, Problem>);
 
 struct Connection {
     app: web::Data<App>,
-    caller: Arc<str>,
+    caller: Caller,
     session: Session,
     /// How long the client may take nothing.
     patience: Duration,
@@ -252,9 +265,9 @@ impl Connection {
             Frame::Ask(_) if stops => Err(Problem::new(Kind::Unavailable, "the service stops; ask another one")),
             Frame::Ask(question) => {
                 // It may have to wait for its documents: meanwhile the others go on.
-                let (app, caller, own) = (self.app.clone(), Arc::clone(&self.caller), Arc::clone(id));
+                let (app, caller, own) = (self.app.clone(), self.caller.clone(), Arc::clone(id));
                 self.asked.insert(Arc::clone(id));
-                self.asking.push(async move { (own, ask(&app, *question, cache, caller).await) }.boxed_local());
+                self.asking.push(async move { (own, ask(&app, *question, cache, &caller).await) }.boxed_local());
                 Ok(Ok(()))
             }
             Frame::Resume { last_event_id } => {
@@ -343,7 +356,7 @@ impl Connection {
     }
 }
 
-async fn ask(app: &App, question: Question, cache: CacheUse, caller: Arc<str>) -> Result<Arc<AnswerLog>, Problem> {
+async fn ask(app: &App, question: Question, cache: CacheUse, caller: &Caller) -> Result<Arc<AnswerLog>, Problem> {
     let wishes = Wishes { cache, ..question.wishes() };
     Ok(app.asker()?.ask(question, wishes, caller).await?)
 }

@@ -5,6 +5,7 @@
 
 pub mod nats;
 pub mod postgres;
+pub mod provider;
 pub mod proxy;
 pub mod qdrant;
 pub mod redis;
@@ -416,7 +417,7 @@ impl Server {
     }
 }
 
-async fn outcome(response: Response) -> (StatusCode, Value) {
+pub async fn outcome(response: Response) -> (StatusCode, Value) {
     let status = response.status();
     let text = response.text().await.unwrap_or_default();
     let body = serde_json::from_str(&text).unwrap_or(Value::String(text));

@@ -347,6 +347,7 @@ fn record(row: &Row<'_>) -> rusqlite::Result<DocumentRecord> {
                 media_type: version.media_type,
                 format: row.get::<_, Option<String>>(13)?.and_then(|name| Format::from_name(&name)),
                 chunks: version.chunks.len() as u64,
+                metadata: version.metadata,
                 updated_ms: version.updated_ms,
             })
         }

@@ -8,15 +8,18 @@
 //! - A version is replaced, and found, with one transaction.
 //!
 //! `schema` has the tables, `write` and `read` what the catalog does in the embedded store, `search` both rankings and
-//! their fusion in one statement, `filter` filters as SQL, `archive` how documents move to another store.
+//! their fusion in one statement, `filter` filters as SQL, `archive` how documents move to another store, `records` what the
+//! service itself keeps here.
 
 mod archive;
 mod filter;
 mod read;
+mod records;
 mod schema;
 mod search;
 mod write;
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::str::FromStr;
@@ -27,6 +30,7 @@ use async_trait::async_trait;
 use deadpool_postgres::{Client, Hook, HookError, Manager, ManagerConfig, Pool, PoolError, RecyclingMethod, Runtime};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
+use tokio::sync::OnceCell;
 use tokio_postgres::Error;
 use tokio_postgres::error::SqlState;
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -42,6 +46,7 @@ use crate::config::{Config, PostgresConfig};
 use crate::documents::ParsedDocument;
 use crate::documents::event::{Metadata, Operation};
 use crate::http::root_certificates;
+use crate::retrieval::filter::Filter;
 
 /// Time to connect.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -69,20 +74,21 @@ pub struct Postgres {
     trouble: Mutex<Option<String>>,
     settled: Settled,
     statistics: search::Statistics,
+    /// The table of the service's own records is there.
+    records: OnceCell<()>,
 }
 
 /// A piece of work on a connection.
 type Work<'c, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'c>>;
 
 impl Postgres {
-    /// Connects, and makes the tables or brings them up to date. A server that does not answer is waited for a while.
+    /// The store, of which nothing is asked yet, and of which nobody knows whether it has its tables.
     ///
     /// # Errors
     /// In words for the operator.
-    pub async fn open(config: &Arc<Config>, embedding: &str, dimensions: usize) -> Result<Self, StoreError> {
-        let settings = &config.postgres;
+    pub fn new(config: &Arc<Config>) -> Result<Self, StoreError> {
         let (pool, address) = pool(config).map_err(StoreError::Failed)?;
-        let mut store = Self {
+        Ok(Self {
             pool,
             config: Arc::clone(config),
             address,
@@ -91,7 +97,17 @@ impl Postgres {
             trouble: Mutex::default(),
             settled: Settled::default(),
             statistics: search::Statistics::default(),
-        };
+            records: OnceCell::new(),
+        })
+    }
+
+    /// Connects, and makes the tables or brings them up to date. A server that does not answer is waited for a while.
+    ///
+    /// # Errors
+    /// In words for the operator.
+    pub async fn open(config: &Arc<Config>, embedding: &str, dimensions: usize) -> Result<Self, StoreError> {
+        let settings = &config.postgres;
+        let mut store = Self::new(config)?;
         let began = Instant::now();
         let shape = Shape {
             schema: &settings.schema,
@@ -291,6 +307,10 @@ impl DocumentStore for Postgres {
 
     async fn documents(&self, query: &DocumentQuery) -> Result<DocumentPage, StoreError> {
         self.list(query).await
+    }
+
+    async fn collections(&self, filter: Option<Filter>) -> Result<BTreeMap<String, u64>, StoreError> {
+        self.count_collections(filter).await
     }
 
     async fn counts(&self) -> Result<StoreCounts, StoreError> {

@@ -1,11 +1,15 @@
 //! Reading: operations, documents, sizes, where the store stands.
 
+use std::collections::BTreeMap;
+
 use deadpool_postgres::Client;
 use tokio_postgres::{Error, Row};
 
+use super::filter::{Parameters, condition};
 use super::{DELETE, FAILED, Postgres, clean};
 use crate::documents::Format;
 use crate::freshness::AsOf;
+use crate::retrieval::filter::Filter;
 use crate::stores::StoreError;
 use crate::stores::document_store::{
     DocumentPage, DocumentQuery, DocumentRecord, LastOperation, OperationState, Pending, PendingContent, Progress,
@@ -62,7 +66,7 @@ pub(super) fn last_operation(row: &Row) -> LastOperation {
 fn records(rest: &str) -> String {
     format!(
         "SELECT o.document, {LAST_OPERATION}, o.metadata,
-                d.revision, d.title, d.url, d.collection, d.media_type, d.format, d.chunk_count, d.updated_ms
+                d.revision, d.title, d.url, d.collection, d.media_type, d.format, d.chunk_count, d.updated_ms, d.metadata
          FROM operations o LEFT JOIN documents d USING (document)
          WHERE NOT EXISTS (SELECT 1 FROM operations later WHERE later.document = o.document AND later.seq > o.seq) {rest}"
     )
@@ -78,6 +82,7 @@ fn record(row: &Row) -> DocumentRecord {
         format: Format::from_name(row.get(17)),
         chunks: row.get::<_, i32>(18) as u64,
         updated_ms: row.get(19),
+        metadata: serde_json::from_value(row.get(20)).unwrap_or_default(),
     });
     DocumentRecord {
         id: row.get(0),
@@ -145,6 +150,20 @@ impl Postgres {
                 let rows = client.query(&sql, &[&after, &collection, &prefix, &(limit as i64 + 1)]).await?;
                 let documents = rows.iter().take(limit).map(record).collect();
                 Ok(DocumentPage { documents, more: rows.len() > limit })
+            })
+        })
+        .await
+    }
+
+    pub(super) async fn count_collections(&self, filter: Option<Filter>) -> Result<BTreeMap<String, u64>, StoreError> {
+        self.read("count", move |client| {
+            let filter = filter.clone();
+            Box::pin(async move {
+                let mut parameters = Parameters::default();
+                let fits = filter.map_or_else(|| "true".to_owned(), |filter| condition(&filter, &mut parameters));
+                let sql = format!("SELECT d.collection, count(*) FROM documents d WHERE {fits} GROUP BY d.collection");
+                let rows = client.query(&sql, &parameters.list()).await?;
+                Ok(rows.iter().map(|row| (row.get(0), row.get::<_, i64>(1) as u64)).collect())
             })
         })
         .await

@@ -260,6 +260,7 @@ impl Entry {
             collection: version.collection.clone(),
             media_type: version.media_type.clone(),
             format: Format::from_name(&version.format),
+            metadata: version.metadata.clone(),
             chunks: version.chunks,
             updated_ms: version.updated_ms,
         });

@@ -10,7 +10,8 @@
 //! - who works is known by counting (`presence`), and no clock but one's own is relied upon.
 //!
 //! `server` is what is asked of Qdrant, `schema` the collections, `contents` where the bytes are, `words` BM25 as sparse
-//! vectors, `filter` filters as conditions, `search` both rankings, `archive` how documents move to another store.
+//! vectors, `filter` filters as conditions, `search` both rankings, `archive` how documents move to another store, `records`
+//! what the service itself keeps here.
 
 mod archive;
 mod contents;
@@ -19,13 +20,14 @@ mod entry;
 mod filter;
 mod presence;
 mod read;
+mod records;
 mod schema;
 mod search;
 mod server;
 mod words;
 mod write;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -38,6 +40,7 @@ use uuid::Uuid;
 use self::counter::Counter;
 use self::entry::Entry;
 use self::presence::Presence;
+pub use self::records::QdrantRecords;
 use self::schema::Shape;
 use self::server::{Collection, Server, id, plain, text};
 use super::StoreError;
@@ -223,6 +226,13 @@ impl DocumentStore for Qdrant {
 
     async fn documents(&self, query: &DocumentQuery) -> Result<DocumentPage, StoreError> {
         self.list(query).await
+    }
+
+    async fn collections(
+        &self,
+        filter: Option<crate::retrieval::filter::Filter>,
+    ) -> Result<BTreeMap<String, u64>, StoreError> {
+        self.count_collections(filter.as_ref()).await
     }
 
     async fn counts(&self) -> Result<StoreCounts, StoreError> {

@@ -53,15 +53,7 @@ const INDEXED: [(Collection, &str, FieldType); 15] = [
 pub(super) async fn prepare(server: &Server, shape: &Shape<'_>) -> Result<String, StoreError> {
     const DOING: &str = "open the store";
     for which in Collection::ALL {
-        let there = server.run(DOING, server.client.collection_exists(server.collection(which))).await?;
-        if !there {
-            match server.client.create_collection(collection(server, which, shape)).await {
-                // Another process was quicker.
-                Err(QdrantError::ResponseError { status })
-                    if status.code() == Code::AlreadyExists || status.message().contains("already exists") => {}
-                result => server.run(DOING, std::future::ready(result)).await.map(drop)?,
-            }
-        }
+        make_collection(server, DOING, which, Some(shape)).await?;
     }
     check_vectors(server, shape).await?;
     for (which, field, kind) in INDEXED {
@@ -95,11 +87,30 @@ pub(super) async fn prepare(server: &Server, shape: &Shape<'_>) -> Result<String
     Ok(setting("id"))
 }
 
-fn collection(server: &Server, which: Collection, shape: &Shape<'_>) -> CreateCollectionBuilder {
-    let builder = CreateCollectionBuilder::new(server.collection(which));
-    if which != Collection::Chunks {
-        return builder;
+/// Makes a collection where it is missing. Only that of the chunks needs to know what it must be like.
+pub(super) async fn make_collection(
+    server: &Server,
+    doing: &str,
+    which: Collection,
+    shape: Option<&Shape<'_>>,
+) -> Result<(), StoreError> {
+    if server.run(doing, server.client.collection_exists(server.collection(which))).await? {
+        return Ok(());
     }
+    match server.client.create_collection(collection(server, which, shape)).await {
+        // Another process was quicker.
+        Err(QdrantError::ResponseError { status })
+            if status.code() == Code::AlreadyExists || status.message().contains("already exists") =>
+        {
+            Ok(())
+        }
+        result => server.run(doing, std::future::ready(result)).await.map(drop),
+    }
+}
+
+fn collection(server: &Server, which: Collection, shape: Option<&Shape<'_>>) -> CreateCollectionBuilder {
+    let builder = CreateCollectionBuilder::new(server.collection(which));
+    let Some(shape) = shape.filter(|_| which == Collection::Chunks) else { return builder };
     let graph = HnswConfigDiffBuilder::default().m(shape.m as u64).ef_construct(shape.ef_construction as u64);
     let mut vectors = VectorsConfigBuilder::default();
     // The vectors have length 1: their inner product is the cosine, and they come back as they were given.

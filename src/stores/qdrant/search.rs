@@ -8,7 +8,7 @@
 //! document's entry, read after it. Where one is of another version, the rankings are made again without it; where its
 //! version is so new that some of its chunks may not have been there yet, they are made again with them.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Instant;
 
 use futures_util::try_join;
@@ -289,6 +289,24 @@ impl Qdrant {
                 Ok(Conditions::must([Condition::matches("document", documents)]))
             }
         }
+    }
+
+    /// How many documents are served of each collection, of those that match.
+    pub(super) async fn count_collections(&self, filter: Option<&Filter>) -> Result<BTreeMap<String, u64>, StoreError> {
+        let served = Conditions::must_not([Condition::is_empty("served")]);
+        let fields: &[&str] = &["document", "state", "turn"];
+        let mut collections = BTreeMap::new();
+        let take = |point| {
+            let entry = Held::read(&self.server, &point)?.entry;
+            if let Some(version) = &entry.served
+                && filter.is_none_or(|filter| filter.matches(&version.fields(&entry.document)))
+            {
+                *collections.entry(version.collection.clone()).or_default() += 1;
+            }
+            Ok(())
+        };
+        self.server.each("count", Collection::Documents, served, Some(fields), None, take).await?;
+        Ok(collections)
     }
 
     /// The documents that a filter is true of, found by looking at all of them, and remembered while the commit stays.

@@ -40,10 +40,13 @@ pub(super) enum Collection {
     Events,
     /// Settings, counters, and the processes.
     State,
+    /// What the service itself keeps; see `records.rs`.
+    Records,
 }
 
 impl Collection {
-    pub const ALL: [Self; 5] = [Self::Documents, Self::Contents, Self::Chunks, Self::Events, Self::State];
+    pub const ALL: [Self; 6] =
+        [Self::Documents, Self::Contents, Self::Chunks, Self::Events, Self::State, Self::Records];
 
     pub fn suffix(self) -> &'static str {
         match self {
@@ -52,6 +55,7 @@ impl Collection {
             Self::Chunks => "chunks",
             Self::Events => "events",
             Self::State => "state",
+            Self::Records => "records",
         }
     }
 }

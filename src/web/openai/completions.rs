@@ -18,11 +18,12 @@ use crate::answer::log::{AnswerLog, DoneReason, Event, Source};
 use crate::app::App;
 use crate::asking::{Question, Wishes};
 use crate::error::ServiceError;
+use crate::identity::Scope;
 use crate::models::chat::{Message, Role};
 use crate::models::line::Priority;
 use crate::retrieval::filter::Filter;
 use crate::web::answers::{at, cache_use, place};
-use crate::web::caller::caller;
+use crate::web::auth::caller;
 use crate::web::error::{Kind, response_of};
 
 #[derive(Debug, Deserialize)]
@@ -201,6 +202,7 @@ pub(super) async fn chat(
     payload: web::Payload,
     app: web::Data<App>,
 ) -> Result<HttpResponse, Error> {
+    let caller = caller(&request, Scope::Ask)?;
     let asked: ChatRequest = body(&request, payload, &app).await?;
     let wishes = Wishes { cache: cache_use(&request), ..asked.wishes()? };
     let asker = app.asker()?;
@@ -218,7 +220,7 @@ pub(super) async fn chat(
         };
         let (filter, min_seq) = (asked.filter, asked.min_seq);
         let question = Question { question, messages, filter, min_seq, ..Question::default() };
-        asker.ask(question, wishes, caller(&request)).await?
+        asker.ask(question, wishes, &caller).await?
     } else {
         let pool = asker.models.get(&asked.model).map_err(|error| match error {
             // The one that is no model of its own is asked for by name too.
@@ -228,7 +230,7 @@ pub(super) async fn chat(
             other => other,
         });
         let pool = pool.map_err(|error| Error::about(error, "model"))?;
-        asker.chat(pool, messages, wishes, caller(&request)).await?
+        asker.chat(pool, messages, wishes, &caller).await?
     };
     let completion = Completion {
         id: format!("chatcmpl-{}", log.id()),

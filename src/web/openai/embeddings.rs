@@ -12,8 +12,9 @@ use super::{Error, body, invalid};
 use crate::actors::embedder::Embed;
 use crate::app::App;
 use crate::error::ServiceError;
+use crate::identity::Scope;
 use crate::usage::{Operation, Outcome, UsageRecord};
-use crate::web::caller::caller;
+use crate::web::auth::caller;
 use crate::web::error::{Kind, Problem};
 
 /// Texts of one request for embeddings, as many as OpenAI takes.
@@ -53,6 +54,7 @@ pub(super) async fn embeddings(
     app: web::Data<App>,
 ) -> Result<HttpResponse, Error> {
     let began = Instant::now();
+    let caller = caller(&request, Scope::Ask)?;
     let asked: EmbeddingRequest = body(&request, payload, &app).await?;
     let model = Arc::clone(&app.embedding);
     let name = &app.config.embedding.name;
@@ -109,7 +111,7 @@ pub(super) async fn embeddings(
         .collect();
     if let Ok(asker) = app.asker() {
         asker.ledger.record(UsageRecord {
-            caller: caller(&request).as_ref().to_owned(),
+            caller: caller.name.as_ref().to_owned(),
             operation: Operation::Embeddings,
             model: name.clone(),
             provider: app.config.embedding.engine.name().to_owned(),

@@ -35,6 +35,16 @@ pub fn routes(config: &mut web::ServiceConfig) {
         .service(web::resource("/v1/models/{name:.*}").route(web::get().to(models::model)).default_service(refuse()));
 }
 
+/// Whether what is at this path speaks OpenAI's protocol, also where it refuses somebody.
+pub(super) fn speaks(path: &str) -> bool {
+    ["/v1/chat/", "/v1/models", "/v1/embeddings"].iter().any(|start| path.starts_with(start))
+}
+
+/// A problem in OpenAI's form.
+pub(super) fn refusal(problem: Problem) -> HttpResponse {
+    Error::from(problem).error_response()
+}
+
 /// The official clients would ask again by themselves, and get the same, or spend the time once more.
 const NO_RETRY: (&str, &str) = ("x-should-retry", "false");
 
@@ -87,6 +97,8 @@ fn error_body(kind: Kind, message: &str, param: Option<&str>, members: &Map<Stri
     let (of_type, code) = match kind {
         Kind::QuestionTooLong | Kind::PromptTooLong => ("invalid_request_error", Some("context_length_exceeded")),
         Kind::UnknownModel => ("invalid_request_error", Some("model_not_found")),
+        Kind::Unauthorized => ("invalid_request_error", Some("invalid_api_key")),
+        Kind::Forbidden => ("invalid_request_error", Some("insufficient_permissions")),
         Kind::Overloaded => ("rate_limit_error", Some("rate_limit_exceeded")),
         Kind::InvalidJson
         | Kind::InvalidRequest

@@ -1,11 +1,13 @@
 //! `GET /v1/models`: the models that can be asked by name, the one that answers from the documents first.
 
-use actix_web::{HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::{Value, json};
 
 use super::Error;
 use crate::app::App;
 use crate::error::ServiceError;
+use crate::identity::Scope;
+use crate::web::auth::caller;
 
 /// The names of all models.
 fn names(app: &App) -> Vec<String> {
@@ -19,12 +21,18 @@ fn about(app: &App, name: &str) -> Value {
     json!({ "id": name, "object": "model", "created": app.started_s(), "owned_by": "answerd" })
 }
 
-pub(super) async fn models(app: web::Data<App>) -> HttpResponse {
+pub(super) async fn models(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, Error> {
+    caller(&request, Scope::Ask)?;
     let all: Vec<Value> = names(&app).iter().map(|name| about(&app, name)).collect();
-    HttpResponse::Ok().json(json!({ "object": "list", "data": all }))
+    Ok(HttpResponse::Ok().json(json!({ "object": "list", "data": all })))
 }
 
-pub(super) async fn model(app: web::Data<App>, name: web::Path<String>) -> Result<HttpResponse, Error> {
+pub(super) async fn model(
+    request: HttpRequest,
+    app: web::Data<App>,
+    name: web::Path<String>,
+) -> Result<HttpResponse, Error> {
+    caller(&request, Scope::Ask)?;
     let names = names(&app);
     if names.contains(&name) {
         return Ok(HttpResponse::Ok().json(about(&app, &name)));

@@ -1,0 +1,130 @@
+//! Small records that belong to the service and not to the documents: API keys, what people thought of answers. They are
+//! kept where the documents are, so that replicas share them; in one process, in a file of their own, which the command
+//! line may open beside a running service.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use rusqlite::Connection;
+use serde_json::Value;
+
+use super::StoreError;
+use super::postgres::Postgres;
+use super::qdrant::QdrantRecords;
+use crate::actors::compute::blocking;
+use crate::config::{Config, StoreEngine};
+
+/// What a record is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// An API key.
+    Key,
+    /// What somebody thought of an answer.
+    Feedback,
+}
+
+impl Kind {
+    /// Its name in a store.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Key => "key",
+            Self::Feedback => "feedback",
+        }
+    }
+}
+
+/// Where records are kept.
+#[async_trait]
+pub trait Records: Send + Sync {
+    /// Puts a record, in place of the one of this id. On disk when it returns.
+    async fn put(&self, kind: Kind, id: &str, record: &Value) -> Result<(), StoreError>;
+
+    /// Removes a record, if there is one.
+    async fn remove(&self, kind: Kind, id: &str) -> Result<(), StoreError>;
+
+    /// All records of a kind, in no order.
+    async fn all(&self, kind: Kind) -> Result<Vec<Value>, StoreError>;
+}
+
+/// Opens the records of the configured store. A server is not asked for anything yet.
+///
+/// # Errors
+/// In words for the operator.
+pub fn open(config: &Arc<Config>) -> Result<Arc<dyn Records>, String> {
+    Ok(match config.store.engine {
+        StoreEngine::Embedded => Arc::new(SqliteRecords::open(&config.data.dir)?),
+        StoreEngine::Postgres => Arc::new(Postgres::new(config).map_err(|error| error.to_string())?),
+        StoreEngine::Qdrant => Arc::new(QdrantRecords::new(&config.qdrant)?),
+    })
+}
+
+/// Records in `records.sqlite`.
+struct SqliteRecords(Arc<Mutex<Connection>>);
+
+impl SqliteRecords {
+    fn open(folder: &Path) -> Result<Self, String> {
+        let path = folder.join("records.sqlite");
+        let failed = |error: &dyn std::fmt::Display| format!("cannot open {}: {error}", path.display());
+        std::fs::create_dir_all(folder).map_err(|error| failed(&error))?;
+        let open = || -> rusqlite::Result<Connection> {
+            let connection = Connection::open(&path)?;
+            // Another process may write at the same time.
+            connection.busy_timeout(std::time::Duration::from_secs(10))?;
+            connection.pragma_update(None, "journal_mode", "WAL")?;
+            connection.pragma_update(None, "synchronous", "FULL")?;
+            connection.execute_batch(
+                "CREATE TABLE IF NOT EXISTS records (kind TEXT NOT NULL, id TEXT NOT NULL, record TEXT NOT NULL, PRIMARY KEY (kind, id)) WITHOUT ROWID",
+            )?;
+            Ok(connection)
+        };
+        Ok(Self(Arc::new(Mutex::new(open().map_err(|error| failed(&error))?))))
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let connection = Arc::clone(&self.0);
+        blocking(move || work(&connection.lock())).await.map_err(|error| match error.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::DiskFull) => {
+                StoreError::Full("no room on the disk for records.sqlite. Free some; nothing was changed.".into())
+            }
+            _ => StoreError::Failed(format!("records.sqlite cannot be used: {error}")),
+        })
+    }
+}
+
+#[async_trait]
+impl Records for SqliteRecords {
+    async fn put(&self, kind: Kind, id: &str, record: &Value) -> Result<(), StoreError> {
+        let (id, record) = (id.to_owned(), record.to_string());
+        self.run(move |connection| {
+            connection.execute("INSERT OR REPLACE INTO records VALUES (?1, ?2, ?3)", (kind.name(), id, record))
+        })
+        .await
+        .map(drop)
+    }
+
+    async fn remove(&self, kind: Kind, id: &str) -> Result<(), StoreError> {
+        let id = id.to_owned();
+        self.run(move |connection| {
+            connection.execute("DELETE FROM records WHERE kind = ?1 AND id = ?2", (kind.name(), id))
+        })
+        .await
+        .map(drop)
+    }
+
+    async fn all(&self, kind: Kind) -> Result<Vec<Value>, StoreError> {
+        let texts = self
+            .run(move |connection| {
+                let mut query = connection.prepare("SELECT record FROM records WHERE kind = ?1")?;
+                let texts = query.query_map([kind.name()], |row| row.get::<_, String>(0))?;
+                texts.collect::<rusqlite::Result<Vec<_>>>()
+            })
+            .await?;
+        let damaged = |error| StoreError::Damaged(format!("a record in records.sqlite cannot be read: {error}"));
+        texts.iter().map(|text| serde_json::from_str(text).map_err(damaged)).collect()
+    }
+}

@@ -1,0 +1,143 @@
+//! Who calls, and whether it may. [`identify`] stands before every address that is not for everybody, and refuses whom it
+//! does not know; each handler says with [`caller`] what its caller must be allowed to do.
+
+use std::sync::Arc;
+
+use actix_web::body::{EitherBody, MessageBody};
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::header;
+use actix_web::middleware::Next;
+use actix_web::{HttpMessage, HttpRequest, HttpResponse, ResponseError, web};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use super::error::{Kind, Problem, method_not_allowed};
+use super::{openai, ui};
+use crate::app::App;
+use crate::identity::{BY_ADDRESS, Caller, Refused, Scope};
+use crate::retrieval::sight::Sight;
+
+/// A WebSocket of a browser brings its key as a protocol of this name and the key: no header is its page's to set.
+const BEARER_PROTOCOL: &str = "bearer.";
+
+/// The routes of this file.
+pub fn routes(config: &mut web::ServiceConfig) {
+    config.service(web::resource("/v1/me").route(web::get().to(me)).default_service(web::to(method_not_allowed)));
+}
+
+/// Finds out who calls, before anything else is done for it.
+pub async fn identify<B: MessageBody + 'static>(
+    request: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<EitherBody<B>>, actix_web::Error> {
+    let app = request.app_data::<web::Data<App>>().cloned();
+    let Some(app) = app else { return Ok(next.call(request).await?.map_into_left_body()) };
+    let known = match &app.identity {
+        None => Ok(Caller::unrestricted(name_of(request.request()))),
+        Some(_) if is_for_everybody(request.path()) => return Ok(next.call(request).await?.map_into_left_body()),
+        Some(identity) => identity.caller(credential(request.request())).await,
+    };
+    match known {
+        Ok(caller) => {
+            request.extensions_mut().insert(caller);
+            Ok(next.call(request).await?.map_into_left_body())
+        }
+        Err(refused) => {
+            let path = request.path().to_owned();
+            let challenge = match &refused {
+                Refused::Nothing => r#"Bearer realm="answerd""#,
+                _ => r#"Bearer realm="answerd", error="invalid_token""#,
+            };
+            let problem = Problem::from(refused);
+            let unknown = problem.kind == Kind::Unauthorized;
+            let mut response = if openai::speaks(&path) { openai::refusal(problem) } else { problem.error_response() };
+            if unknown {
+                response.headers_mut().insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static(challenge));
+            }
+            Ok(request.into_response(response.map_into_right_body()))
+        }
+    }
+}
+
+/// The pages, which show nothing by themselves, and what an orchestrator asks. All else is for those who are known,
+/// whatever a router makes of its path.
+fn is_for_everybody(path: &str) -> bool {
+    matches!(path, "/healthz" | "/readyz") || ui::is_page(path)
+}
+
+/// The caller, where it may do this.
+///
+/// # Errors
+/// [`Kind::Forbidden`]
+pub fn caller(request: &HttpRequest, scope: Scope) -> Result<Caller, Problem> {
+    let caller = request.extensions().get::<Caller>().cloned();
+    // Nobody comes here without; who does is let in nowhere.
+    let caller = caller.ok_or_else(|| Problem::from(Refused::Nothing))?;
+    if caller.may(scope) {
+        return Ok(caller);
+    }
+    let (name, scopes) = (&caller.name, caller.scopes.iter().map(|scope| scope.name()).collect::<Vec<_>>());
+    let detail = format!(
+        "{name} may not do this: it takes the scope `{}`, and there is {}",
+        scope.name(),
+        if scopes.is_empty() { "none".to_owned() } else { scopes.join(", ") }
+    );
+    Err(Problem::new(Kind::Forbidden, detail).with("scope", scope.name()))
+}
+
+impl From<Refused> for Problem {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Nothing | Refused::Invalid(_) => Self::new(Kind::Unauthorized, refused.to_string()),
+            Refused::Unavailable(reason) => crate::error::ServiceError::Unavailable { reason, retry_after_s: 5 }.into(),
+        }
+    }
+}
+
+/// The key or token that a request brings.
+fn credential(request: &HttpRequest) -> Option<&str> {
+    let text = |name: header::HeaderName| request.headers().get(name).and_then(|value| value.to_str().ok());
+    let bearer = text(header::AUTHORIZATION).and_then(|value| {
+        let (scheme, credential) = value.trim().split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| credential.trim())
+    });
+    let protocol = || {
+        let protocols = text(header::SEC_WEBSOCKET_PROTOCOL)?.split(',').map(str::trim);
+        protocols.into_iter().find_map(|protocol| protocol.strip_prefix(BEARER_PROTOCOL))
+    };
+    bearer.or_else(|| text(header::HeaderName::from_static("x-api-key"))).or_else(protocol)
+}
+
+/// Where nobody has to say who it is: a name for the key in the request, from which the key cannot be had, or for the
+/// address it comes from.
+fn name_of(request: &HttpRequest) -> Arc<str> {
+    match (credential(request), request.peer_addr()) {
+        (Some(key), _) => format!("key:{}", hex::encode(&Sha256::digest(key.as_bytes())[..8])).into(),
+        (None, Some(address)) => format!("{BY_ADDRESS}{}", address.ip()).into(),
+        (None, None) => format!("{BY_ADDRESS}unknown").into(),
+    }
+}
+
+/// Who the caller is, as the service sees it.
+async fn me(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, Problem> {
+    let caller = request.extensions().get::<Caller>().cloned().ok_or_else(|| Problem::from(Refused::Nothing))?;
+    let groups = match &*caller.sight {
+        Sight::All => Vec::new(),
+        Sight::Groups(groups) => groups.iter().cloned().collect(),
+    };
+    Ok(HttpResponse::Ok().json(json!({
+        "identity": app.identity.is_some(),
+        "name": &*caller.name,
+        "scopes": &*caller.scopes,
+        "groups": groups,
+        "sees_all": *caller.sight == Sight::All,
+    })))
+}
+
+/// Whether a browser sends the request for a page of another site: WebSockets are open to all of them otherwise.
+pub fn is_of_another_site(request: &HttpRequest) -> bool {
+    let text = |name: header::HeaderName| request.headers().get(name).map(header::HeaderValue::as_bytes);
+    let Some(origin) = text(header::ORIGIN) else { return false };
+    let site = origin.split(|byte| *byte == b'/').nth(2).unwrap_or_default();
+    text(header::HOST).is_none_or(|host| !host.eq_ignore_ascii_case(site))
+}
