@@ -1,0 +1,125 @@
+//! `/v1/answers/{id}/feedback`: what somebody thought of an answer. It is kept with the answer's text, for `answerd
+//! feedback` to export.
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::auth::caller;
+use super::error::{Kind, Problem, method_not_allowed};
+use crate::actors::stats::now_ms;
+use crate::answer::log::Event;
+use crate::app::App;
+use crate::error::ServiceError;
+use crate::identity::{Caller, Scope};
+use crate::stores::records::Kind as Record;
+
+/// Longest note, and longest question, in bytes.
+const NOTE_BYTES: usize = 4096;
+/// Longest answer that is kept with it, in bytes.
+const ANSWER_BYTES: usize = 64 << 10;
+
+/// The routes of this file.
+pub fn routes(config: &mut web::ServiceConfig) {
+    config.service(
+        web::resource("/v1/answers/{id}/feedback")
+            .route(web::post().to(put))
+            .route(web::delete().to(take_back))
+            .default_service(web::to(method_not_allowed)),
+    );
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Rating {
+    Up,
+    Down,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Feedback {
+    rating: Rating,
+    /// Why.
+    #[serde(default)]
+    note: String,
+    /// What was asked, as the page showed it.
+    #[serde(default)]
+    question: String,
+    /// What was answered, as the page showed it: for an answer that is not kept any more.
+    #[serde(default)]
+    answer: String,
+}
+
+async fn put(
+    request: HttpRequest,
+    app: web::Data<App>,
+    id: web::Path<String>,
+    feedback: web::Json<Feedback>,
+) -> Result<HttpResponse, Problem> {
+    let caller = caller(&request, Scope::Ask)?;
+    let Feedback { rating, note, question, answer } = feedback.into_inner();
+    for (name, text, limit) in
+        [("note", &note, NOTE_BYTES), ("question", &question, NOTE_BYTES), ("answer", &answer, ANSWER_BYTES)]
+    {
+        if text.len() > limit {
+            let detail = format!("`{name}` has {} bytes, the limit is {limit}", text.len());
+            return Err(Problem::new(Kind::InvalidRequest, detail).with("limit", limit));
+        }
+    }
+    let name = name_of(&id, &caller)?;
+    let said = said(&app, &id, &caller).await;
+    let record = json!({
+        "at_ms": now_ms(),
+        "answer_id": *id,
+        "caller": &*caller.name,
+        "rating": rating,
+        "note": note,
+        "question": question,
+        "answer": said.as_ref().map_or(answer, |said| said.text.clone()),
+        "sources": said.map(|said| said.sources),
+    });
+    app.records.put(Record::Feedback, &name, &record).await.map_err(ServiceError::from)?;
+    Ok(HttpResponse::NoContent().finish())
+}
+
+async fn take_back(request: HttpRequest, app: web::Data<App>, id: web::Path<String>) -> Result<HttpResponse, Problem> {
+    let caller = caller(&request, Scope::Ask)?;
+    let name = name_of(&id, &caller)?;
+    app.records.remove(Record::Feedback, &name).await.map_err(ServiceError::from)?;
+    Ok(HttpResponse::NoContent().finish())
+}
+
+/// The record of what this caller thinks of this answer: one each.
+fn name_of(id: &str, caller: &Caller) -> Result<String, Problem> {
+    if uuid::Uuid::try_parse(id).is_err() {
+        return Err(Problem::new(Kind::NotFound, format!("there is no answer {id}")));
+    }
+    Ok(format!("{id}:{}", caller.name))
+}
+
+/// What an answer said, as far as it is still kept.
+struct Said {
+    text: String,
+    sources: Vec<Value>,
+}
+
+async fn said(app: &App, id: &str, caller: &Caller) -> Option<Said> {
+    let log = app.asker().ok()?.find(id, caller).await?;
+    let mut said = Said { text: String::new(), sources: Vec::new() };
+    for event in log.events(0, usize::MAX) {
+        match &*event {
+            Event::Token { text } => said.text.push_str(text),
+            Event::Sources { sources, .. } => {
+                said.sources = sources
+                    .iter()
+                    .map(|source| json!({ "n": source.n, "document_id": source.document_id, "revision": source.revision, "start": source.start, "end": source.end }))
+                    .collect();
+            }
+            _ => {}
+        }
+    }
+    let cut = said.text.floor_char_boundary(ANSWER_BYTES);
+    said.text.truncate(cut);
+    Some(said)
+}
