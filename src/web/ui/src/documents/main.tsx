@@ -1,0 +1,15 @@
+// Starts the page.
+
+import { render } from "preact";
+import { TopBar } from "../shared/topbar";
+
+function Page() {
+  return (
+    <>
+      <TopBar page="documents" />
+      <main id="main" tabindex={-1} />
+    </>
+  );
+}
+
+render(<Page />, document.getElementById("app")!);
