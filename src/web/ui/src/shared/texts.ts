@@ -1,4 +1,5 @@
 // Every text that the pages show to people, in one place. English first; another language is another file like this.
+// Those of the documents and the admin page stand in files beside it, which the chat does not load.
 
 import { number, plural } from "./format";
 
@@ -68,7 +69,3 @@ export const shared = {
 };
 
 export const chat = {};
-
-export const documents = {};
-
-export const admin = {};
