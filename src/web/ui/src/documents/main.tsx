@@ -1,15 +1,12 @@
 // Starts the page.
 
 import { render } from "preact";
-import { TopBar } from "../shared/topbar";
+import { filter } from "./list";
+import { Page } from "./page";
+import { search } from "./searching";
 
-function Page() {
-  return (
-    <>
-      <TopBar page="documents" />
-      <main id="main" tabindex={-1} />
-    </>
-  );
-}
+const asked = new URLSearchParams(location.search);
+filter.value = { collection: asked.get("collection") ?? "", prefix: asked.get("prefix") ?? "" };
+void search(asked.get("q") ?? "");
 
 render(<Page />, document.getElementById("app")!);
