@@ -1,15 +1,10 @@
-// Starts the page.
+// Starts the chat page.
 
 import { render } from "preact";
-import { TopBar } from "../shared/topbar";
+import { start } from "./conversations";
+import { ChatPage } from "./page";
+import "./chat.css";
+import "./answer.css";
 
-function Page() {
-  return (
-    <>
-      <TopBar page="chat" />
-      <main id="main" tabindex={-1} />
-    </>
-  );
-}
-
-render(<Page />, document.getElementById("app")!);
+void start();
+render(<ChatPage />, document.getElementById("app")!);
