@@ -6,7 +6,8 @@ it("takes over an hour and goes on with samples", () => {
   series.load({ interval_ms: 5000, at_ms: [5000, 10_000], series: { waiting: [1, null] } });
   expect(series.push({ at_ms: 15_000, waiting: 3 })).toBe(true);
   expect(series.columns(["waiting"])).toEqual([[5, 10, 15], [1, null, 3]]);
-  expect(series.last("waiting")).toBe(3);
+  expect([series.value("waiting"), series.value("waiting", 0), series.value("other")]).toEqual([3, 1, null]);
+  expect([series.time_ms(), series.time_ms(1), series.time_ms(9)]).toEqual([15_000, 10_000, null]);
 });
 
 it("knows a sample only once", () => {
@@ -44,13 +45,6 @@ it("scales values and leaves gaps alone", () => {
   series.push({ at_ms: 5000, input_tokens: 50 });
   series.push({ at_ms: 10_000, input_tokens: null });
   expect(series.columns(["input_tokens"], (_, value) => value / 5)).toEqual([[5, 10], [10, null]]);
-});
-
-it("sums counts of the last minutes", () => {
-  const series = new Series();
-  for (let n = 1; n <= 24; n++) series.push({ at_ms: n * 5000, ingested: n });
-  expect(series.sum("ingested", 10_000)).toBe(23 + 24);
-  expect(series.sum("other", 10_000)).toBe(0);
 });
 
 it("is no larger after a day", () => {

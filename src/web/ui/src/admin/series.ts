@@ -65,18 +65,14 @@ export class Series {
     return [this.times.map((time) => time / 1000), ...columns];
   }
 
-  /** The newest value of a series. */
-  last(name: string): number | null {
-    return this.values.get(name)?.at(-1) ?? null;
+  /** A value of a series: the newest, or that at a place in the columns. */
+  value(name: string, at = -1): number | null {
+    return this.values.get(name)?.at(at) ?? null;
   }
 
-  /** The sum of a series of counts over the last `span_ms`. */
-  sum(name: string, span_ms: number): number {
-    const values = this.values.get(name) ?? [];
-    const since = (this.times.at(-1) ?? 0) - span_ms;
-    let sum = 0;
-    for (let at = values.length - 1; at >= 0 && (this.times[at] ?? 0) > since; at--) sum += values[at] ?? 0;
-    return sum;
+  /** When a sample was taken: the newest, or that at a place in the columns. */
+  time_ms(at = -1): number | null {
+    return this.times.at(at) ?? null;
   }
 
   private append(sample: Sample): void {

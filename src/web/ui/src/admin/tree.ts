@@ -8,21 +8,18 @@ export interface Row {
   part: string;
   level: number;
   children: number;
-  /** Position among its siblings, from 1, and their number: what a screen reader says of a row of a tree. */
-  position: number;
-  siblings: number;
 }
 
 /** Rows of the tree, without those below a path in `closed`. */
 export function rows(tree: readonly TreeNode[], closed: ReadonlySet<string> = new Set()): Row[] {
   const found: Row[] = [];
   const walk = (nodes: readonly TreeNode[], above: string, level: number) => {
-    nodes.forEach((node, index) => {
+    for (const node of nodes) {
       const path = above === "" ? node.part : `${above}/${node.part}`;
       const children = node.children ?? [];
-      found.push({ path, part: node.part, level, children: children.length, position: index + 1, siblings: nodes.length });
+      found.push({ path, part: node.part, level, children: children.length });
       if (!closed.has(path)) walk(children, path, level + 1);
-    });
+    }
   };
   walk(tree, "", 1);
   return found;
@@ -34,7 +31,7 @@ export function sameRows(a: readonly Row[], b: readonly Row[]): boolean {
     a.length === b.length &&
     a.every((row, at) => {
       const other = b[at];
-      return other !== undefined && row.path === other.path && row.children === other.children && row.siblings === other.siblings;
+      return other !== undefined && row.path === other.path && row.children === other.children;
     })
   );
 }

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { groupsOf, idOf, isCollection, mediaTypeOf, wrongWith } from "./ids";
+import { idOf, isCollection, mediaTypeOf, wrongWith } from "./ids";
 
 describe("the id of a file", () => {
   it("is its path", () => {
@@ -47,11 +47,6 @@ it("says what is wrong with an id that was typed in", () => {
 it("knows the names that a collection may have", () => {
   for (const name of ["a", "hr-2026_x", "a".repeat(64)]) expect(isCollection(name)).toBe(true);
   for (const name of ["", "HR", "a b", "a/b", "a".repeat(65)]) expect(isCollection(name)).toBe(false);
-});
-
-it("reads groups however they are separated", () => {
-  expect(groupsOf(" hr, eng;hr\nops ")).toEqual(["hr", "eng", "ops"]);
-  expect(groupsOf(" , ")).toEqual([]);
 });
 
 it("a JSON file is not sent as an envelope", () => {

@@ -37,11 +37,6 @@ export function isCollection(name: string): boolean {
   return /^[a-z0-9_-]{1,64}$/.test(name);
 }
 
-/** Groups as they are typed: separated by commas or white space, each once. */
-export function groupsOf(text: string): string[] {
-  return [...new Set(text.split(/[\s,;]+/).filter((group) => group !== ""))];
-}
-
 /** The media type to send for a file; the service looks at the bytes and the name where there is none. */
 export function mediaTypeOf(type: string): string {
   // JSON would be read as an envelope around a document, not as the document.

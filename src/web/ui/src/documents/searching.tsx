@@ -8,6 +8,7 @@ import { Search as SearchIcon } from "../shared/icons";
 import { openPassage, placeOf } from "../shared/passage";
 import { ProblemNote } from "../shared/problem";
 import { documents as t } from "../shared/texts-documents";
+import { excerpt } from "./excerpt";
 import { filter } from "./list";
 
 interface Stage {
@@ -136,7 +137,8 @@ export function Results({ onClear }: { onClear: () => void }) {
 function ResultCard({ result, query }: { result: Result; query: string }) {
   const { title, document_id, scores } = result;
   const place = placeOf(result);
-  const text = result.text.length > SNIPPET ? `${result.text.slice(0, SNIPPET).trimEnd()}…` : result.text;
+  const words = wordsOf(query);
+  const text = excerpt(result.text, words, SNIPPET);
   return (
     <li class="card result">
       <h3>
@@ -149,7 +151,7 @@ function ResultCard({ result, query }: { result: Result; query: string }) {
         {place !== "" && <span>{place}</span>}
       </p>
       <p class="result-text">
-        {markWords(text, wordsOf(query)).map((piece, at) => (piece.marked ? <mark key={at}>{piece.text}</mark> : piece.text))}
+        {markWords(text, words).map((piece, at) => (piece.marked ? <mark key={at}>{piece.text}</mark> : piece.text))}
       </p>
       <p class="result-facts small" title={t.search.scores}>
         <span class="badge">{result.collection}</span>
