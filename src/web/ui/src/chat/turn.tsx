@@ -36,15 +36,13 @@ export const Turn = memo(function Turn({ turn, onDrawn, end }: TurnProps) {
       ) : (
         <div class="asked">
           <h2>{turn.question}</h2>
-          <div class="asked-foot">
-            {turn.collections.length > 0 && <span class="muted small">{t.in(turn.collections)}</span>}
-            <span class="actions">
-              <CopyButton label={t.copyQuestion} text={() => turn.question} />
-              <button type="button" class="icon-button" aria-label={t.edit} title={t.edit} disabled={current.value !== null} onClick={() => (editing.value = true)}>
-                <Edit size={16} />
-              </button>
-            </span>
+          <div class="actions">
+            <CopyButton label={t.copyQuestion} text={() => turn.question} />
+            <button type="button" class="icon-button" aria-label={t.edit} title={t.edit} disabled={current.value !== null} onClick={() => (editing.value = true)}>
+              <Edit size={16} />
+            </button>
           </div>
+          {turn.collections.length > 0 && <p class="in muted small">{t.in(turn.collections)}</p>}
         </div>
       )}
       <AnswerText turn={turn} onDrawn={onDrawn} />
@@ -107,13 +105,14 @@ function Facts({ answer }: { answer: Answer }) {
   const end = ends[done?.finish_reason ?? ""];
   const facts: string[] = [];
   if (usage !== null && usage.total_tokens > 0) {
-    facts.push(a.tokensIn(usage.prompt_tokens, usage.cached_prompt_tokens), a.tokensOut(usage.completion_tokens) + (usage.estimated ? ` (${a.estimated})` : ""));
+    facts.push(a.tokens(usage.prompt_tokens, usage.cached_prompt_tokens, usage.completion_tokens) + (usage.estimated ? ` (${a.estimated})` : ""));
   }
-  if (firstTokenMs !== null) facts.push(a.first(duration(firstTokenMs - startedMs)));
-  if (done !== null && endedMs !== null) facts.push(a.total(duration(endedMs - startedMs)));
+  if (done !== null && endedMs !== null) {
+    facts.push(a.took(duration(endedMs - startedMs), firstTokenMs === null ? null : duration(firstTokenMs - startedMs)));
+  }
   if (done !== null && done.lag_ms !== undefined) {
-    facts.push(a.asOf(time(startedMs)));
-    facts.push(done.lag_ms !== null && done.lag_ms > 0 ? a.lag(duration(done.lag_ms), done.lag_events ?? null) : a.current);
+    const lag = done.lag_ms !== null && done.lag_ms > 0 ? a.lag(duration(done.lag_ms), done.lag_events ?? null) : a.current;
+    facts.push(a.asOf(time(startedMs), lag));
   }
   if (end === undefined && facts.length === 0 && !done?.cached) return null;
   return (

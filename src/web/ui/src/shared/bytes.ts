@@ -23,13 +23,13 @@ export function wordsOf(question: string): string[] {
   return [...new Set(words.filter((word) => word.length > 2 && !COMMON.has(word)))];
 }
 
-/** A text in pieces: those that begin with one of the words (or its stem: a plural, a tense) are marked. */
+/** A text in pieces: the words, and other forms of them (a plural, a tense), are marked. */
 export function markWords(text: string, words: string[]): { text: string; marked: boolean }[] {
   if (words.length === 0 || text === "") return [{ text, marked: false }];
   const stems = words.map((word) => (word.length > 5 ? word.replace(/(?:ies|es|s|ed|ing|ly)$/u, "") : word.replace(/s$/u, "")));
   const escaped = stems.filter((stem) => stem.length > 1).map((stem) => stem.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"));
   if (escaped.length === 0) return [{ text, marked: false }];
-  const pattern = new RegExp(`(?<![\\p{L}\\p{N}])(?:${escaped.join("|")})[\\p{L}\\p{M}]{0,4}(?![\\p{L}\\p{N}])`, "giu");
+  const pattern = new RegExp(`(?<![\\p{L}\\p{N}])(?:${escaped.join("|")})(?:ies|es|s|y|e|ed|ing|ly|['’]s)?(?![\\p{L}\\p{N}])`, "giu");
   const pieces: { text: string; marked: boolean }[] = [];
   let end = 0;
   for (const match of text.matchAll(pattern)) {

@@ -137,6 +137,8 @@ function Text({ document, passage, words }: { document: DocumentText; passage: P
   const changed = asked && passage.revision !== undefined && document.served_revision !== undefined && passage.revision !== document.served_revision;
   const parts = asked && !changed ? cutAtBytes(text, passage.start!, passage.end!) : null;
   const [before, marked, after] = parts ?? ["", "", text];
+  // A passage of whole lines, as nearly all are, is a block of its own.
+  const whole = marked !== "" && /(?:^|\n)$/.test(before) && /^(?:\n|$)/.test(after.replace(/^/, marked.endsWith("\n") ? "\n" : ""));
   const cut = before.length > CONTEXT || after.length > CONTEXT;
   const markdown = document.format === "markdown";
   return (
@@ -146,12 +148,12 @@ function Text({ document, passage, words }: { document: DocumentText; passage: P
       <div ref={box} class="passage-text" tabindex={0} role="region" aria-label={t.text} autofocus>
         <Lines text={before.slice(-CONTEXT)} markdown={markdown} />
         {marked !== "" && (
-          <mark ref={mark} class="passage-mark">
+          <mark ref={mark} class={`passage-mark ${whole ? "whole" : ""}`}>
             <span class="unseen">{t.highlighted} </span>
-            <Lines text={marked} markdown={markdown} words={words} />
+            <Lines text={whole ? marked.replace(/\n+$/, "") : marked} markdown={markdown} words={words} />
           </mark>
         )}
-        <Lines text={after.slice(0, CONTEXT)} markdown={markdown} words={asked ? [] : words} />
+        <Lines text={(whole ? after.replace(/^\n/, "") : after).slice(0, CONTEXT)} markdown={markdown} words={asked ? [] : words} />
       </div>
       {marked !== "" && (
         <button type="button" class="button passage-back" onClick={show}>
