@@ -1,0 +1,84 @@
+// The admin page as a whole: the strip on top, then one section, which the address names.
+
+import { signal } from "@preact/signals";
+import type { ComponentType } from "preact";
+import { useEffect } from "preact/hooks";
+import { Warning } from "../shared/icons";
+import { ProblemNote } from "../shared/problem";
+import { askToSignIn } from "../shared/session";
+import { shared } from "../shared/texts";
+import { admin as t } from "../shared/texts-admin";
+import { TopBar } from "../shared/topbar";
+import { Actors } from "./actors";
+import { Effective } from "./effective";
+import { Happened } from "./happened";
+import { Keys } from "./keys";
+import { Letters } from "./letters";
+import { Links } from "./links";
+import { refusal, watch } from "./live";
+import { Models } from "./models";
+import { Overview } from "./overview";
+import { Empty } from "./parts";
+import { ConnectionState, Strip } from "./strip";
+import "./admin.css";
+
+const SECTIONS = { overview: Overview, actors: Actors, models: Models, links: Links, letters: Letters, timeline: Happened, keys: Keys, settings: Effective } satisfies Record<string, ComponentType>;
+type Section = keyof typeof SECTIONS;
+
+const named = (hash: string): Section => {
+  const name = hash.replace(/^#/, "");
+  return Object.hasOwn(SECTIONS, name) ? (name as Section) : "overview";
+};
+
+const section = signal<Section>(named(location.hash));
+addEventListener("hashchange", () => (section.value = named(location.hash)));
+
+export function Page() {
+  useEffect(watch, []);
+  return (
+    <>
+      <TopBar page="admin" />
+      <main id="main" class="admin-page" tabindex={-1}>
+        <header class="page-head">
+          <h1>{t.title}</h1>
+          {refusal.value === null && <ConnectionState />}
+        </header>
+        {refusal.value === null ? <Content /> : <Refused />}
+      </main>
+    </>
+  );
+}
+
+function Refused() {
+  const problem = refusal.value;
+  if (problem === null) return null;
+  if (problem.status === 401 || problem.status === 403) {
+    return (
+      <Empty icon={<Warning size={28} />} title={t.forbidden} hint={t.forbiddenHint}>
+        <button type="button" class="button primary" onClick={() => void askToSignIn()}>
+          {shared.session.signIn}
+        </button>
+      </Empty>
+    );
+  }
+  return <ProblemNote problem={problem} onRetry={() => location.reload()} />;
+}
+
+function Content() {
+  const Body = SECTIONS[section.value];
+  return (
+    <>
+      <Strip />
+      <nav class="sections" aria-label={t.sectionsLabel}>
+        {(Object.keys(SECTIONS) as Section[]).map((name) => (
+          <a key={name} href={`#${name}`} aria-current={name === section.value ? "page" : undefined}>
+            {t.sections[name]}
+          </a>
+        ))}
+      </nav>
+      <div class="section" key={section.value}>
+        <Body />
+      </div>
+    </>
+  );
+}

@@ -1,0 +1,161 @@
+// Conversations, kept in the browser (IndexedDB). Other tabs are told of every change.
+//
+// Each change is a transaction on one conversation: what another tab wrote in the meantime stays. Where the browser keeps
+// nothing (a private window, no room), conversations live as long as the page.
+
+import { openDB, type DBSchema, type IDBPDatabase } from "idb";
+import type { Conversation, Entry, Turn } from "./types";
+
+interface Schema extends DBSchema {
+  conversations: { key: string; value: Conversation };
+  /** What the list shows of each, so that it need not read them all. */
+  entries: { key: string; value: Entry; indexes: { updatedMs: number } };
+}
+
+export type Change = { kind: "saved" | "deleted"; id: string } | { kind: "cleared" };
+
+const NAME = "answerd";
+
+export class ConversationStore {
+  readonly #database: Promise<IDBPDatabase<Schema> | null>;
+  readonly #memory = new Map<string, Conversation>();
+  readonly #channel: BroadcastChannel;
+  /** Called with what other tabs changed. */
+  onChange: ((change: Change) => void) | null = null;
+  /** Called where the browser keeps nothing. */
+  onVolatile: (() => void) | null = null;
+
+  constructor(name = NAME) {
+    this.#channel = new BroadcastChannel(name);
+    this.#channel.onmessage = ({ data }: MessageEvent<Change>) => this.onChange?.(data);
+    this.#database = openDB<Schema>(name, 1, {
+      upgrade(database) {
+        database.createObjectStore("conversations", { keyPath: "id" });
+        database.createObjectStore("entries", { keyPath: "id" }).createIndex("updatedMs", "updatedMs");
+      },
+    }).catch(() => {
+      this.onVolatile?.();
+      return null;
+    });
+  }
+
+  /** All conversations, the latest first. */
+  async list(): Promise<Entry[]> {
+    const database = await this.#database;
+    const entries = database ? await database.getAllFromIndex("entries", "updatedMs") : [...this.#memory.values()].map(entryOf);
+    return entries.sort((a, b) => b.updatedMs - a.updatedMs);
+  }
+
+  async get(id: string): Promise<Conversation | null> {
+    const database = await this.#database;
+    return (database ? await database.get("conversations", id) : structuredClone(this.#memory.get(id))) ?? null;
+  }
+
+  async all(): Promise<Conversation[]> {
+    const database = await this.#database;
+    return database ? database.getAll("conversations") : [...this.#memory.values()].map((one) => structuredClone(one));
+  }
+
+  /** Ids of the conversations with all of the words, in a title, question or answer. */
+  async search(text: string): Promise<Set<string>> {
+    const words = text.toLowerCase().split(/\s+/).filter(Boolean);
+    const found = new Set<string>();
+    const look = (one: Conversation) => {
+      const all = [one.title, ...one.turns.flatMap((turn) => [turn.question, turn.answer.text])].join("\n").toLowerCase();
+      if (words.every((word) => all.includes(word))) found.add(one.id);
+    };
+    const database = await this.#database;
+    if (database) {
+      // One at a time: all of them may be more than a phone has room for.
+      for await (const cursor of database.transaction("conversations").store) look(cursor.value);
+    } else {
+      this.#memory.forEach(look);
+    }
+    return found;
+  }
+
+  /** Puts a conversation as it is. */
+  async put(conversation: Conversation): Promise<void> {
+    await this.#change(conversation.id, () => conversation);
+  }
+
+  /** Puts one turn; the other turns are left as they are. Begins the conversation where it is not there yet. */
+  async putTurn(conversation: Omit<Conversation, "turns">, turn: Turn): Promise<void> {
+    await this.#change(conversation.id, (kept) => {
+      if (kept === undefined) return { ...conversation, turns: [turn] };
+      const at = kept.turns.findIndex((one) => one.id === turn.id);
+      const turns = at < 0 ? [...kept.turns, turn] : kept.turns.with(at, turn);
+      return { ...kept, updatedMs: Math.max(kept.updatedMs, conversation.updatedMs), turns };
+    });
+  }
+
+  /** Puts a turn that is being answered; nothing where the turn was taken away in the meantime. */
+  async updateTurn(id: string, turn: Turn): Promise<void> {
+    await this.#change(id, (kept) => {
+      const at = kept?.turns.findIndex((one) => one.id === turn.id) ?? -1;
+      return kept === undefined || at < 0 ? undefined : { ...kept, turns: kept.turns.with(at, turn) };
+    });
+  }
+
+  /** Puts these turns in place of all of a conversation's. */
+  async putTurns(id: string, turns: Turn[]): Promise<void> {
+    await this.#change(id, (kept) => kept && { ...kept, turns });
+  }
+
+  async rename(id: string, title: string): Promise<void> {
+    await this.#change(id, (kept) => kept && { ...kept, title });
+  }
+
+  async delete(id: string): Promise<void> {
+    const database = await this.#database;
+    if (database) {
+      const transaction = database.transaction(["conversations", "entries"], "readwrite");
+      await Promise.all([transaction.objectStore("conversations").delete(id), transaction.objectStore("entries").delete(id), transaction.done]);
+    } else {
+      this.#memory.delete(id);
+    }
+    this.#tell({ kind: "deleted", id });
+  }
+
+  async clear(): Promise<void> {
+    const database = await this.#database;
+    if (database) {
+      const transaction = database.transaction(["conversations", "entries"], "readwrite");
+      await Promise.all([transaction.objectStore("conversations").clear(), transaction.objectStore("entries").clear(), transaction.done]);
+    } else {
+      this.#memory.clear();
+    }
+    this.#tell({ kind: "cleared" });
+  }
+
+  async close(): Promise<void> {
+    this.#channel.close();
+    (await this.#database)?.close();
+  }
+
+  /** `undefined` changes nothing. */
+  async #change(id: string, work: (kept: Conversation | undefined) => Conversation | undefined): Promise<void> {
+    const database = await this.#database;
+    if (database) {
+      const transaction = database.transaction(["conversations", "entries"], "readwrite");
+      const conversations = transaction.objectStore("conversations");
+      const next = work(await conversations.get(id));
+      if (next !== undefined) {
+        await Promise.all([conversations.put(next), transaction.objectStore("entries").put(entryOf(next))]);
+      }
+      await transaction.done;
+      if (next === undefined) return;
+    } else {
+      const next = work(this.#memory.get(id));
+      if (next === undefined) return;
+      this.#memory.set(id, structuredClone(next));
+    }
+    this.#tell({ kind: "saved", id });
+  }
+
+  #tell(change: Change): void {
+    this.#channel.postMessage(change);
+  }
+}
+
+const entryOf = ({ id, title, updatedMs }: Conversation): Entry => ({ id, title, updatedMs });
