@@ -1,6 +1,7 @@
 //! All tests of the real process, one file a promise. One crate, so that they are linked once.
 
 mod actors;
+mod admin;
 mod ask;
 mod bad_input;
 mod browser;

@@ -230,6 +230,32 @@ mod tests {
             prop_assert_eq!(gist(&format!("{plain}?")), gist(&plain));
         }
 
+        /// Callers who see other documents find other things: what one of them found is kept for no other.
+        #[test]
+        fn what_is_found_is_kept_for_those_who_see_the_same(
+            one in proptest::collection::btree_set("[a-c]{1,2}", 0..3),
+            other in proptest::collection::btree_set("[a-c]{1,2}", 0..3),
+        ) {
+            let sampling = Sampling::default();
+            let key = |sight: &Sight| Asked {
+                setup: Key::of("setup", &1),
+                index: "index",
+                commit: 1,
+                question: "how many",
+                messages: &[],
+                filter: None,
+                sight,
+                max_tokens: 64,
+                sampling: &sampling,
+                stop: &[],
+            }
+            .key();
+            let same = one == other;
+            let (one, other) = (Sight::Groups(one), Sight::Groups(other));
+            prop_assert_eq!(key(&one) == key(&other), same);
+            prop_assert_ne!(key(&one), key(&Sight::All));
+        }
+
         #[test]
         fn parts_cannot_be_shifted_into_each_other(a in ".{0,6}", b in ".{0,6}", c in ".{0,6}", d in ".{0,6}") {
             let same = (&a, &b) == (&c, &d);

@@ -161,8 +161,8 @@ impl Reader {
                 }
                 Some(Value::Table(merged))
             }
-            (Value::Array(example), DeValue::Array(given)) => {
-                let [example] = example.as_slice() else { return None };
+            (Value::Array(example), DeValue::Array(given)) if is_of_tables(example) => {
+                let example = &example[0];
                 let mut entries = Vec::new();
                 for (n, value) in given.into_iter().enumerate() {
                     path.push(Step::Index(n));
@@ -177,7 +177,7 @@ impl Reader {
                 self.error(render(path), message, self.origin_or(path, origin(at)));
                 None
             }
-            (Value::Array(_), _) => {
+            (Value::Array(example), _) if is_of_tables(example) => {
                 let message = format!("write [[{}]], once for each entry", render(path));
                 self.error(render(path), message, self.origin_or(path, origin(at)));
                 None
@@ -299,6 +299,11 @@ fn set(root: &mut Value, path: &[Step], value: Value) {
     if let Some(place) = place {
         *place = value;
     }
+}
+
+/// Whether the entries of an array are sections of their own, `[[folders]]`; otherwise it is a value, as a whole.
+fn is_of_tables(example: &[Value]) -> bool {
+    example.first().is_some_and(Value::is_table)
 }
 
 /// Says that there is no such key, and which one may have been meant.

@@ -164,6 +164,21 @@ fn the_folders_can_be_given_by_a_variable() {
 }
 
 #[test]
+fn a_list_of_texts_is_taken_as_a_whole_whatever_its_default() {
+    let text = "[identity.jwt]\nadmin = [\"platform\"]\nask = []\n";
+    let given = [("ANSWERD__IDENTITY__JWT__WRITE", r#"["editors", "board"]"#)];
+    let jwt = load(Some(text), &given).unwrap().identity.jwt;
+    assert_eq!(
+        (jwt.admin, jwt.ask, jwt.write),
+        (vec!["platform".into()], vec![], vec!["editors".into(), "board".into()])
+    );
+    for wrong in ["write = \"editors\"", "write = [1]", "write = 3"] {
+        let found = mistakes(&format!("[identity.jwt]\n{wrong}\n"));
+        assert_eq!((found.len(), found[0].1.as_str()), (1, "identity.jwt.write"), "{found:?}");
+    }
+}
+
+#[test]
 fn a_mistake_in_a_variable_names_the_variable() {
     let given = [
         ("ANSWERD__MODELS__CHAT__SLOT", "3"),
