@@ -26,7 +26,7 @@ run: setup ## Build it and start it with config.toml
 
 test: ## Run all tests
 	@scripts/setup.sh test
-	@scripts/ui.sh
+	@scripts/ui.sh test
 	@$(ENV); \
 	if grep -rqE '^ *//[/!] ```' src; then $(CARGO_TEST) --doc; fi; \
 	if cargo nextest --version >/dev/null 2>&1; then \

@@ -29,6 +29,7 @@ use crate::actors::stats::{State, now_ms};
 use crate::asking::elsewhere::Elsewhere;
 use crate::asking::lead::Leads;
 use crate::asking::{Asker, Models, Shelf};
+use crate::budgets::Budgets;
 use crate::config::Config;
 use crate::error::ServiceError;
 use crate::identity::Identity;
@@ -59,6 +60,8 @@ pub struct App {
     pub library: Arc<Library>,
     /// Who may call; none where everybody may.
     pub identity: Option<Identity>,
+    /// How much callers may ask for.
+    pub budgets: Arc<Budgets>,
     /// The service's own records.
     pub records: Arc<dyn Records>,
     /// The way to the ingestor.
@@ -215,6 +218,7 @@ impl App {
             true => Some(Arc::new(Redis::open(&config.redis)?)),
             false => None,
         };
+        let budgets = Budgets::new(&config.budgets, redis.clone());
         let asker = if parts.chat {
             let models = Models(config.models.all().map(|model| open_model(&doors, &config, model, &read)).collect());
             let ledger = Ledger::open(&config.data.dir, Arc::clone(&metrics))
@@ -224,6 +228,7 @@ impl App {
             let shelf = Arc::new(Shelf::new(keep, answer.keep_max));
             let shared = |redis: &Arc<Redis>| Elsewhere::start(Arc::clone(redis), Arc::clone(&shelf), keep);
             Some(Arc::new(Asker {
+                budgets: Arc::clone(&budgets),
                 library: Arc::clone(&library),
                 retriever: retriever.clone(),
                 models,
@@ -244,6 +249,7 @@ impl App {
             library,
             identity,
             records,
+            budgets,
             ingestor,
             retriever,
             embedder,

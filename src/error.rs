@@ -4,6 +4,7 @@
 use crate::actors::door::DoorError;
 use crate::actors::ingestor::IngestError;
 use crate::actors::retriever::SearchError;
+use crate::budgets::rules::Limited;
 use crate::models::ModelError;
 use crate::models::admission::Refusal;
 use crate::stores::StoreError;
@@ -53,6 +54,20 @@ pub enum ServiceError {
         retry_after_s: u64,
         /// Counts and limits.
         counts: serde_json::Map<String, serde_json::Value>,
+    },
+    /// The caller, or one of its groups, has used up what it may have.
+    #[error("{reason}")]
+    OverBudget {
+        /// Whose budget, and what is left of it.
+        reason: String,
+        /// What is limited.
+        limited: Limited,
+        /// How much there is.
+        limit: u64,
+        /// How much is left.
+        left: u64,
+        /// When there is enough of it, in seconds; none where there never will be.
+        retry_after_s: Option<u64>,
     },
     /// Nobody took the answer for too long.
     #[error("the answer was ended: its reader took nothing for too long; ask again")]

@@ -5,6 +5,7 @@ mod admin;
 mod ask;
 mod bad_input;
 mod browser;
+mod budgets;
 mod cache;
 mod cli;
 mod common;

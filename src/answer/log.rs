@@ -5,6 +5,7 @@
 //! at most a window ahead of its furthest reader, and ends where nobody reads, where it was cancelled, or where its
 //! time is up. Plain std: wakers of whatever runtime polls the readers.
 
+use std::any::Any;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
@@ -259,6 +260,8 @@ struct State {
     full_since: Option<Instant>,
     stopped: Option<Stopped>,
     waiting: Vec<Waker>,
+    /// Let go of with the last event.
+    held: Vec<Box<dyn Any + Send>>,
 }
 
 /// An event as it is kept: most are tokens, of which there can be thousands.
@@ -296,6 +299,7 @@ impl AnswerLog {
             full_since: None,
             stopped: None,
             waiting: Vec::new(),
+            held: Vec::new(),
         };
         let log = Arc::new(Self { id, bounds, began, state: Mutex::new(state) });
         (Writer(Arc::clone(&log)), log)
@@ -347,6 +351,14 @@ impl AnswerLog {
         self.lock().closed
     }
 
+    /// Holds something for as long as it has not ended.
+    pub fn keep_until_closed(&self, held: impl Any + Send) {
+        let mut state = self.lock();
+        if state.closed.is_none() {
+            state.held.push(Box::new(held));
+        }
+    }
+
     /// Whether somebody reads it.
     pub fn is_read(&self) -> bool {
         self.lock().readers > 0
@@ -382,7 +394,8 @@ impl AnswerLog {
     }
 
     fn append(&self, event: Event) {
-        let woken = {
+        // What was held is dropped last: nobody is kept waiting for it.
+        let (woken, _held) = {
             let mut state = self.lock();
             let last = event.is_last();
             let status = matches!(event, Event::Status { .. });
@@ -404,7 +417,8 @@ impl AnswerLog {
                 other => Entry::Other(Arc::new(other)),
             };
             state.entries.push(entry);
-            std::mem::take(&mut state.waiting)
+            let held = if last { std::mem::take(&mut state.held) } else { Vec::new() };
+            (std::mem::take(&mut state.waiting), held)
         };
         woken.into_iter().for_each(Waker::wake);
     }

@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dashmap::mapref::entry::Entry;
+use parking_lot::Mutex;
 use serde::{Deserialize, Deserializer};
 
 use self::elsewhere::Elsewhere;
@@ -42,6 +43,7 @@ use crate::actors::retriever::Retriever;
 use crate::answer::evidence::Key;
 use crate::answer::log::{AnswerLog, Bounds, Event, Stage, Writer};
 use crate::answer::prompt;
+use crate::budgets::Budgets;
 use crate::error::ServiceError;
 use crate::identity::Caller;
 use crate::library::Library;
@@ -205,6 +207,8 @@ pub struct Asker {
     pub leads: Option<Leads>,
     /// The answers of other replicas; none without Redis.
     pub elsewhere: Option<Arc<Elsewhere>>,
+    /// How much callers may ask for.
+    pub budgets: Arc<Budgets>,
 }
 
 /// What is known of a question's answer before a model is asked.
@@ -271,7 +275,8 @@ impl Asker {
             stop,
             setup: self.kept.setup,
         };
-        let caller = Arc::clone(&caller.name);
+        let worst = expected + max_tokens;
+        let (who, caller) = (caller, Arc::clone(&caller.name));
         let Standing { commit, as_of } = self.library.standing().await?;
         let key = cache.read.then(|| inquiry.key(commit));
         let found = match key {
@@ -282,10 +287,12 @@ impl Asker {
             None if cache.only => Some(self.look(&inquiry, cache).await?),
             found => found,
         };
+        let open = self.budgets.open(who)?;
         let (mut writer, log) = self.open(max_tokens, time);
+        open.until_closed(&log);
         writer.append(Event::Status { stage: Stage::Retrieving, queue_position: None });
         let mut member = Member::new(writer, Arc::clone(&log), as_of, Arc::clone(&caller));
-        let account = self.account(pool, &log, &caller, true);
+        let mut account = self.account(pool, &log, &caller, true);
         let evidence = match found {
             Some(Found::Evidence(_)) if cache.only => return Err(ServiceError::NotCached),
             Some(Found::Evidence(evidence)) => Some(evidence),
@@ -306,9 +313,17 @@ impl Asker {
             prompt_tokens: expected,
             time,
         };
+        // What another one's generation gives costs nothing.
+        let mut reserved = None;
         let (ticket, flight) = match key {
-            None => (leave.ask()?, Flight::new(member, cache.write)),
+            None => {
+                reserved = Some(self.budgets.reserve(who, worst).await?);
+                (leave.ask()?, Flight::new(member, cache.write))
+            }
             Some(key) => loop {
+                if reserved.is_none() && !self.kept.flights.contains_key(&key) {
+                    reserved = Some(self.budgets.reserve(who, worst).await?);
+                }
                 match self.kept.flights.entry(key) {
                     Entry::Vacant(place) => {
                         let ticket = leave.ask()?;
@@ -327,6 +342,7 @@ impl Asker {
                 }
             },
         };
+        account.reserved = reserved.map(|reserved| Arc::new(Mutex::new(reserved)));
         let landing = Landing::new(Arc::clone(self), flight, key, account.clone());
         let run = Run {
             leave,
@@ -386,7 +402,7 @@ impl Asker {
         wishes: Wishes,
         caller: &Caller,
     ) -> Result<Arc<AnswerLog>, ServiceError> {
-        let caller = Arc::clone(&caller.name);
+        let (who, caller) = (caller, Arc::clone(&caller.name));
         let engine = pool.state.engine()?;
         if messages.is_empty() {
             return Err(ServiceError::Invalid("`messages` is empty".into()));
@@ -403,9 +419,13 @@ impl Asker {
         let time = self.time(&wishes);
         let (pool, priority) = (pool.clone(), wishes.priority);
         let leave = Leave { pool, caller: Arc::clone(&caller), priority, prompt_tokens: tokens, time };
+        let open = self.budgets.open(who)?;
+        let reserved = self.budgets.reserve(who, tokens + max_tokens).await?;
         let ticket = Some(leave.ask()?);
         let (writer, log) = self.open(max_tokens, time);
-        let account = self.account(&leave.pool, &log, &caller, false);
+        open.until_closed(&log);
+        let mut account = self.account(&leave.pool, &log, &caller, false);
+        account.reserved = Some(Arc::new(Mutex::new(reserved)));
         let run = Run {
             leave,
             ticket,
@@ -527,6 +547,7 @@ impl Asker {
             counts: Arc::clone(&self.kept.counts),
             record,
             began: Instant::now(),
+            reserved: None,
         }
     }
 }

@@ -3,10 +3,13 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use parking_lot::Mutex;
+
 use super::flight::{Ended, Flight};
 use crate::actors::cache::CacheCounts;
 use crate::answer::citation::Citations;
 use crate::answer::log::{AnswerLog, DoneReason, Event, Stage, Stopped};
+use crate::budgets::Reservation;
 use crate::error::ServiceError;
 use crate::freshness::AsOf;
 use crate::models::{Demand, FinishReason, Finished, ModelError, Sink};
@@ -31,12 +34,17 @@ pub(super) struct Account {
     pub(super) counts: Arc<CacheCounts>,
     pub(super) record: UsageRecord,
     pub(super) began: Instant,
+    /// The tokens that are reserved for it; given back with the last clone of it.
+    pub(super) reserved: Option<Arc<Mutex<Reservation>>>,
 }
 
 impl Account {
     /// Records the generation.
     fn close(&mut self) {
         self.record.total_ms = self.began.elapsed().as_millis() as u64;
+        if let Some(reserved) = &self.reserved {
+            reserved.lock().used(self.record.prompt_tokens + self.record.completion_tokens);
+        }
         self.ledger.record(self.record.clone());
     }
 

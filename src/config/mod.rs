@@ -2,10 +2,12 @@
 //! told at once, each with its path and its place, and with one of them the process does not start.
 //!
 //! `settings` holds the sections and the range of each value, `events` those of `[nats]` and `[fetch]`, `models` those of
-//! `[models]`, `store` those of `[store]` and `[postgres]`, `cache` those of `[cache]` and `[redis]`, `identity` those of `[identity]`; `read` finds what is no
+//! `[models]`, `store` those of `[store]` and `[postgres]`, `cache` those of `[cache]` and `[redis]`, `identity` those of `[identity]`, `budgets`
+//! those of `[budgets]`; `read` finds what is no
 //! setting at all, `shown` hides what is secret; this file checks what lies between settings. Called once, by the command line. It never warns and goes
 //! on, and opens nothing that a setting names.
 
+mod budgets;
 mod cache;
 mod events;
 mod identity;
@@ -21,6 +23,7 @@ use std::sync::Arc;
 
 use garde::Validate;
 
+pub use self::budgets::{BudgetConfig, BudgetsConfig};
 pub use self::cache::{CacheConfig, RedisConfig};
 pub use self::events::{FetchConfig, NatsConfig};
 pub use self::identity::{IdentityConfig, JwtConfig};

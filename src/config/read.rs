@@ -13,7 +13,9 @@ use toml::de::{DeTable, DeValue, ValueDeserializer};
 use toml::{Spanned, Table, Value};
 
 use super::settings::{Config, FolderConfig};
-use super::{ChatModelConfig, ConfigError, ModelsConfig, Origin, UpstreamConfig, VARIABLE_PREFIX};
+use super::{
+    BudgetConfig, BudgetsConfig, ChatModelConfig, ConfigError, ModelsConfig, Origin, UpstreamConfig, VARIABLE_PREFIX,
+};
 
 /// Settings laid over the defaults, and the mistakes found on the way.
 pub(super) struct Reader {
@@ -40,7 +42,8 @@ impl Reader {
             upstreams: vec![UpstreamConfig::default()],
             ..ModelsConfig::default()
         };
-        let schema = as_value(&Config { folders: vec![FolderConfig::default()], models, ..defaults });
+        let budgets = BudgetsConfig { more: vec![BudgetConfig::default()], ..BudgetsConfig::default() };
+        let schema = as_value(&Config { folders: vec![FolderConfig::default()], models, budgets, ..defaults });
         Self { schema, merged, origins: BTreeMap::new(), errors: Vec::new() }
     }
 

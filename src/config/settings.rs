@@ -11,8 +11,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::models;
 use super::{
-    CacheConfig, FetchConfig, IdentityConfig, ModelsConfig, NatsConfig, PostgresConfig, QdrantConfig, RedisConfig,
-    StoreConfig,
+    BudgetsConfig, CacheConfig, FetchConfig, IdentityConfig, ModelsConfig, NatsConfig, PostgresConfig, QdrantConfig,
+    RedisConfig, StoreConfig,
 };
 use crate::documents::event::{DocumentId, validate_collection};
 use crate::retrieval::sight::validate_group;
@@ -37,6 +37,9 @@ pub struct Config {
     /// Who may call.
     #[garde(dive)]
     pub identity: IdentityConfig,
+    /// How much callers may ask for.
+    #[garde(dive)]
+    pub budgets: BudgetsConfig,
     /// Where the state is kept.
     #[garde(dive)]
     pub data: DataConfig,
@@ -98,6 +101,7 @@ impl Default for Config {
         Self {
             server: ServerConfig::default(),
             identity: IdentityConfig::default(),
+            budgets: BudgetsConfig::default(),
             data: DataConfig::default(),
             store: StoreConfig::default(),
             postgres: PostgresConfig::default(),

@@ -226,7 +226,11 @@ impl Redis {
         self.watched(async move { command.query_async(&mut link).await }).await
     }
 
-    async fn invoke<T: FromRedisValue>(&self, call: &ScriptInvocation<'_>) -> Result<T, RedisTrouble> {
+    /// Runs a script.
+    ///
+    /// # Errors
+    /// [`RedisTrouble`]
+    pub(crate) async fn invoke<T: FromRedisValue>(&self, call: &ScriptInvocation<'_>) -> Result<T, RedisTrouble> {
         let mut link = self.link.clone();
         self.watched(async move { call.invoke_async(&mut link).await }).await
     }

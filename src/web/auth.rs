@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use actix_web::body::{EitherBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
-use actix_web::http::header;
+use actix_web::http::{Method, header};
 use actix_web::middleware::Next;
 use actix_web::{HttpMessage, HttpRequest, HttpResponse, ResponseError, web};
 use serde_json::json;
@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 use super::error::{Kind, Problem, method_not_allowed};
 use super::{openai, ui};
 use crate::app::App;
+use crate::budgets::rules::Standing;
 use crate::identity::{BY_ADDRESS, Caller, Refused, Scope};
 use crate::retrieval::sight::Sight;
 
@@ -39,23 +40,55 @@ pub async fn identify<B: MessageBody + 'static>(
     };
     match known {
         Ok(caller) => {
-            request.extensions_mut().insert(caller);
-            Ok(next.call(request).await?.map_into_left_body())
+            request.extensions_mut().insert(caller.clone());
+            if !counts(&request) {
+                return Ok(next.call(request).await?.map_into_left_body());
+            }
+            let mut response = match app.budgets.request(&caller).await {
+                Ok(()) => next.call(request).await?.map_into_left_body(),
+                Err(error) => {
+                    let response = in_its_form(request.path(), error.into());
+                    request.into_response(response.map_into_right_body())
+                }
+            };
+            if let Some(standing) = app.budgets.tightest(&caller).await {
+                tell(response.headers_mut(), &standing);
+            }
+            Ok(response)
         }
         Err(refused) => {
-            let path = request.path().to_owned();
             let challenge = match &refused {
                 Refused::Nothing => r#"Bearer realm="answerd""#,
                 _ => r#"Bearer realm="answerd", error="invalid_token""#,
             };
             let problem = Problem::from(refused);
             let unknown = problem.kind == Kind::Unauthorized;
-            let mut response = if openai::speaks(&path) { openai::refusal(problem) } else { problem.error_response() };
+            let mut response = in_its_form(request.path(), problem);
             if unknown {
                 response.headers_mut().insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static(challenge));
             }
             Ok(request.into_response(response.map_into_right_body()))
         }
+    }
+}
+
+/// Whether a request begins something: what is only looked at is free.
+fn counts(request: &ServiceRequest) -> bool {
+    request.path().starts_with("/v1/") && !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS)
+}
+
+/// A refusal as what is at this path would say it.
+fn in_its_form(path: &str, problem: Problem) -> HttpResponse {
+    if openai::speaks(path) { openai::refusal(problem) } else { problem.error_response() }
+}
+
+/// The limit that is the next one to be reached, as headers (draft-ietf-httpapi-ratelimit-headers, version 6).
+fn tell(headers: &mut header::HeaderMap, standing: &Standing) {
+    let reset_s = standing.wait_ms.unwrap_or(0).div_ceil(1000);
+    let values =
+        [("ratelimit-limit", standing.limit), ("ratelimit-remaining", standing.left), ("ratelimit-reset", reset_s)];
+    for (name, value) in values {
+        headers.insert(header::HeaderName::from_static(name), header::HeaderValue::from(value));
     }
 }
 

@@ -71,6 +71,8 @@ problems! {
     MethodNotAllowed = "method-not-allowed", METHOD_NOT_ALLOWED, "The method is not allowed here";
     /// Too much is going on.
     Overloaded = "overloaded", TOO_MANY_REQUESTS, "Too many requests are being worked on";
+    /// The caller has used up what it may have.
+    OverBudget = "over-budget", TOO_MANY_REQUESTS, "The budget is used up";
     /// A part of the service cannot work now.
     Unavailable = "unavailable", SERVICE_UNAVAILABLE, "A part of the service is not available";
     /// What the caller wants to see is not yet visible.
@@ -180,6 +182,16 @@ impl From<ServiceError> for Problem {
                 .with("output_tokens", output)
                 .with("limit", limit),
             ServiceError::UnknownModel { .. } => Self::new(Kind::UnknownModel, detail),
+            ServiceError::OverBudget { limited, limit, left, retry_after_s, .. } => {
+                let problem = Self::new(Kind::OverBudget, detail)
+                    .with("limited", serde_json::json!(limited))
+                    .with("limit", limit)
+                    .with("left", left);
+                match retry_after_s {
+                    Some(seconds) => problem.retry_after(seconds),
+                    None => problem,
+                }
+            }
             ServiceError::Overloaded { retry_after_s, counts, .. } => {
                 let mut problem = Self::new(Kind::Overloaded, detail).retry_after(retry_after_s);
                 problem.members = counts;

@@ -86,3 +86,18 @@ fn respond(request: &HttpRequest, name: &str, kept: &'static str) -> Option<Http
     }
     Some(response.content_type(kind).body(file.data.into_owned()))
 }
+
+#[cfg(test)]
+mod tests {
+    use actix_web::test::TestRequest;
+
+    use super::*;
+
+    #[test]
+    fn a_page_that_was_not_built_says_what_is_missing() {
+        let request = TestRequest::default().to_http_request();
+        let response = page(&request, "never-built.html");
+        assert_eq!(response.status(), 503);
+        assert!(NOT_BUILT.contains("nodejs") && NOT_BUILT.contains("npm"));
+    }
+}

@@ -358,6 +358,7 @@ impl Connection {
 
 async fn ask(app: &App, question: Question, cache: CacheUse, caller: &Caller) -> Result<Arc<AnswerLog>, Problem> {
     let wishes = Wishes { cache, ..question.wishes() };
+    app.budgets.request(caller).await?;
     Ok(app.asker()?.ask(question, wishes, caller).await?)
 }
 

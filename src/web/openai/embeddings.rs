@@ -94,7 +94,9 @@ pub(super) async fn embeddings(
     }
     let total: usize = tokens.iter().sum();
     let urgent = texts.len() <= FEW_TEXTS;
+    let mut reserved = app.budgets.reserve(&caller, total).await?;
     let vectors = app.embedder.ask(Embed { texts, urgent }).await.map_err(ServiceError::from)?;
+    reserved.used(total);
     let base64 = asked.encoding_format == Some(Encoding::Base64);
     let data: Vec<Value> = vectors
         .iter()

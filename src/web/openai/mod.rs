@@ -99,7 +99,7 @@ fn error_body(kind: Kind, message: &str, param: Option<&str>, members: &Map<Stri
         Kind::UnknownModel => ("invalid_request_error", Some("model_not_found")),
         Kind::Unauthorized => ("invalid_request_error", Some("invalid_api_key")),
         Kind::Forbidden => ("invalid_request_error", Some("insufficient_permissions")),
-        Kind::Overloaded => ("rate_limit_error", Some("rate_limit_exceeded")),
+        Kind::Overloaded | Kind::OverBudget => ("rate_limit_error", Some("rate_limit_exceeded")),
         Kind::InvalidJson
         | Kind::InvalidRequest
         | Kind::TooLarge

@@ -1,0 +1,273 @@
+//! How much callers may ask for: requests and tokens in a minute, tokens in a day, answers at the same time; for each caller,
+//! and for all of a group together.
+//!
+//! Before a model is asked, the most that it may take is reserved, and what it did not take is given back at the end; an
+//! answer that was kept or that another one's generation gave takes none. [`rules`] has the arithmetic. With a Redis all
+//! replicas count together ([`shared`]); without one, and while it is away, each counts by itself.
+
+pub mod rules;
+mod shared;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use self::rules::{Limited, Limits, Standing, Used};
+use self::shared::Shared;
+use crate::actors::stats::now_ms;
+use crate::answer::log::AnswerLog;
+use crate::config::{BudgetConfig, BudgetsConfig};
+use crate::error::ServiceError;
+use crate::identity::Caller;
+use crate::retrieval::sight::Sight;
+use crate::stores::redis::Redis;
+
+/// Budgets that are counted in this process before those that are full again are forgotten.
+const SWEEP_AT: usize = 1024;
+
+/// Who has a budget, and how much.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Budget {
+    /// `key:…`, `user:…`, `ip:…` or `group:…`.
+    who: Arc<str>,
+    limits: Limits,
+}
+
+/// See the module.
+pub struct Budgets {
+    each: Limits,
+    more: HashMap<String, Limits>,
+    used: Mutex<HashMap<Arc<str>, (Limits, Used)>>,
+    streams: Arc<Mutex<HashMap<Arc<str>, u64>>>,
+    shared: Option<Shared>,
+}
+
+/// Why something was refused: whose budget, and how it stands.
+struct Refused {
+    who: Arc<str>,
+    standing: Standing,
+}
+
+impl Budgets {
+    /// Budgets as configured; with a Redis, those of all replicas.
+    pub fn new(config: &BudgetsConfig, redis: Option<Arc<Redis>>) -> Arc<Self> {
+        let BudgetsConfig { requests_per_minute, tokens_per_minute, tokens_per_day, streams, more } = config;
+        let of = |entry: &BudgetConfig| Limits {
+            requests: entry.requests_per_minute,
+            minute: entry.tokens_per_minute,
+            day: entry.tokens_per_day,
+            streams: entry.streams,
+        };
+        Arc::new(Self {
+            each: Limits {
+                requests: *requests_per_minute,
+                minute: *tokens_per_minute,
+                day: *tokens_per_day,
+                streams: *streams,
+            },
+            more: more.iter().map(|entry| (entry.who.clone(), of(entry))).collect(),
+            used: Mutex::default(),
+            streams: Arc::default(),
+            shared: redis.map(Shared::new),
+        })
+    }
+
+    /// The budgets that what a caller asks for comes out of: its own, and those of its groups.
+    fn of(&self, caller: &Caller) -> Vec<Budget> {
+        let own = self.more.get(&*caller.name).copied().unwrap_or(self.each);
+        let mut budgets = vec![Budget { who: Arc::clone(&caller.name), limits: own }];
+        if let Sight::Groups(groups) = &*caller.sight {
+            let of_group = |group: &String| {
+                let who = format!("group:{group}");
+                self.more.get(&who).map(|limits| Budget { who: who.into(), limits: *limits })
+            };
+            budgets.extend(groups.iter().filter_map(of_group));
+        }
+        budgets.retain(|budget| budget.limits != Limits::default());
+        budgets
+    }
+
+    /// Counts a request.
+    ///
+    /// # Errors
+    /// [`ServiceError::OverBudget`]
+    pub async fn request(&self, caller: &Caller) -> Result<(), ServiceError> {
+        self.take(&self.of(caller), (1, 0)).await.map_err(|refused| over(&refused, 1))
+    }
+
+    /// Reserves so many tokens, the most that an answer may take.
+    ///
+    /// # Errors
+    /// [`ServiceError::OverBudget`]
+    pub async fn reserve(self: &Arc<Self>, caller: &Caller, tokens: usize) -> Result<Reservation, ServiceError> {
+        let (budgets, tokens) = (self.of(caller), tokens as u64);
+        self.take(&budgets, (0, tokens)).await.map_err(|refused| over(&refused, tokens))?;
+        Ok(Reservation { budgets: Arc::clone(self), of: budgets, tokens, used: 0, taken_ms: now_ms() })
+    }
+
+    /// Counts an answer that is open.
+    ///
+    /// # Errors
+    /// [`ServiceError::OverBudget`]
+    pub fn open(&self, caller: &Caller) -> Result<Open, ServiceError> {
+        let budgets: Vec<Budget> = self.of(caller).into_iter().filter(|budget| budget.limits.streams > 0).collect();
+        let mut streams = self.streams.lock();
+        for budget in &budgets {
+            let (open, limit) = (streams.get(&budget.who).copied().unwrap_or(0), budget.limits.streams);
+            if open >= limit {
+                let standing = Standing { limited: Limited::Streams, limit, left: 0, wait_ms: Some(1000) };
+                return Err(over(&Refused { who: Arc::clone(&budget.who), standing }, 1));
+            }
+        }
+        for budget in &budgets {
+            *streams.entry(Arc::clone(&budget.who)).or_default() += 1;
+        }
+        Ok(Open { streams: Arc::clone(&self.streams), of: budgets.into_iter().map(|budget| budget.who).collect() })
+    }
+
+    /// How the limit stands that is the next one to be reached, for the headers of a response.
+    pub async fn tightest(&self, caller: &Caller) -> Option<Standing> {
+        let budgets = self.of(caller);
+        if budgets.is_empty() {
+            return None;
+        }
+        let used = match &self.shared {
+            Some(shared) => shared.used(&budgets).await,
+            None => None,
+        };
+        let now = now_ms();
+        let tightest = |(n, budget): (usize, &Budget)| {
+            let used = match &used {
+                Some(used) => used[n],
+                None => self.used.lock().get(&budget.who).map(|(_, used)| *used).unwrap_or_default(),
+            };
+            used.tightest(&budget.limits, now)
+        };
+        let share = |standing: &Standing| standing.left as f64 / standing.limit as f64;
+        budgets.iter().enumerate().filter_map(tightest).min_by(|a, b| share(a).total_cmp(&share(b)))
+    }
+
+    /// Takes from all of these budgets, or from none.
+    async fn take(&self, budgets: &[Budget], wanted: (u64, u64)) -> Result<(), Refused> {
+        if budgets.is_empty() {
+            return Ok(());
+        }
+        if let Some(shared) = &self.shared
+            && let Some(taken) = shared.take(budgets, wanted).await
+        {
+            return taken;
+        }
+        let now = now_ms();
+        let mut used = self.used.lock();
+        let of = |used: &HashMap<Arc<str>, (Limits, Used)>, who: &Arc<str>| {
+            used.get(who).map(|(_, used)| *used).unwrap_or_default()
+        };
+        for Budget { who, limits } in budgets {
+            of(&used, who).check(limits, wanted, now).map_err(|standing| Refused { who: Arc::clone(who), standing })?;
+        }
+        for Budget { who, limits } in budgets {
+            let mut now_used = of(&used, who);
+            now_used.take(limits, wanted, now);
+            used.insert(Arc::clone(who), (*limits, now_used));
+        }
+        if used.len() > SWEEP_AT {
+            used.retain(|_, (limits, used)| !used.is_unused(limits, now));
+        }
+        Ok(())
+    }
+
+    fn give_back(self: &Arc<Self>, budgets: Vec<Budget>, tokens: u64, taken_ms: u64) {
+        if tokens == 0 || budgets.is_empty() {
+            return;
+        }
+        let now = now_ms();
+        let mut used = self.used.lock();
+        for Budget { who, limits } in &budgets {
+            if let Some((_, used)) = used.get_mut(who) {
+                used.give_back(limits, tokens, taken_ms, now);
+            }
+        }
+        drop(used);
+        if self.shared.is_some() {
+            let this = Arc::clone(self);
+            actix_rt::spawn(async move {
+                if let Some(shared) = &this.shared {
+                    shared.give_back(&budgets, tokens, taken_ms).await;
+                }
+            });
+        }
+    }
+}
+
+/// Tokens that are reserved; what was not used of them is given back when it is dropped.
+pub struct Reservation {
+    budgets: Arc<Budgets>,
+    of: Vec<Budget>,
+    tokens: u64,
+    used: u64,
+    taken_ms: u64,
+}
+
+impl Reservation {
+    /// So many tokens were used, in all: the rest is given back with it. An answer that took more than was thought possible,
+    /// because its server counts otherwise, is charged what was reserved.
+    pub fn used(&mut self, tokens: usize) {
+        self.used = tokens as u64;
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        let unused = self.tokens.saturating_sub(self.used);
+        self.budgets.give_back(std::mem::take(&mut self.of), unused, self.taken_ms);
+    }
+}
+
+/// An answer that is open; dropped when it has ended.
+pub struct Open {
+    streams: Arc<Mutex<HashMap<Arc<str>, u64>>>,
+    of: Vec<Arc<str>>,
+}
+
+impl Open {
+    /// Counts the answer for as long as it is open.
+    pub fn until_closed(self, log: &AnswerLog) {
+        if !self.of.is_empty() {
+            log.keep_until_closed(self);
+        }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let mut streams = self.streams.lock();
+        for who in &self.of {
+            if let Some(open) = streams.get_mut(who) {
+                *open -= 1;
+                if *open == 0 {
+                    streams.remove(who);
+                }
+            }
+        }
+    }
+}
+
+/// Says what is used up, how much is left, and when there is more.
+fn over(Refused { who, standing }: &Refused, wanted: u64) -> ServiceError {
+    let Standing { limited, limit, left, wait_ms } = *standing;
+    let reason = match (wait_ms, limited) {
+        (None, _) => format!(
+            "this takes up to {wanted} of the {} of {who}, and there are {limit} in all: ask for less",
+            limited.words()
+        ),
+        (Some(_), Limited::Streams) => {
+            format!("{who} has {limit} answers open, as many as it may: end one, or wait for it")
+        }
+        (Some(_), _) => {
+            format!("{who} may have {limit} {}, of which {left} are left; this takes up to {wanted}", limited.words())
+        }
+    };
+    let retry_after_s = wait_ms.map(|wait| wait.div_ceil(1000).max(1));
+    ServiceError::OverBudget { reason, limited, limit, left, retry_after_s }
+}
