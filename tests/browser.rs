@@ -9,7 +9,7 @@ use common::{Home, Server, Setup, here, sample};
 /// Runs one of the programs in `tests/browser` against a service; what it prints is the list of promises that it checked.
 fn drive(server: &Server, home: &Home, program: &str, environment: &[(&str, &str)]) {
     let folder = here("tests/browser");
-    common::npm_packages(&folder, "playwright-core");
+    common::npm_packages(&folder, "axe-core");
     let shots = home.folder.path().join("shots");
     let mut node = Command::new("node");
     node.arg(folder.join(program)).arg(&server.base).arg(&shots).envs(environment.iter().copied());
@@ -46,7 +46,7 @@ async fn the_documents_page_uploads_until_searchable_and_deletes_until_gone() {
 #[tokio::test]
 async fn the_admin_page_shows_the_actors_as_they_work_and_as_one_panics() {
     let home = Home::new();
-    let failpoints = "retriever=1*panic(injected)".to_owned();
+    let failpoints = "retriever=5*off->1*panic(injected)->off".to_owned();
     let server = with_documents(&home, Setup { failpoints, ..Setup::default() }).await;
     drive(&server, &home, "admin.mjs", &[("EXPECT_PANIC", "read/retriever")]);
 }

@@ -28,6 +28,25 @@ async fn a_document_is_visible_when_waited_for_and_gone_when_deleted() {
 }
 
 #[tokio::test]
+async fn what_is_said_of_a_document_may_stand_in_the_address_and_its_text_be_left_out() {
+    let home = Home::new();
+    let server = home.serve(&Setup::default()).await;
+    let about = "wait=true&title=Travel&collection=hr&visible_to=hr,board&metadata=%7B%22year%22%3A2024%7D";
+    let (status, put) =
+        server.put(&format!("/v1/documents/t.md?{about}"), "text/markdown", "# Trains\n\nBy train.").await;
+    assert_eq!(status, StatusCode::OK, "{put}");
+    let (_, document) = server.get("/v1/documents/t.md?text=false").await;
+    assert_eq!(document.get("text"), None);
+    assert_eq!(
+        [&document["title"], &document["collection"], &document["visible_to"], &document["metadata"]["year"]],
+        [&json!("Travel"), &json!("hr"), &json!(["hr", "board"]), &json!(2024)]
+    );
+    assert_eq!(server.get("/v1/collections").await.1, json!({ "collections": [{ "name": "hr", "documents": 1 }] }));
+    let wrong = server.put("/v1/documents/x?metadata=%5B1%5D", "text/plain", "x").await;
+    problem(&wrong, 422, "invalid-request");
+}
+
+#[tokio::test]
 async fn a_replaced_document_is_swapped_whole_and_its_old_text_is_never_found_again() {
     let home = Home::new();
     let server = home.serve(&Setup::default()).await;

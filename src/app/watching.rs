@@ -13,6 +13,8 @@ use crate::series::{Growth, INTERVAL, NAMES, Sample, Series};
 
 /// How often the state is told.
 const EVERY: Duration = Duration::from_secs(1);
+/// And at least so often.
+const AT_LEAST: Duration = Duration::from_secs(5);
 /// Looking takes no more than this share of the time.
 const SHARE: u32 = 10;
 /// What is told and not taken yet by the slowest of those who watch.
@@ -86,8 +88,8 @@ impl App {
                 if app.watching.is_watched() {
                     let began = Instant::now();
                     let status = app.status().await;
-                    // A store that takes long to count is not asked all the time.
-                    pause = pause.max(began.elapsed() * SHARE);
+                    // A store that takes long to count is not asked all the time; and nobody takes the connection for lost.
+                    pause = pause.max(began.elapsed() * SHARE).min(AT_LEAST);
                     app.watching.tell("status", status.to_string());
                 }
             }

@@ -54,6 +54,8 @@ struct PutQuery {
     url: Option<String>,
     collection: Option<String>,
     visible_to: Option<String>,
+    /// A JSON object.
+    metadata: Option<String>,
     revision: Option<u64>,
     wait: Option<String>,
 }
@@ -68,6 +70,10 @@ async fn put(
     let id = document_id(&request)?;
     let query = query.into_inner();
     let groups = groups_of(query.visible_to.as_deref());
+    let given = match query.metadata.as_deref().map(serde_json::from_str::<Metadata>) {
+        None => Metadata::new(),
+        Some(given) => given.map_err(|error| invalid(format!("`metadata` is no JSON object: {error}")))?,
+    };
     let wait = wait_of(query.wait.as_deref(), app.config.ingest.max_wait_s)?;
     let declared = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let envelope: Option<JsonDocument> = match declared {
@@ -92,7 +98,8 @@ async fn put(
             title: title.or(query.title),
             url: url.or(query.url),
             collection: collection.or(query.collection).unwrap_or_else(|| COLLECTION_DEFAULT.to_owned()),
-            metadata: with_groups(metadata, visible_to.or(groups)).map_err(invalid)?,
+            metadata: with_groups(if metadata.is_empty() { given } else { metadata }, visible_to.or(groups))
+                .map_err(invalid)?,
             content: content
                 .ok_or_else(|| Problem::new(Kind::InvalidJson, "a JSON body is an envelope, and it lacks `content`"))?,
         },
@@ -108,7 +115,7 @@ async fn put(
             title: query.title,
             url: query.url,
             collection: query.collection.unwrap_or_else(|| COLLECTION_DEFAULT.to_owned()),
-            metadata: with_groups(Metadata::new(), groups).map_err(invalid)?,
+            metadata: with_groups(given, groups).map_err(invalid)?,
             content: body.to_vec(),
         },
     };
@@ -161,10 +168,25 @@ async fn answer(
     Ok(if settled { HttpResponse::Ok().json(body) } else { HttpResponse::Accepted().json(body) })
 }
 
-async fn get(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, Problem> {
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GetQuery {
+    /// Whether its text is wanted, too.
+    #[serde(default = "yes")]
+    text: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+async fn get(request: HttpRequest, app: web::Data<App>, query: web::Query<GetQuery>) -> Result<HttpResponse, Problem> {
     let caller = caller(&request, Scope::Ask)?;
     let id = document_id(&request)?.to_string();
     let mut known = seen(&app, &caller, &id).await?;
+    if !query.text {
+        return Ok(HttpResponse::Ok().json(describe(&app, &known)));
+    }
     for _ in 0..SAME_VERSION {
         let text = app.library.store.document_text(&id).await.map_err(ServiceError::from)?;
         // A version that came meanwhile may be for others.

@@ -14,8 +14,10 @@ use crate::error::ServiceError;
 use crate::identity::{Caller, Scope};
 use crate::stores::records::Kind as Record;
 
-/// Longest note, and longest question, in bytes.
+/// Longest note, in bytes.
 const NOTE_BYTES: usize = 4096;
+/// Longest question, in bytes.
+const QUESTION_BYTES: usize = 16 << 10;
 /// Longest answer that is kept with it, in bytes.
 const ANSWER_BYTES: usize = 64 << 10;
 
@@ -60,7 +62,7 @@ async fn put(
     let caller = caller(&request, Scope::Ask)?;
     let Feedback { rating, note, question, answer } = feedback.into_inner();
     for (name, text, limit) in
-        [("note", &note, NOTE_BYTES), ("question", &question, NOTE_BYTES), ("answer", &answer, ANSWER_BYTES)]
+        [("note", &note, NOTE_BYTES), ("question", &question, QUESTION_BYTES), ("answer", &answer, ANSWER_BYTES)]
     {
         if text.len() > limit {
             let detail = format!("`{name}` has {} bytes, the limit is {limit}", text.len());
