@@ -28,12 +28,7 @@ export class ConversationStore {
   constructor(name = NAME) {
     this.#channel = new BroadcastChannel(name);
     this.#channel.onmessage = ({ data }: MessageEvent<Change>) => this.onChange?.(data);
-    this.#database = openDB<Schema>(name, 1, {
-      upgrade(database) {
-        database.createObjectStore("conversations", { keyPath: "id" });
-        database.createObjectStore("entries", { keyPath: "id" }).createIndex("updatedMs", "updatedMs");
-      },
-    }).catch(() => {
+    this.#database = openDatabase(name).catch(() => {
       this.onVolatile?.();
       return null;
     });
@@ -156,6 +151,16 @@ export class ConversationStore {
   #tell(change: Change): void {
     this.#channel.postMessage(change);
   }
+}
+
+/** Not every browser only rejects: some throw. */
+async function openDatabase(name: string): Promise<IDBPDatabase<Schema>> {
+  return openDB<Schema>(name, 1, {
+    upgrade(database) {
+      database.createObjectStore("conversations", { keyPath: "id" });
+      database.createObjectStore("entries", { keyPath: "id" }).createIndex("updatedMs", "updatedMs");
+    },
+  });
 }
 
 const entryOf = ({ id, title, updatedMs }: Conversation): Entry => ({ id, title, updatedMs });

@@ -14,6 +14,10 @@ const WEB = /^(?:https?:\/\/|mailto:)/i;
 marked.use({
   renderer: {
     html: ({ text, block }) => (/^<br\s*\/?>$/i.test(text.trim()) ? "<br>" : block ? `<p>${escape(text)}</p>` : escape(text)),
+    link({ href, tokens }) {
+      const text = this.parser.parseInline(tokens);
+      return WEB.test(href) ? `<a href="${escape(href)}">${text}</a>` : text;
+    },
     image: ({ href, text }) => (WEB.test(href) ? `<a href="${escape(href)}">${escape(text || href)}</a>` : escape(text)),
     checkbox: ({ checked }) => (checked ? "☑ " : "☐ "),
     // The page has the first two levels of headings itself.
