@@ -12,6 +12,7 @@ import { samples, series } from "./live";
 
 const t = admin.charts;
 const HEIGHT = 150;
+const POWERS_OF_TWO = Array.from({ length: 34 }, (_, n) => 2 ** (n + 10));
 const FONT = "11px system-ui, sans-serif";
 
 /** Minutes that all charts show. */
@@ -118,6 +119,7 @@ function optionsOf(chart: Chart, width: number, hidden: ReadonlySet<string>, onC
     scale, side, size: 54, gap: 4, font: FONT, stroke: text, space: 28,
     grid: side === 3 ? grid : { show: false },
     ticks: { show: false },
+    ...(chart.binary && scale === "y" && { incrs: POWERS_OF_TWO }),
     values: (_, splits) => splits.map((value) => (value === null ? "" : read(value))),
   });
   const range = (least: number): uPlot.Scale.Range => (_, __, largest) => [0, top(largest, least)];

@@ -269,8 +269,8 @@ function DocumentRow({ document }: { document: Document }) {
           </span>
         )}
       </td>
-      <td data-label={columns.collection}>{document.collection ?? <span class="muted">{t.list.noVersion}</span>}</td>
-      <td data-label={columns.status}>
+      <td class="plain" data-label={columns.collection}>{document.collection ?? <span class="muted">{t.list.noVersion}</span>}</td>
+      <td class="plain" data-label={columns.status}>
         {going ? (
           <span class="badge warn">
             <span class="spinner" />
@@ -280,14 +280,14 @@ function DocumentRow({ document }: { document: Document }) {
           <span class={`badge ${LOOKS[status] ?? ""}`}>{t.list.statuses[status] ?? status}</span>
         )}
       </td>
-      <td data-label={columns.format}>{document.format ?? <span class="muted">{t.list.noVersion}</span>}</td>
+      <td class="plain" data-label={columns.format}>{document.format ?? <span class="muted">{t.list.noVersion}</span>}</td>
       <td data-label={columns.chunks} class="number">
         {document.chunks === undefined ? <span class="muted">{t.list.noVersion}</span> : number(document.chunks)}
       </td>
       <td data-label={columns.visibleTo}>
         <SeenBy groups={document.visible_to} />
       </td>
-      <td data-label={columns.updated} class="when" title={updated === undefined ? "" : dateTime(updated)}>
+      <td data-label={columns.updated} class="when plain" title={updated === undefined ? "" : dateTime(updated)}>
         {updated === undefined ? t.list.noVersion : ago(updated)}
       </td>
       <td class="actions">
