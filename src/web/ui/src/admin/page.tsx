@@ -6,7 +6,6 @@ import { useEffect, useRef } from "preact/hooks";
 import { Warning } from "../shared/icons";
 import { ProblemNote } from "../shared/problem";
 import { askToSignIn } from "../shared/session";
-import { shared } from "../shared/texts";
 import { admin as t } from "../shared/texts-admin";
 import { TopBar } from "../shared/topbar";
 import { Actors } from "./actors";
@@ -57,7 +56,7 @@ function Refused() {
     return (
       <Empty icon={<Warning size={28} />} title={t.forbidden} hint={t.forbiddenHint}>
         <button type="button" class="button primary" onClick={() => void askToSignIn()}>
-          {shared.session.signIn}
+          {t.otherKey}
         </button>
       </Empty>
     );

@@ -9,7 +9,7 @@ import { documents as t } from "../shared/texts-documents";
 import { toast } from "../shared/toast";
 import { isCollection } from "./ids";
 import { collections } from "./list";
-import { entriesOf, picked, walk, type Found } from "./traverse";
+import { dropped, picked, walk, type Found } from "./traverse";
 import { add, busy, cancel, clear, counts, done, failed, isOver, retry, uploads, type Reasons, type Stage, type Upload } from "./uploads";
 
 /** Files taken at once. More than that is work for the command line, and mostly a slip of the hand. */
@@ -37,10 +37,10 @@ function take(found: readonly Found[]): void {
 /** Takes what was dropped, folders to their end. */
 export async function takeDrop(items: DataTransferItemList): Promise<void> {
   // Before anything is awaited: the items are gone once the event is over.
-  const entries = entriesOf(items);
+  const drop = dropped(items);
   walking.value = true;
   try {
-    const { files, unreadable } = await walk(entries, LIMIT);
+    const { files, unreadable } = await walk(drop, LIMIT);
     if (unreadable.length > 0) toast(t.upload.unreadable(unreadable));
     if (files.length > 0 || unreadable.length === 0) take(files);
     if (files.length === LIMIT) toast(t.upload.tooMany(LIMIT));

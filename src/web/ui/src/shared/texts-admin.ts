@@ -25,6 +25,7 @@ export const admin = {
   },
   forbidden: "You may not see this page",
   forbiddenHint: "The key that you are signed in with lacks the scope “admin”. Ask who runs this service for another.",
+  otherKey: "Sign in with another key",
   refresh: "Refresh",
   more: "Show more",
 
