@@ -127,7 +127,7 @@ function cite(root: Node, sources: ReadonlyMap<number, string>): void {
     for (const match of text.data.matchAll(CITATION)) {
       const numbers = match[1]!.split(",").map(Number);
       if (!numbers.every((n) => sources.has(n))) continue;
-      parts.push(text.data.slice(end, match.index).replace(/ $/, "\u2009"));
+      parts.push(text.data.slice(end, match.index).replace(/ $/, "\u202F"));
       for (const n of numbers) {
         const label = t.answer.source(n, sources.get(n)!);
         parts.push(element("button", { type: "button", class: "cite", "data-n": String(n), "aria-label": label, title: label }, String(n)));
