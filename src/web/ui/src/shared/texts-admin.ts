@@ -174,7 +174,7 @@ export const admin = {
     event: "Event",
     subject: "Subject",
     retry: "Retry",
-    retryOf: (id: string) => `Publish letter ${id} again`,
+    retryOf: (id: string) => `Retry letter ${id}`,
     remove: "Delete",
     removeOf: (id: string) => `Delete letter ${id}`,
     retryAll: (count: number) => `Retry these ${number(count)}`,
