@@ -48,6 +48,16 @@ for (const kind of ["IndexedDB", "memory"]) {
       expect((await one.get("a"))?.turns.map((one) => `${one.question}: ${one.answer.text}`)).toEqual(["first: answered", "of another tab: "]);
     });
 
+    it("keep a whole answer that another tab could not read", async () => {
+      const one = store();
+      const whole = turn("1", "q", "whole");
+      await one.putTurn(head("a"), { ...whole, answer: { ...whole.answer, id: "x" } });
+      await one.updateTurn("a", { ...whole, answer: { ...whole.answer, id: "x", text: "wh", state: "failed" } });
+      expect((await one.get("a"))?.turns[0]?.answer).toMatchObject({ state: "done", text: "whole" });
+      await one.updateTurn("a", { ...whole, answer: { ...whole.answer, id: "y", text: "", state: "failed" } });
+      expect((await one.get("a"))?.turns[0]?.answer).toMatchObject({ state: "failed", id: "y" });
+    });
+
     it("do not come back through a turn that was taken away", async () => {
       const one = store();
       await one.putTurn(head("a"), turn("1", "first"));

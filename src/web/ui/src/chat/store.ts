@@ -84,11 +84,15 @@ export class ConversationStore {
     });
   }
 
-  /** Puts a turn that is being answered; nothing where the turn was taken away in the meantime. */
+  /** Puts a turn that is being answered. Nothing where the turn was taken away in the meantime, or where another tab has the
+      whole of the answer that this one could not read. */
   async updateTurn(id: string, turn: Turn): Promise<void> {
     await this.#change(id, (kept) => {
       const at = kept?.turns.findIndex((one) => one.id === turn.id) ?? -1;
-      return kept === undefined || at < 0 ? undefined : { ...kept, turns: kept.turns.with(at, turn) };
+      if (kept === undefined || at < 0) return undefined;
+      const { answer } = kept.turns[at]!;
+      if (turn.answer.state === "failed" && answer.state === "done" && answer.id === turn.answer.id) return undefined;
+      return { ...kept, turns: kept.turns.with(at, turn) };
     });
   }
 

@@ -35,9 +35,13 @@ export function Popover({ label, face, class: look = "icon-button", children, ki
     box.style.overflowY = "auto";
   };
   useEffect(() => {
-    const again = () => {
-      if (panel.current?.matches(":popover-open")) place();
-    };
+    // What else moves with the window has moved a frame later.
+    const again = () =>
+      requestAnimationFrame(() =>
+        requestAnimationFrame(() => {
+          if (panel.current?.matches(":popover-open")) place();
+        }),
+      );
     addEventListener("resize", again);
     return () => removeEventListener("resize", again);
   }, []);

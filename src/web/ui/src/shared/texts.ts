@@ -134,6 +134,8 @@ export const chat = {
   },
   turn: {
     edit: "Edit and ask again",
+    all: "Show all",
+    less: "Show less",
     copyQuestion: "Copy the question",
     copyAnswer: "Copy the answer",
     retry: "Ask again",

@@ -17,6 +17,12 @@ describe("rendering", () => {
     expect(box.textContent).toContain("☐ y");
   });
 
+  it("keeps the alignment of columns and the first number of a list", () => {
+    const box = render("| a |\n| ---: |\n| 1 |\n\n7. seven");
+    expect(box.querySelector("td")?.getAttribute("align")).toBe("right");
+    expect(box.querySelector("ol")?.getAttribute("start")).toBe("7");
+  });
+
   it("shows HTML as text", () => {
     const box = render('<script>alert(1)</script>\n\n<img src=x onerror="alert(2)"> and <b onclick="alert(3)">bold</b>');
     expect(box.querySelector("script, img, b")).toBeNull();
