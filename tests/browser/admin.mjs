@@ -280,6 +280,7 @@ const emit = (event, data) => streams.forEach((stream) => stream.write(`event: $
 function history(until = Date.now()) {
   const at_ms = Array.from({ length: 720 }, (_, n) => until - (719 - n) * 5000);
   const series = Object.fromEntries(NAMES.map((name, which) => [name, at_ms.map((_, n) => (name.endsWith("_p50_ms") || name.endsWith("_p95_ms") ? (n % 240 < 120 ? null : 100 + n + which) : 10 + which + (n % 60)))]));
+  series.resident_bytes = at_ms.map((_, n) => 500_000_000 + n * 100_000);
   series.requests_ok[719] = 3;
   series.first_token_p50_ms[719] = 340;
   series.input_tokens[719] = 500;
@@ -391,9 +392,9 @@ await checks.check("dead letters are listed page by page, published again and de
   ensure((await canned.locator("main img, main script").count()) === 0, "something of a letter became an element");
   await accessible(canned, "dead letters");
   await shots(canned, folder, "admin-letters");
-  await canned.getByRole("button", { name: "Retry letter 3" }).click();
+  await canned.getByRole("button", { name: "Retry letter 3", exact: true }).click();
   await canned.getByText("1 event was published again.").waitFor();
-  await canned.getByRole("button", { name: "Delete letter 4" }).click();
+  await canned.getByRole("button", { name: "Delete letter 4", exact: true }).click();
   await canned.locator("dialog", { hasText: "lost for good" }).getByRole("button", { name: "Delete", exact: true }).click();
   await canned.waitForFunction(() => document.querySelectorAll("table.letters tbody tr").length === 58);
   ensure(done.join() === "retry 3,delete 4", `what was done is ${done}`);

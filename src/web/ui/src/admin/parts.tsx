@@ -34,6 +34,9 @@ export function Meter({ value, of, label, text, labelled = false }: MeterProps) 
 
 export type Fact = readonly [label: string, value: ComponentChildren] | null | false;
 
+/** Values of up to so many characters are not broken. */
+const SHORT = 20;
+
 export function Facts({ facts }: { facts: readonly Fact[] }) {
   return (
     <dl class="facts">
@@ -41,7 +44,7 @@ export function Facts({ facts }: { facts: readonly Fact[] }) {
         fact ? (
           <div key={fact[0]}>
             <dt>{fact[0]}</dt>
-            <dd>{fact[1]}</dd>
+            <dd class={typeof fact[1] === "string" && fact[1].length <= SHORT ? "short" : ""}>{fact[1]}</dd>
           </div>
         ) : null,
       )}

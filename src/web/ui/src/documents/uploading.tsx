@@ -10,7 +10,7 @@ import { toast } from "../shared/toast";
 import { isCollection } from "./ids";
 import { collections } from "./list";
 import { dropped, picked, walk, type Found } from "./traverse";
-import { add, busy, cancel, clear, counts, done, failed, isOver, retry, uploads, type Reasons, type Stage, type Upload } from "./uploads";
+import { add, busy, cancel, clear, counts, done, failed, failures, isOver, retry, uploads, type Reasons, type Stage, type Upload } from "./uploads";
 
 /** Files taken at once. More than that is work for the command line, and mostly a slip of the hand. */
 const LIMIT = 10_000;
@@ -161,7 +161,10 @@ function Uploads() {
   // Said once, when the last one is over: a running commentary would talk over everything else.
   const over = useComputed(() => uploads.value.length > 0 && busy.value === 0);
   useEffect(() => over.subscribe((is) => (announced.value = is ? t.uploads.announce(done.value, failed.value) : "")), []);
-  const shown = all.value ? uploads.value : uploads.value.slice(0, SHOWN);
+  // What failed is for somebody to see to: it stands first, however many there are.
+  const failing = new Set(failures.value);
+  const sorted = failing.size === 0 ? uploads.value : [...failing, ...uploads.value.filter((upload) => !failing.has(upload))];
+  const shown = all.value ? sorted : sorted.slice(0, SHOWN);
   return (
     <>
       <p class="unseen" role="status">

@@ -39,6 +39,8 @@ const TRIES = 5;
 export const uploads = signal<readonly Upload[]>([]);
 /** How many are at each stage; kept beside the uploads, as there may be thousands. */
 export const counts = signal<Readonly<Partial<Record<Stage, number>>>>({});
+/** Those that failed, the last one first. */
+export const failures = signal<readonly Upload[]>([]);
 /** Grows whenever a document has come or changed. */
 export const settled = signal(0);
 
@@ -102,6 +104,7 @@ export function clear(): void {
   const left = uploads.value.filter((upload) => !isOver(upload.stage.value));
   const gone = uploads.value.filter((upload) => isOver(upload.stage.value));
   for (const upload of gone) count(upload.stage.value, -1);
+  failures.value = [];
   uploads.value = left;
 }
 
@@ -169,6 +172,8 @@ function move(upload: Upload, stage: Stage, reason: string | null): void {
   if (upload.stage.value === stage) return;
   count(upload.stage.value, -1);
   count(stage, 1);
+  if (upload.stage.value === "failed") failures.value = failures.value.filter((one) => one !== upload);
+  if (stage === "failed") failures.value = [upload, ...failures.value];
   upload.stage.value = stage;
 }
 
