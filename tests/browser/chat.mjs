@@ -411,6 +411,35 @@ await check("a reload in mid-answer loses nothing and repeats nothing", async ()
   ensure((await answerOf(page).textContent()).trim() === text.trim(), "the text is not the one that was sent");
 });
 
+await check("a long answer does not move while it is read; its end is kept in sight for who goes there", async () => {
+  await fresh(page);
+  canned([["token", { text: "Short." }], DONE]);
+  await ask(page, "First");
+  await idle(page, 5_000);
+  slow([...words("A line of the answer.\n\n".repeat(80)), DONE], 90);
+  await ask(page, "Second");
+  const top = () => page.evaluate(() => document.querySelector(".scroller").scrollTop);
+  const question = last(page).locator("h2");
+  await page.locator(".to-end").waitFor({ timeout: 10_000 });
+  const before = await top();
+  const [box, frame] = [await question.boundingBox(), await page.locator(".scroller").boundingBox()];
+  ensure(box.y >= frame.y && box.y < frame.y + 80, "the question is not at the top");
+  await page.waitForTimeout(400);
+  ensure((await top()) === before, "the answer moved");
+  await page.click(".to-end");
+  await page.locator(".to-end").waitFor({ state: "detached" });
+  const then = await top();
+  await page.waitForTimeout(600);
+  ensure((await top()) > then, "the end is not kept in sight");
+  await page.mouse.move(700, 400);
+  await page.mouse.wheel(0, -300);
+  await page.waitForTimeout(300);
+  const up = await top();
+  await page.waitForTimeout(400);
+  ensure((await top()) === up, "the answer moved after it was scrolled back");
+  await idle(page, 20_000);
+});
+
 await check("a second tab shows the conversation and follows its answer", async () => {
   await fresh(page);
   const text = Array.from({ length: 150 }, (_, at) => `word${at} `).join("");

@@ -42,7 +42,7 @@ export function Conversation() {
     const observer = new IntersectionObserver(([entry]) => (endInSight.value = entry!.isIntersecting || entry!.boundingClientRect.top < (entry!.rootBounds?.top ?? 0)), { root: scroller.current, rootMargin: "0px 0px 80px 0px" });
     observer.observe(end.current);
     return () => observer.disconnect();
-  }, [last === undefined]);
+  }, [last]);
 
   /** How much of the answer is below what can be seen. */
   const hiddenBelow = () => (end.current === null || scroller.current === null ? 0 : end.current.getBoundingClientRect().bottom - scroller.current.getBoundingClientRect().bottom + 8);
@@ -51,11 +51,12 @@ export function Conversation() {
     const hidden = hiddenBelow();
     if (following.current && hidden > 0) scroller.current!.scrollTop += hidden;
   };
-  /** After the browser has scrolled. */
+  /** Ends the following at once; it goes on where the end is in sight after the browser has scrolled. */
   const byHand = () => {
+    following.current = false;
     const before = scroller.current?.scrollTop ?? 0;
     setTimeout(() => {
-      const down = (scroller.current?.scrollTop ?? 0) >= before;
+      const down = (scroller.current?.scrollTop ?? 0) > before;
       following.current = down && Math.abs(hiddenBelow()) < 48;
     }, 100);
   };

@@ -33,7 +33,14 @@ async function readCollections(): Promise<Collection[]> {
   }
 }
 
-export async function readDocuments(): Promise<void> {
+let reading: Promise<void> | null = null;
+
+/** Reads what there is; who asks while that goes on waits for the same. */
+export function readDocuments(): Promise<void> {
+  return (reading ??= read().finally(() => (reading = null)));
+}
+
+async function read(): Promise<void> {
   try {
     const [page, collections] = await Promise.all([get<{ documents: { id: string }[]; next: string | null }>(`v1/documents?limit=${PAGE}`), readCollections()]);
     const ids = new Set(page.documents.map((one) => one.id));
