@@ -41,10 +41,15 @@ export function ChartCard({ chart }: { chart: Chart }) {
     });
     resized.observe(box);
     const endColours = onColours(build);
+    let due = 0;
     const endData = effect(() => {
       void samples.value;
       void span.value;
-      plot.current?.setData(columnsOf(chart, series));
+      // Once a frame at most: samples may come in a burst, after the page was asleep for one.
+      due ||= requestAnimationFrame(() => {
+        due = 0;
+        plot.current?.setData(columnsOf(chart, series));
+      });
     });
     const endHidden = hidden.subscribe((names) => {
       chart.lines.forEach((line, index) => plot.current?.setSeries(index + 1, { show: !names.has(line.name) }));
@@ -53,6 +58,7 @@ export function ChartCard({ chart }: { chart: Chart }) {
       resized.disconnect();
       endColours();
       endData();
+      cancelAnimationFrame(due);
       endHidden();
       plot.current?.destroy();
       plot.current = null;
