@@ -605,6 +605,7 @@ await check("a key is asked for where the service wants one, and sent from then 
     return then(request, response, body);
   };
   stubs.set(/^GET \/v1\/me/, guard(json(200, { identity: true, name: "user:alice", scopes: ["ask"], groups: ["hr"], sees_all: false })));
+  stubs.set(/^GET \/v1\/documents/, guard(json(200, { documents: [], next: null })));
   stubs.set(/^POST \/v1\/answers$/, guard((_, response) => {
     response.writeHead(200, { "Content-Type": "text/event-stream", Location: "/v1/answers/canned-key" });
     response.end(eventText([["token", { text: "Let in." }], DONE], "canned-key"));
@@ -613,6 +614,10 @@ await check("a key is asked for where the service wants one, and sent from then 
   const dialog = page.getByRole("dialog");
   await dialog.waitFor();
   await state(page, "sign-in");
+  await page.keyboard.press("Escape");
+  await page.waitForTimeout(6_000);
+  ensure((await dialog.count()) === 0, "who does not sign in is asked again and again");
+  await page.getByRole("button", { name: "Sign in" }).click();
   await dialog.locator("input[name=key]").fill("wrong");
   await page.keyboard.press("Enter");
   await dialog.getByText("does not know this key").waitFor();

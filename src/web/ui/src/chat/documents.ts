@@ -21,7 +21,7 @@ export interface Known {
 export const known = signal<Known | null>(null);
 export const collectionsKnown = signal<Collection[]>([]);
 /** Why they cannot be listed. */
-export const unknown = signal<string | null>(null);
+export const unknown = signal<Problem | null>(null);
 
 const PAGE = 100;
 
@@ -53,6 +53,6 @@ async function read(): Promise<void> {
     };
     unknown.value = null;
   } catch (error) {
-    unknown.value = (error instanceof Problem ? error : Problem.ofLostConnection(error)).title;
+    unknown.value = error instanceof Problem ? error : Problem.ofLostConnection(error);
   }
 }
