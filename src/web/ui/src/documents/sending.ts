@@ -10,6 +10,8 @@ export interface Target {
   collection: string;
   /** The groups that may see it; none: everybody. */
   visibleTo: readonly string[];
+  /** Where a reader finds the original. */
+  url: string | null;
 }
 
 /** What a `PUT` answers beside the description of the document. */
@@ -26,9 +28,10 @@ export async function send(file: Blob, target: Target, signal: AbortSignal, onSe
   }
 }
 
-function put(file: Blob, { id, collection, visibleTo }: Target, signal: AbortSignal, onSent: (bytes: number) => void): Promise<Receipt> {
+function put(file: Blob, { id, collection, visibleTo, url }: Target, signal: AbortSignal, onSent: (bytes: number) => void): Promise<Receipt> {
   const query = new URLSearchParams({ collection });
   if (visibleTo.length > 0) query.set("visible_to", visibleTo.join(","));
+  if (url !== null) query.set("url", url);
   return new Promise((resolve, reject) => {
     signal.throwIfAborted();
     const request = new XMLHttpRequest();

@@ -17,6 +17,7 @@ export interface Upload {
   id: string;
   collection: string;
   visibleTo: readonly string[];
+  url: string | null;
   file: File;
   stage: Signal<Stage>;
   sent: Signal<number>;
@@ -80,7 +81,7 @@ export function add(found: readonly Found[], place: Place, reasons: Reasons): st
 /** Uploads one file as a document that exists already. */
 export function replace(document: Document, file: File, reasons: Reasons): void {
   const place = { collection: document.collection ?? "default", visibleTo: document.visible_to ?? [], prefix: "" };
-  const upload = create(document.id, file, place);
+  const upload = create(document.id, file, place, document.url ?? null);
   uploads.value = [upload, ...uploads.value];
   enqueue(upload, reasons);
 }
@@ -112,9 +113,9 @@ export function isOver(stage: Stage): boolean {
   return ["visible", "unchanged", "unwatched", "failed", "cancelled"].includes(stage);
 }
 
-function create(id: string, file: File, { collection, visibleTo }: Place): Upload {
+function create(id: string, file: File, { collection, visibleTo }: Place, url: string | null = null): Upload {
   count("waiting", 1);
-  return { key: next++, id, file, collection, visibleTo, stage: signal<Stage>("waiting"), sent: signal(0), reason: signal<string | null>(null) };
+  return { key: next++, id, file, collection, visibleTo, url, stage: signal<Stage>("waiting"), sent: signal(0), reason: signal<string | null>(null) };
 }
 
 function enqueue(upload: Upload, reasons: Reasons): void {
