@@ -94,9 +94,11 @@ export const Turn = memo(function Turn({ turn, onDrawn, end }: TurnProps) {
   );
 });
 
-function statusText({ connected, stage, queuePosition, sources }: Answer): string {
+function statusText({ connected, stage, queuePosition, sources, text }: Answer): string {
   const s = chat.status;
   if (!connected) return s.reconnecting;
+  // An answer from the cache comes without stages.
+  if (text !== "") return s.writing;
   switch (stage) {
     case "queued":
       if (queuePosition === null) return s.waiting;

@@ -113,8 +113,9 @@ function Account() {
   if (!signedIn.value) {
     if (!who?.identity && !keyWanted.value) return null;
     return (
-      <button type="button" class="button" onClick={() => void askToSignIn()}>
-        {t.session.signIn}
+      <button type="button" class="button signin-button" aria-label={t.session.signIn} onClick={() => void askToSignIn()}>
+        <Key size={16} />
+        <span>{t.session.signIn}</span>
       </button>
     );
   }
