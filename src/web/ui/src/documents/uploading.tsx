@@ -30,7 +30,7 @@ function take(found: readonly Found[]): void {
   const { collection, groups, prefix } = place.value;
   if (found.length === 0) return toast(t.upload.nothing);
   if (found.length > LIMIT) toast(t.upload.tooMany(LIMIT));
-  const without = add(found.slice(0, LIMIT), { collection, visibleTo: groupsOf(groups), prefix }, reasons);
+  const without = add(found.slice(0, LIMIT), { collection, visibleTo: groups.trim() === "" ? null : groupsOf(groups), prefix }, reasons);
   if (without.length > 0) toast(t.upload.withoutId(without));
 }
 

@@ -16,7 +16,8 @@ export interface Upload {
   key: number;
   id: string;
   collection: string;
-  visibleTo: readonly string[];
+  visibleTo: readonly string[] | null;
+  metadata: Readonly<Record<string, unknown>>;
   url: string | null;
   file: File;
   stage: Signal<Stage>;
@@ -27,7 +28,8 @@ export interface Upload {
 
 export interface Place {
   collection: string;
-  visibleTo: readonly string[];
+  /** The groups that may see it; null: everybody. */
+  visibleTo: readonly string[] | null;
   /** Ids begin with this. */
   prefix: string;
 }
@@ -80,8 +82,10 @@ export function add(found: readonly Found[], place: Place, reasons: Reasons): st
 
 /** Uploads one file as a document that exists already. */
 export function replace(document: Document, file: File, reasons: Reasons): void {
-  const place = { collection: document.collection ?? "default", visibleTo: document.visible_to ?? [], prefix: "" };
-  const upload = create(document.id, file, place, document.url ?? null);
+  const place = { collection: document.collection ?? "default", visibleTo: document.visible_to ?? null, prefix: "" };
+  // All that is said of it stays, but for what stands beside it, and for the folder that it came from: it is from here now.
+  const { visible_to: _groups, folder: _folder, ...metadata } = document.metadata;
+  const upload = create(document.id, file, place, { url: document.url ?? null, metadata });
   uploads.value = [upload, ...uploads.value];
   enqueue(upload, reasons);
 }
@@ -113,9 +117,9 @@ export function isOver(stage: Stage): boolean {
   return ["visible", "unchanged", "unwatched", "failed", "cancelled"].includes(stage);
 }
 
-function create(id: string, file: File, { collection, visibleTo }: Place, url: string | null = null): Upload {
+function create(id: string, file: File, { collection, visibleTo }: Place, about: Pick<Upload, "url" | "metadata"> = { url: null, metadata: {} }): Upload {
   count("waiting", 1);
-  return { key: next++, id, file, collection, visibleTo, url, stage: signal<Stage>("waiting"), sent: signal(0), reason: signal<string | null>(null) };
+  return { key: next++, id, file, collection, visibleTo, ...about, stage: signal<Stage>("waiting"), sent: signal(0), reason: signal<string | null>(null) };
 }
 
 function enqueue(upload: Upload, reasons: Reasons): void {
