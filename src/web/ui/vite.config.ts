@@ -100,7 +100,7 @@ export default defineConfig({
   server: { proxy },
   preview: { proxy, headers: { "Content-Security-Policy": policy } },
   test: {
-    environment: "happy-dom",
+    environment: "jsdom",
     include: ["src/**/*.test.ts", "src/**/*.test.tsx"],
   },
 });

@@ -133,7 +133,7 @@ function ActorRow({ row, actor, rate }: { row: Row; actor: Actor; rate: View["ra
     <>
       <tr class={open ? "open" : ""}>
         <Name row={row} open={open} />
-        <td data-label={columns.state}>
+        <td class="state-cell">
           <span class={`badge ${LOOKS[actor.state] ?? ""}`}>{t.states[actor.state] ?? actor.state}</span>
         </td>
         <td data-label={columns.depth}>
@@ -143,9 +143,9 @@ function ActorRow({ row, actor, rate }: { row: Row; actor: Actor; rate: View["ra
         <td data-label={columns.busy}>
           <Meter value={Math.min(actor.busy, Math.max(1, actor.capacity))} of={actor.busy > 1.05 ? actor.capacity : 1} label={columns.busy} text={busy} />
         </td>
-        <td data-label={columns.oldest} class="number">{actor.oldest_waiting_ms === undefined ? t.none : duration(actor.oldest_waiting_ms)}</td>
-        <td data-label={columns.restarts} class={`number ${count > 0 ? "wrong" : ""}`}>{number(count)}</td>
-        <td data-label={columns.error} class="error-cell">
+        <td data-label={columns.oldest} class={`number ${actor.oldest_waiting_ms === undefined ? "nothing" : ""}`}>{actor.oldest_waiting_ms === undefined ? t.none : duration(actor.oldest_waiting_ms)}</td>
+        <td data-label={columns.restarts} class={`number ${count > 0 ? "wrong" : "nothing"}`}>{number(count)}</td>
+        <td data-label={columns.error} class={`error-cell ${actor.last_error ? "" : "nothing"}`}>
           {actor.last_error ? (
             <span class="truncate" title={actor.last_error.message}>
               <Ago at_ms={actor.last_error.at_ms} />: {actor.last_error.message}

@@ -12,6 +12,7 @@ import { samples, series } from "./live";
 
 const t = admin.charts;
 const HEIGHT = 150;
+const POWERS_OF_TWO = Array.from({ length: 34 }, (_, n) => 2 ** (n + 10));
 const FONT = "11px system-ui, sans-serif";
 
 /** Minutes that all charts show. */
@@ -40,10 +41,15 @@ export function ChartCard({ chart }: { chart: Chart }) {
     });
     resized.observe(box);
     const endColours = onColours(build);
+    let due = 0;
     const endData = effect(() => {
       void samples.value;
       void span.value;
-      plot.current?.setData(columnsOf(chart, series));
+      // Once a frame at most: samples may come in a burst, after the page was asleep for one.
+      due ||= requestAnimationFrame(() => {
+        due = 0;
+        plot.current?.setData(columnsOf(chart, series));
+      });
     });
     const endHidden = hidden.subscribe((names) => {
       chart.lines.forEach((line, index) => plot.current?.setSeries(index + 1, { show: !names.has(line.name) }));
@@ -52,6 +58,7 @@ export function ChartCard({ chart }: { chart: Chart }) {
       resized.disconnect();
       endColours();
       endData();
+      cancelAnimationFrame(due);
       endHidden();
       plot.current?.destroy();
       plot.current = null;
@@ -118,6 +125,7 @@ function optionsOf(chart: Chart, width: number, hidden: ReadonlySet<string>, onC
     scale, side, size: 54, gap: 4, font: FONT, stroke: text, space: 28,
     grid: side === 3 ? grid : { show: false },
     ticks: { show: false },
+    ...(chart.binary && scale === "y" && { incrs: POWERS_OF_TWO }),
     values: (_, splits) => splits.map((value) => (value === null ? "" : read(value))),
   });
   const range = (least: number): uPlot.Scale.Range => (_, __, largest) => [0, top(largest, least)];

@@ -26,6 +26,8 @@ export interface Chart {
   scale?: (interval_ms: number) => number;
   read: (value: number) => string;
   readRight?: (value: number) => string;
+  /** Steps of the axis are powers of two. */
+  binary?: boolean;
   /** The top of the axis is at least this. */
   least?: number;
 }
@@ -55,7 +57,7 @@ export const CHARTS: readonly Chart[] = [
     id: "ingest", title: t.ingest, unit: t.perMinute, scale: perMinute, read: short, readRight: duration, least: 1,
     lines: [line("ingested", t.series.ingested, "--line-1"), line("lag_ms", t.series.lag_ms, "--line-3", { right: true })],
   },
-  { id: "memory", title: t.memory, lines: [line("resident_bytes", t.series.resident, "--line-2")], read: bytes, least: 1 << 20 },
+  { id: "memory", title: t.memory, lines: [line("resident_bytes", t.series.resident, "--line-2")], read: bytes, binary: true, least: 1 << 20 },
   { id: "processor", title: t.processor, unit: t.cores, lines: [line("cpu_share", t.series.cpu, "--line-4")], read: number, least: 0.1 },
 ];
 

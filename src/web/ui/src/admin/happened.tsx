@@ -38,10 +38,10 @@ export function Happened() {
               <div>
                 <p>
                   <span class={`badge ${LOOKS[entry.what]}`}>{t.what[entry.what] ?? entry.what}</span> <b>{entry.actor}</b>
-                  {entry.times > 1 && <span class="muted small"> {t.times(entry.times)}</span>}
+                  {entry.times > 1 && <span class="muted small"> · {t.times(entry.times)}</span>}
                   {entry.recovered_ms !== undefined && (
                     <span class={`small ${entry.recovered_ms === null ? "wrong" : "muted"}`}>
-                      {" "}
+                      {" · "}
                       {entry.recovered_ms === null ? t.down : t.back(duration(entry.recovered_ms - entry.last_ms))}
                     </span>
                   )}

@@ -254,11 +254,11 @@ function NewKey({ onClose, onMade }: { onClose: () => void; onMade: (key: MadeKe
           <p class="small muted" id={`${id}-groups-hint`}>
             {t.groupsHint}
           </p>
-          <label class="check">
-            <input type="checkbox" checked={seesAll.value} onChange={(event) => (seesAll.value = event.currentTarget.checked)} />
-            {t.seesAll}
-          </label>
         </div>
+        <label class="check">
+          <input type="checkbox" checked={seesAll.value} onChange={(event) => (seesAll.value = event.currentTarget.checked)} />
+          {t.seesAll}
+        </label>
         <div class="field">
           <label for={`${id}-expires`}>{t.expires}</label>
           <select id={`${id}-expires`} class="input" value={days.value} onChange={(event) => (days.value = event.currentTarget.value)}>

@@ -43,7 +43,7 @@ function linksOf(status: Status): Link[] {
     { id: "store", title: `${t.store}: ${t.engines[engine] ?? engine}`, about: t.storeText, works: trouble === null, trouble, facts: withSizes(store) },
     ...folders.map((node): Link => ({
       id: node.name ?? node.part, title: `${t.folder}: ${textOf(member(node.detail, "path"))}`, about: t.folderText,
-      works: node.state === "running", trouble: node.state === "running" ? null : (node.last_error?.message ?? null), facts: { answered: node.handled ?? 0, failed: node.failed ?? 0 },
+      works: node.state === "running", trouble: node.state === "running" ? null : (node.last_error?.message ?? null), facts: { looked_at: node.handled ?? 0, failed: node.failed ?? 0 },
     })),
   ];
 }
@@ -54,7 +54,9 @@ function withSizes(value: Json): Json {
   return Object.fromEntries(
     Object.entries(value).map(([name, inner]): [string, Json] => {
       const size = name.endsWith("bytes") ? numberOf(inner) : null;
-      return size === null ? [name, withSizes(inner)] : [name.replace(/_?bytes$/, "") || "size", bytes(size)];
+      if (size === null) return [name, withSizes(inner)];
+      const short = name.replace(/_?bytes$/, "");
+      return [short === "" || short in value ? `${short} size`.trim() : short, bytes(size)];
     }),
   );
 }

@@ -65,7 +65,7 @@ function PoolCard({ pool }: { pool: Found }) {
         <h2>{textOf(member(pool.detail, "model")) ?? pool.path}</h2>
         <span class="muted small">{pool.path}</span>
       </header>
-      <Meter value={running} of={slots} label={t.slots} text={t.slotsText(running, slots)} />
+      <Meter value={running} of={slots} label={t.slots} labelled text={t.slotsText(running, slots)} />
       <Facts
         facts={[
           [t.waiting, count(member(admission, "waiting"))],
@@ -105,8 +105,8 @@ function WorkerCard({ path, detail, busy }: { path: string; detail: Json; busy: 
       {error !== null && <p class="note bad">{error}</p>}
       {load !== undefined && (
         <>
-          <Meter value={n("running")} of={n("slots")} label={t.slots} text={t.slotsText(n("running"), n("slots"))} />
-          {n("context_size") > 0 && <Meter value={n("context_used")} of={n("context_size")} label={t.context} text={t.contextText(n("context_used"), n("context_size"))} />}
+          <Meter value={n("running")} of={n("slots")} label={t.slots} labelled text={t.slotsText(n("running"), n("slots"))} />
+          {n("context_size") > 0 && <Meter value={n("context_used")} of={n("context_size")} label={t.context} labelled text={t.contextText(n("context_used"), n("context_size"))} />}
           <Facts
             facts={[
               [t.waiting, number(n("waiting"))],

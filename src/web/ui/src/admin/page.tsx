@@ -2,11 +2,10 @@
 
 import { signal } from "@preact/signals";
 import type { ComponentType } from "preact";
-import { useEffect } from "preact/hooks";
+import { useEffect, useRef } from "preact/hooks";
 import { Warning } from "../shared/icons";
 import { ProblemNote } from "../shared/problem";
 import { askToSignIn } from "../shared/session";
-import { shared } from "../shared/texts";
 import { admin as t } from "../shared/texts-admin";
 import { TopBar } from "../shared/topbar";
 import { Actors } from "./actors";
@@ -19,7 +18,7 @@ import { refusal, watch } from "./live";
 import { Models } from "./models";
 import { Overview } from "./overview";
 import { Empty } from "./parts";
-import { ConnectionState, Strip } from "./strip";
+import { ConnectionState, Strip, Version } from "./strip";
 import "./admin.css";
 
 const SECTIONS = { overview: Overview, actors: Actors, models: Models, links: Links, letters: Letters, timeline: Happened, keys: Keys, settings: Effective } satisfies Record<string, ComponentType>;
@@ -41,6 +40,7 @@ export function Page() {
       <main id="main" class="admin-page" tabindex={-1}>
         <header class="page-head">
           <h1>{t.title}</h1>
+          <Version />
           {refusal.value === null && <ConnectionState />}
         </header>
         {refusal.value === null ? <Content /> : <Refused />}
@@ -56,7 +56,7 @@ function Refused() {
     return (
       <Empty icon={<Warning size={28} />} title={t.forbidden} hint={t.forbiddenHint}>
         <button type="button" class="button primary" onClick={() => void askToSignIn()}>
-          {shared.session.signIn}
+          {t.otherKey}
         </button>
       </Empty>
     );
@@ -66,10 +66,20 @@ function Refused() {
 
 function Content() {
   const Body = SECTIONS[section.value];
+  const links = useRef<HTMLElement>(null);
+  useEffect(() => {
+    // On a phone the links are wider than the window.
+    const [bar, link] = [links.current, links.current?.querySelector<HTMLElement>("[aria-current]")];
+    if (!bar || !link) return;
+    bar.scrollLeft = link.offsetLeft - (bar.clientWidth - link.offsetWidth) / 2;
+    // Another section begins at its beginning, with the links in sight.
+    const top = (bar.nextElementSibling?.getBoundingClientRect().top ?? 0) - bar.getBoundingClientRect().bottom;
+    if (top < 0) scrollBy(0, top);
+  }, [section.value]);
   return (
     <>
       <Strip />
-      <nav class="sections" aria-label={t.sectionsLabel}>
+      <nav ref={links} class="sections" aria-label={t.sectionsLabel}>
         {(Object.keys(SECTIONS) as Section[]).map((name) => (
           <a key={name} href={`#${name}`} aria-current={name === section.value ? "page" : undefined}>
             {t.sections[name]}

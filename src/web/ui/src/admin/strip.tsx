@@ -3,7 +3,7 @@
 import type { ComponentChildren } from "preact";
 import { computed, useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
-import { bytes, compact, duration, number, percent } from "../shared/format";
+import { bytes, compact, duration, number } from "../shared/format";
 import { Offline } from "../shared/icons";
 import { admin } from "../shared/texts-admin";
 import { connection, part, status, told_ms } from "./live";
@@ -19,7 +19,7 @@ const uptime = part(({ uptime_s }) => duration((uptime_s < 60 ? uptime_s : uptim
 const catalog = part((one) => one.catalog);
 const freshness = part((one) => one.freshness);
 const memory = part(({ resident_bytes }) => (resident_bytes === null ? null : bytes(Math.round(resident_bytes / 2 ** 20) * 2 ** 20)));
-const processor = part(({ cpu_share, cores }) => ({ share: cpu_share === null || cpu_share === undefined ? null : percent(Math.round(cpu_share * 100) / 100), cores }));
+const processor = part(({ cpu_share, cores }) => ({ used: cpu_share === null || cpu_share === undefined ? null : number(Math.round(cpu_share * 10) / 10), cores }));
 
 export function Strip() {
   return (
@@ -43,9 +43,6 @@ export function Strip() {
         </Tile>
         <Tile label={t.processor}>
           <Processor />
-        </Tile>
-        <Tile label={t.version}>
-          <Version />
         </Tile>
       </dl>
     </section>
@@ -89,8 +86,8 @@ function Uptime() {
   return uptime.value === null ? <Wait /> : <>{uptime.value}</>;
 }
 
-function Version() {
-  return version.value === null ? <Wait /> : <>{version.value}</>;
+export function Version() {
+  return version.value === null ? null : <span class="muted">{t.version(version.value)}</span>;
 }
 
 function Documents() {
@@ -129,10 +126,10 @@ function Memory() {
 
 function Processor() {
   if (!known.value) return <Wait />;
-  const { share, cores } = processor.value ?? { share: null, cores: undefined };
+  const { used, cores } = processor.value ?? { used: null, cores: undefined };
   return (
     <>
-      {share ?? "–"}
+      {used ?? "–"}
       {cores !== undefined && <small>{t.cores(cores)}</small>}
     </>
   );

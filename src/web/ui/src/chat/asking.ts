@@ -9,6 +9,9 @@ import { failed, stopped, take, troubleOf } from "./answer";
 import { chat as t } from "../shared/texts";
 import type { Answer } from "./types";
 
+/** Where there was no frame for so long, nobody looks. */
+const NO_FRAME_MS = 250;
+
 export interface AskedFor {
   question: string;
   messages: { role: string; content: string }[];
@@ -109,16 +112,15 @@ export class Asking {
 
   #set(answer: Answer): void {
     this.#answer = answer;
-    if (this.#frame !== null || this.#timer !== undefined) return;
-    if (document.hidden) this.#timer = setTimeout(() => this.#now(), 250);
-    else this.#frame = requestAnimationFrame(() => this.#now());
+    if (this.#frame !== null) return;
+    this.#frame = requestAnimationFrame(() => this.#now());
+    this.#timer = setTimeout(() => this.#now(), NO_FRAME_MS);
   }
 
   #now(): void {
     if (this.#frame !== null) cancelAnimationFrame(this.#frame);
     clearTimeout(this.#timer);
     this.#frame = null;
-    this.#timer = undefined;
     this.#show(this.#answer);
   }
 }

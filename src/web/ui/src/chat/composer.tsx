@@ -5,7 +5,7 @@ import { useEffect, useLayoutEffect, useRef } from "preact/hooks";
 import { health } from "../shared/health";
 import { ChevronDown, Filter, Offline, Send, Stop } from "../shared/icons";
 import { Popover } from "../shared/menu";
-import { may } from "../shared/session";
+import { key, may } from "../shared/session";
 import { chat } from "../shared/texts";
 import { ask, chooseCollections, collections, current, openId, stop } from "./conversations";
 import { collectionsKnown, readDocuments } from "./documents";
@@ -32,6 +32,8 @@ export function Composer() {
     area.style.height = `${area.scrollHeight}px`;
   }, [text.value]);
   useEffect(() => focus(box.current), [openId.value]);
+  // Who is somebody else now sees other collections.
+  useEffect(() => void readDocuments(), [key.value]);
 
   const submit = () => {
     if (running || text.value.trim() === "" || !may("ask")) return;

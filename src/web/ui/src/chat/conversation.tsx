@@ -1,5 +1,5 @@
-// The open conversation, and where it is scrolled to: a new question goes to the top of the window, its answer is followed
-// until the reader scrolls by hand.
+// The open conversation, and where it is scrolled to: a new question goes to the top of the window, and its answer grows
+// below it without moving what is being read. Who scrolls to its end is kept there.
 
 import { useSignal } from "@preact/signals";
 import { useEffect, useLayoutEffect, useRef } from "preact/hooks";
@@ -30,7 +30,7 @@ export function Conversation() {
     const isNew = known.current.size > 0 || last.answer.peek().state === "running";
     if (known.current.has(last.id)) return;
     for (const turn of all) known.current.add(turn.id);
-    following.current = last.answer.peek().state === "running";
+    following.current = false;
     const question = box.querySelector<HTMLElement>(".turn:last-of-type");
     if (question === null) return;
     const top = isNew ? question.offsetTop - 8 : box.scrollHeight;
@@ -42,17 +42,23 @@ export function Conversation() {
     const observer = new IntersectionObserver(([entry]) => (endInSight.value = entry!.isIntersecting || entry!.boundingClientRect.top < (entry!.rootBounds?.top ?? 0)), { root: scroller.current, rootMargin: "0px 0px 80px 0px" });
     observer.observe(end.current);
     return () => observer.disconnect();
-  }, [last === undefined]);
+  }, [last]);
 
+  /** How much of the answer is below what can be seen. */
+  const hiddenBelow = () => (end.current === null || scroller.current === null ? 0 : end.current.getBoundingClientRect().bottom - scroller.current.getBoundingClientRect().bottom + 8);
   /** Keeps the end of a growing answer in sight. */
   const follow = () => {
-    const [box, mark] = [scroller.current, end.current];
-    if (!following.current || box === null || mark === null) return;
-    const hidden = mark.getBoundingClientRect().bottom - box.getBoundingClientRect().bottom + 8;
-    if (hidden > 0) box.scrollTop += hidden;
+    const hidden = hiddenBelow();
+    if (following.current && hidden > 0) scroller.current!.scrollTop += hidden;
   };
+  /** Ends the following at once; it goes on where the end is in sight after the browser has scrolled. */
   const byHand = () => {
     following.current = false;
+    const before = scroller.current?.scrollTop ?? 0;
+    setTimeout(() => {
+      const down = (scroller.current?.scrollTop ?? 0) > before;
+      following.current = down && Math.abs(hiddenBelow()) < 48;
+    }, 100);
   };
   const toEnd = () => {
     following.current = last?.answer.peek().state === "running";

@@ -225,7 +225,8 @@ async function run(conversationId: string, turn: LiveTurn, work: (asking: Asking
     background.delete(turn.id);
     showBusy();
     await keep();
-    if (conversationId === openId.value && !turns.value.includes(turn)) await refresh(conversationId);
+    // Another tab may have read more of it.
+    if (conversationId === openId.value && (turn.answer.value.state === "failed" || !turns.value.includes(turn))) await refresh(conversationId);
   }
 }
 

@@ -21,7 +21,7 @@ export interface Known {
 export const known = signal<Known | null>(null);
 export const collectionsKnown = signal<Collection[]>([]);
 /** Why they cannot be listed. */
-export const unknown = signal<string | null>(null);
+export const unknown = signal<Problem | null>(null);
 
 const PAGE = 100;
 
@@ -33,7 +33,14 @@ async function readCollections(): Promise<Collection[]> {
   }
 }
 
-export async function readDocuments(): Promise<void> {
+let reading: Promise<void> | null = null;
+
+/** Reads what there is; who asks while that goes on waits for the same. */
+export function readDocuments(): Promise<void> {
+  return (reading ??= read().finally(() => (reading = null)));
+}
+
+async function read(): Promise<void> {
   try {
     const [page, collections] = await Promise.all([get<{ documents: { id: string }[]; next: string | null }>(`v1/documents?limit=${PAGE}`), readCollections()]);
     const ids = new Set(page.documents.map((one) => one.id));
@@ -46,6 +53,6 @@ export async function readDocuments(): Promise<void> {
     };
     unknown.value = null;
   } catch (error) {
-    unknown.value = (error instanceof Problem ? error : Problem.ofLostConnection(error)).title;
+    unknown.value = error instanceof Problem ? error : Problem.ofLostConnection(error);
   }
 }

@@ -17,7 +17,8 @@ export function Empty() {
     let open = true;
     const look = async () => {
       await readDocuments();
-      if (open && !known.value?.examples) timer = setTimeout(look, AGAIN_MS);
+      // Who did not sign in is not asked again and again.
+      if (open && !known.value?.examples && unknown.value?.mayPass !== false) timer = setTimeout(look, AGAIN_MS);
     };
     void look();
     return () => {
@@ -53,7 +54,7 @@ export function Empty() {
 
 function Count() {
   const there = known.value;
-  if (unknown.value !== null) return <p id="count" class="small bad-text" role="status">{t.unknown(unknown.value)}</p>;
+  if (unknown.value !== null) return <p id="count" class="small bad-text" role="status">{t.unknown(unknown.value.title)}</p>;
   if (there === null) return <p id="count" class="muted small" role="status">{t.counting}</p>;
   if (there.count === 0) {
     return (

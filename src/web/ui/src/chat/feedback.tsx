@@ -11,6 +11,10 @@ import type { Feedback } from "./types";
 
 const t = chat.feedback;
 
+/** What the service takes with it, in characters of which each may be four bytes: it may not have the answer any more. */
+const QUESTION = 4_000;
+const ANSWER = 16_000;
+
 /** Tells the service; false where it did not take it. */
 async function tell(turn: LiveTurn, feedback: Feedback | null): Promise<boolean> {
   const { id, feedback: earlier } = turn.answer.peek();
@@ -18,7 +22,7 @@ async function tell(turn: LiveTurn, feedback: Feedback | null): Promise<boolean>
   keepFeedback(turn, feedback);
   try {
     if (feedback === null) await api(path, { method: "DELETE" });
-    else await sendJson("POST", path, feedback.note === "" ? { rating: feedback.rating } : feedback);
+    else await sendJson("POST", path, { ...feedback, question: turn.question.slice(0, QUESTION), answer: turn.answer.peek().text.slice(0, ANSWER) });
     return true;
   } catch (error) {
     keepFeedback(turn, earlier);

@@ -9,7 +9,7 @@ import { TopBar } from "../shared/topbar";
 import { Composer } from "./composer";
 import { Conversation } from "./conversation";
 import { openId, openTitle } from "./conversations";
-import { Sidebar } from "./sidebar";
+import { Sidebar, SidebarDialogs } from "./sidebar";
 
 const SHOWN = "answerd.sidebar";
 const wide = matchMedia("(min-width: 900px)");
@@ -55,6 +55,7 @@ export function ChatPage() {
           <Composer />
         </main>
       </div>
+      <SidebarDialogs />
       <PassageHost />
     </>
   );

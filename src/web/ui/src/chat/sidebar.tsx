@@ -1,6 +1,6 @@
 // The conversations that this browser keeps: opened, searched, renamed, exported, deleted.
 
-import { useSignal } from "@preact/signals";
+import { signal, useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 import { Confirm, Dialog } from "../shared/dialog";
 import { Download, Edit, More, NewChat, Search, Trash } from "../shared/icons";
@@ -12,6 +12,9 @@ import type { Entry } from "./types";
 
 const t = chat.sidebar;
 
+const renaming = signal<Entry | null>(null);
+const deletingAll = signal(false);
+
 interface SidebarProps {
   /** It lies over the conversation, and goes once something was chosen. */
   over: boolean;
@@ -21,8 +24,6 @@ interface SidebarProps {
 export function Sidebar({ over, onClose }: SidebarProps) {
   const wanted = useSignal("");
   const found = useSignal<Set<string> | null>(null);
-  const renaming = useSignal<Entry | null>(null);
-  const deletingAll = useSignal(false);
   const box = useRef<HTMLElement>(null);
 
   useEffect(() => {
@@ -96,9 +97,17 @@ export function Sidebar({ over, onClose }: SidebarProps) {
           )}
         </nav>
       </aside>
+    </>
+  );
+}
+
+/** The dialogs of the list. They stay where the list goes, as when a window becomes narrow. */
+export function SidebarDialogs() {
+  return (
+    <>
       {renaming.value && <RenameDialog entry={renaming.value} onClose={() => (renaming.value = null)} />}
       {deletingAll.value && (
-        <Confirm title={t.deleteAllTitle} text={t.deleteAllText(all?.length ?? 0)} action={t.delete} onConfirm={() => void removeAll()} onClose={() => (deletingAll.value = false)} />
+        <Confirm title={t.deleteAllTitle} text={t.deleteAllText(entries.value?.length ?? 0)} action={t.delete} onConfirm={() => void removeAll()} onClose={() => (deletingAll.value = false)} />
       )}
     </>
   );

@@ -28,8 +28,11 @@ function Card({ source, question }: { source: Source; question: string }) {
   const original = webAddress(source.url);
   return (
     <li class="source" data-n={source.n}>
-      <button type="button" class="open" aria-haspopup="dialog" aria-label={t.open(source.n, source.title)} onClick={() => openPassage(source, question)}>
-        <span class="number">{source.n}</span>
+      <button type="button" class="open" aria-haspopup="dialog" onClick={() => openPassage(source, question)}>
+        <span class="number">
+          <span class="unseen">{t.source} </span>
+          {source.n}
+        </span>
         <span class="truncate">{source.title}</span>
       </button>
       {place !== "" && <p class="place truncate" title={place}>{place}</p>}

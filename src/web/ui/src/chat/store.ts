@@ -28,12 +28,7 @@ export class ConversationStore {
   constructor(name = NAME) {
     this.#channel = new BroadcastChannel(name);
     this.#channel.onmessage = ({ data }: MessageEvent<Change>) => this.onChange?.(data);
-    this.#database = openDB<Schema>(name, 1, {
-      upgrade(database) {
-        database.createObjectStore("conversations", { keyPath: "id" });
-        database.createObjectStore("entries", { keyPath: "id" }).createIndex("updatedMs", "updatedMs");
-      },
-    }).catch(() => {
+    this.#database = openDatabase(name).catch(() => {
       this.onVolatile?.();
       return null;
     });
@@ -89,11 +84,15 @@ export class ConversationStore {
     });
   }
 
-  /** Puts a turn that is being answered; nothing where the turn was taken away in the meantime. */
+  /** Puts a turn that is being answered. Nothing where the turn was taken away in the meantime, or where another tab has the
+      whole of the answer that this one could not read. */
   async updateTurn(id: string, turn: Turn): Promise<void> {
     await this.#change(id, (kept) => {
       const at = kept?.turns.findIndex((one) => one.id === turn.id) ?? -1;
-      return kept === undefined || at < 0 ? undefined : { ...kept, turns: kept.turns.with(at, turn) };
+      if (kept === undefined || at < 0) return undefined;
+      const { answer } = kept.turns[at]!;
+      if (turn.answer.state === "failed" && answer.state === "done" && answer.id === turn.answer.id) return undefined;
+      return { ...kept, turns: kept.turns.with(at, turn) };
     });
   }
 
@@ -156,6 +155,16 @@ export class ConversationStore {
   #tell(change: Change): void {
     this.#channel.postMessage(change);
   }
+}
+
+/** Not every browser only rejects: some throw. */
+async function openDatabase(name: string): Promise<IDBPDatabase<Schema>> {
+  return openDB<Schema>(name, 1, {
+    upgrade(database) {
+      database.createObjectStore("conversations", { keyPath: "id" });
+      database.createObjectStore("entries", { keyPath: "id" }).createIndex("updatedMs", "updatedMs");
+    },
+  });
 }
 
 const entryOf = ({ id, title, updatedMs }: Conversation): Entry => ({ id, title, updatedMs });

@@ -17,6 +17,10 @@ import type { Answer } from "./types";
 
 const t = chat.turn;
 
+/** A question of more than that is cut: its answer is what one wants to see. */
+const LONG = 900;
+const LONG_LINES = 12;
+
 interface TurnProps {
   turn: LiveTurn;
   /** Called whenever more of the answer was drawn. */
@@ -27,6 +31,8 @@ interface TurnProps {
 
 export const Turn = memo(function Turn({ turn, onDrawn, end }: TurnProps) {
   const editing = useSignal(false);
+  const whole = useSignal(false);
+  const isLong = turn.question.length > LONG || turn.question.split("\n").length > LONG_LINES;
   const answer = turn.answer.value;
   const running = answer.state === "running";
   return (
@@ -34,7 +40,7 @@ export const Turn = memo(function Turn({ turn, onDrawn, end }: TurnProps) {
       {editing.value ? (
         <EditForm turn={turn} onClose={() => (editing.value = false)} />
       ) : (
-        <div class="asked">
+        <div class={`asked ${isLong && !whole.value ? "long" : ""}`}>
           <h2>{turn.question}</h2>
           <div class="actions">
             <CopyButton label={t.copyQuestion} text={() => turn.question} />
@@ -42,6 +48,13 @@ export const Turn = memo(function Turn({ turn, onDrawn, end }: TurnProps) {
               <Edit size={16} />
             </button>
           </div>
+          {isLong && (
+            <div class="all">
+              <button type="button" class="button quiet" aria-expanded={whole.value} onClick={() => (whole.value = !whole.value)}>
+                {whole.value ? t.less : t.all}
+              </button>
+            </div>
+          )}
           {turn.collections.length > 0 && <p class="in muted small">{t.in(turn.collections)}</p>}
         </div>
       )}
@@ -81,9 +94,11 @@ export const Turn = memo(function Turn({ turn, onDrawn, end }: TurnProps) {
   );
 });
 
-function statusText({ connected, stage, queuePosition, sources }: Answer): string {
+function statusText({ connected, stage, queuePosition, sources, text }: Answer): string {
   const s = chat.status;
   if (!connected) return s.reconnecting;
+  // An answer from the cache comes without stages.
+  if (text !== "") return s.writing;
   switch (stage) {
     case "queued":
       if (queuePosition === null) return s.waiting;

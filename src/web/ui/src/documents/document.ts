@@ -30,7 +30,8 @@ export interface Document {
 /** What the service says of a document; `null` where there is none. */
 export async function find(id: string, signal?: AbortSignal): Promise<Document | null> {
   try {
-    return await get<Document>(documentPath(id), { cache: "no-store", ...(signal && { signal }) });
+    // Not its text, which may be long: this is asked again and again.
+    return await get<Document>(`${documentPath(id)}?text=false`, { cache: "no-store", ...(signal && { signal }) });
   } catch (error) {
     if (error instanceof Problem && error.status === 404) return null;
     throw error;

@@ -39,7 +39,7 @@ let current: AbortController | null = null;
 
 /** Loads the list from its beginning, as far as it was shown. */
 export async function reload(): Promise<void> {
-  await load((shown, signal) => pages(Math.max(PAGE, shown), signal));
+  await load(pages);
   void loadCollections();
 }
 
@@ -103,7 +103,7 @@ async function load(fetch: (shown: number, signal: AbortSignal) => Promise<Page>
   try {
     const page = await fetch(documents.value.length, mine.signal);
     if (mine.signal.aborted) return;
-    documents.value = page.documents;
+    documents.value = kept(page.documents);
     next.value = page.next;
     loaded.value = true;
     problem.value = null;
@@ -115,15 +115,24 @@ async function load(fetch: (shown: number, signal: AbortSignal) => Promise<Page>
   }
 }
 
-/** As many documents from the beginning as were shown. */
-async function pages(count: number, signal: AbortSignal): Promise<Page> {
+/** A page of documents, and more until there are as many as were shown. */
+async function pages(shown: number, signal: AbortSignal): Promise<Page> {
   const all: Page = { documents: [], next: null };
   do {
-    const page = await one(all.next, Math.min(1000, count - all.documents.length), signal);
+    const page = await one(all.next, Math.min(1000, Math.max(PAGE, shown - all.documents.length)), signal);
     all.documents.push(...page.documents);
     all.next = page.next;
-  } while (all.next !== null && all.documents.length < count);
+  } while (all.next !== null && all.documents.length < shown);
   return all;
+}
+
+/** The same documents, those that have not changed as the objects that they were: their rows are not drawn again. */
+function kept(fresh: readonly Document[]): Document[] {
+  const known = new Map(documents.value.map((document) => [document.id, document]));
+  return fresh.map((document) => {
+    const before = known.get(document.id);
+    return before && JSON.stringify(before) === JSON.stringify(document) ? before : document;
+  });
 }
 
 function one(after: string | null, limit: number, signal: AbortSignal): Promise<Page> {

@@ -8,8 +8,12 @@ import { mediaTypeOf } from "./ids";
 export interface Target {
   id: string;
   collection: string;
-  /** The groups that may see it; none: everybody. */
-  visibleTo: readonly string[];
+  /** The groups that may see it; null: everybody. An empty list is for nobody. */
+  visibleTo: readonly string[] | null;
+  /** What else is said of it. */
+  metadata: Readonly<Record<string, unknown>>;
+  /** Where a reader finds the original. */
+  url: string | null;
 }
 
 /** What a `PUT` answers beside the description of the document. */
@@ -26,9 +30,11 @@ export async function send(file: Blob, target: Target, signal: AbortSignal, onSe
   }
 }
 
-function put(file: Blob, { id, collection, visibleTo }: Target, signal: AbortSignal, onSent: (bytes: number) => void): Promise<Receipt> {
+function put(file: Blob, { id, collection, visibleTo, metadata, url }: Target, signal: AbortSignal, onSent: (bytes: number) => void): Promise<Receipt> {
   const query = new URLSearchParams({ collection });
-  if (visibleTo.length > 0) query.set("visible_to", visibleTo.join(","));
+  if (visibleTo !== null) query.set("visible_to", visibleTo.join(","));
+  if (Object.keys(metadata).length > 0) query.set("metadata", JSON.stringify(metadata));
+  if (url !== null) query.set("url", url);
   return new Promise((resolve, reject) => {
     signal.throwIfAborted();
     const request = new XMLHttpRequest();

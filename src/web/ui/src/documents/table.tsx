@@ -1,6 +1,7 @@
 // The table of documents: what there is, how far each is, who may see it, and what can be done with it.
 
-import { signal } from "@preact/signals";
+import { signal, useComputed, useSignal } from "@preact/signals";
+import type { VNode } from "preact";
 import { useEffect, useId, useRef } from "preact/hooks";
 import { Problem } from "../shared/api";
 import { Confirm } from "../shared/dialog";
@@ -21,6 +22,10 @@ import { replace } from "./uploads";
 const selected = signal<ReadonlySet<string>>(new Set());
 /** Ids that the dialog asks about. */
 const asking = signal<readonly string[] | null>(null);
+
+/** The time, to the half minute. */
+const clock = signal(Date.now());
+setInterval(() => (clock.value = Date.now()), 30_000);
 
 /** Waits for typing to pause before the list is asked for anew. */
 const TYPING_MS = 250;
@@ -113,9 +118,7 @@ export function Table() {
             </tr>
           </thead>
           <tbody>
-            {documents.value.map((document) => (
-              <DocumentRow key={document.id} document={document} />
-            ))}
+            {documents.value.map(rowOf)}
           </tbody>
         </table>
       </div>
@@ -128,6 +131,15 @@ export function Table() {
       <Asking />
     </>
   );
+}
+
+const rows = new WeakMap<Document, VNode>();
+
+/** The row of a document. The same one for the same document, so that a list of hundreds is not drawn whole for one. */
+function rowOf(document: Document): VNode {
+  const row = rows.get(document) ?? <DocumentRow key={document.id} document={document} />;
+  rows.set(document, row);
+  return row;
 }
 
 function Waiting() {
@@ -269,8 +281,8 @@ function DocumentRow({ document }: { document: Document }) {
           </span>
         )}
       </td>
-      <td data-label={columns.collection}>{document.collection ?? <span class="muted">{t.list.noVersion}</span>}</td>
-      <td data-label={columns.status}>
+      <td class="plain" data-label={columns.collection}>{document.collection ?? <span class="muted">{t.list.noVersion}</span>}</td>
+      <td class="plain" data-label={columns.status}>
         {going ? (
           <span class="badge warn">
             <span class="spinner" />
@@ -280,21 +292,26 @@ function DocumentRow({ document }: { document: Document }) {
           <span class={`badge ${LOOKS[status] ?? ""}`}>{t.list.statuses[status] ?? status}</span>
         )}
       </td>
-      <td data-label={columns.format}>{document.format ?? <span class="muted">{t.list.noVersion}</span>}</td>
+      <td class="plain" data-label={columns.format}>{document.format ?? <span class="muted">{t.list.noVersion}</span>}</td>
       <td data-label={columns.chunks} class="number">
         {document.chunks === undefined ? <span class="muted">{t.list.noVersion}</span> : number(document.chunks)}
       </td>
       <td data-label={columns.visibleTo}>
         <SeenBy groups={document.visible_to} />
       </td>
-      <td data-label={columns.updated} class="when" title={updated === undefined ? "" : dateTime(updated)}>
-        {updated === undefined ? t.list.noVersion : ago(updated)}
+      <td data-label={columns.updated} class="when plain" title={updated === undefined ? "" : dateTime(updated)}>
+        {updated === undefined ? t.list.noVersion : <When at_ms={updated} />}
       </td>
       <td class="actions">
         <Actions document={document} open={open} />
       </td>
     </tr>
   );
+}
+
+function When({ at_ms }: { at_ms: number }) {
+  const text = useComputed(() => ago(at_ms, Math.max(clock.value, at_ms)));
+  return <>{text}</>;
 }
 
 function SeenBy({ groups }: { groups: string[] | null | undefined }) {
@@ -313,33 +330,13 @@ function SeenBy({ groups }: { groups: string[] | null | undefined }) {
 
 function Actions({ document, open }: { document: Document; open: () => void }) {
   const file = useRef<HTMLInputElement>(null);
-  const original = webAddress(document.url);
-  const gone = deleting.value.has(document.id);
+  // Hundreds of menus of which one may be opened are built when somebody is about to.
+  const wanted = useSignal(false);
+  const want = () => (wanted.value = true);
   return (
-    <>
+    <span onPointerEnter={want} onFocusIn={want}>
       <Popover label={t.list.actions(document.id)} face={<More />}>
-        <MenuItem icon={<FileIcon size={16} />} onClick={open}>
-          {t.list.preview}
-        </MenuItem>
-        {original !== null && (
-          <a class="menu-item" role="menuitem" href={original} target="_blank" rel="noopener noreferrer nofollow">
-            <External size={16} />
-            {t.list.original(new URL(original).host)}
-          </a>
-        )}
-        <MenuItem icon={<Copy size={16} />} onClick={() => void copy(document.id)}>
-          {t.list.copyId}
-        </MenuItem>
-        {may("write") && !gone && (
-          <>
-            <MenuItem icon={<Upload size={16} />} onClick={() => file.current?.click()}>
-              {t.list.replace}
-            </MenuItem>
-            <MenuItem icon={<Trash size={16} />} danger onClick={() => (asking.value = [document.id])}>
-              {t.list.remove}
-            </MenuItem>
-          </>
-        )}
+        {wanted.value && <Choices document={document} open={open} onReplace={() => file.current?.click()} />}
       </Popover>
       <input
         ref={file}
@@ -352,6 +349,37 @@ function Actions({ document, open }: { document: Document; open: () => void }) {
           event.currentTarget.value = "";
         }}
       />
+    </span>
+  );
+}
+
+function Choices({ document, open, onReplace }: { document: Document; open: () => void; onReplace: () => void }) {
+  const original = webAddress(document.url);
+  const gone = deleting.value.has(document.id);
+  return (
+    <>
+      <MenuItem icon={<FileIcon size={16} />} onClick={open}>
+        {t.list.preview}
+      </MenuItem>
+      {original !== null && (
+        <a class="menu-item" role="menuitem" href={original} target="_blank" rel="noopener noreferrer nofollow">
+          <External size={16} />
+          {t.list.original(new URL(original).host)}
+        </a>
+      )}
+      <MenuItem icon={<Copy size={16} />} onClick={() => void copy(document.id)}>
+        {t.list.copyId}
+      </MenuItem>
+      {may("write") && !gone && (
+        <>
+          <MenuItem icon={<Upload size={16} />} onClick={onReplace}>
+            {t.list.replace}
+          </MenuItem>
+          <MenuItem icon={<Trash size={16} />} danger onClick={() => (asking.value = [document.id])}>
+            {t.list.remove}
+          </MenuItem>
+        </>
+      )}
     </>
   );
 }

@@ -1,5 +1,5 @@
 import { expect, it } from "vitest";
-import { entriesOf, isClutter, picked, walk } from "./traverse";
+import { dropped, isClutter, picked, walk, type Dropped } from "./traverse";
 
 function file(fullPath: string, readable = true) {
   const name = fullPath.split("/").at(-1) ?? "";
@@ -20,8 +20,10 @@ function folder(fullPath: string, entries: FileSystemEntry[], batch = 100) {
   } as unknown as FileSystemEntry;
 }
 
+const of = (...entries: FileSystemEntry[]): Dropped => ({ entries, loose: [] });
+
 it("finds the files of folders inside folders, in order", async () => {
-  const drop = [folder("/h", [file("/h/b.md"), folder("/h/a", [file("/h/a/2.md"), file("/h/a/1.md")])]), file("/z.md")];
+  const drop = of(folder("/h", [file("/h/b.md"), folder("/h/a", [file("/h/a/2.md"), file("/h/a/1.md")])]), file("/z.md"));
   const { files, unreadable } = await walk(drop, 1000);
   expect(files.map(({ path }) => path)).toEqual(["h/a/1.md", "h/a/2.md", "h/b.md", "z.md"]);
   expect(unreadable).toEqual([]);
@@ -29,16 +31,16 @@ it("finds the files of folders inside folders, in order", async () => {
 
 it("finds all files of a large folder, which comes in pieces", async () => {
   const many = Array.from({ length: 250 }, (_, n) => file(`/big/${n}.md`));
-  expect((await walk([folder("/big", many)], 1000)).files).toHaveLength(250);
+  expect((await walk(of(folder("/big", many)), 1000)).files).toHaveLength(250);
 });
 
 it("stops at the limit", async () => {
   const many = Array.from({ length: 250 }, (_, n) => file(`/big/${n}.md`));
-  expect((await walk([folder("/big", many)], 20)).files).toHaveLength(20);
+  expect((await walk(of(folder("/big", many)), 20)).files).toHaveLength(20);
 });
 
 it("goes on after what cannot be read, and names it", async () => {
-  const { files, unreadable } = await walk([file("/secret.md", false), file("/open.md")], 1000);
+  const { files, unreadable } = await walk(of(file("/secret.md", false), file("/open.md")), 1000);
   expect(files.map(({ path }) => path)).toEqual(["open.md"]);
   expect(unreadable).toEqual(["secret.md"]);
 });
@@ -49,11 +51,12 @@ it("leaves out what systems put into folders", () => {
   expect(picked([new File([], "a.md"), new File([], "desktop.ini")]).map(({ path }) => path)).toEqual(["a.md"]);
 });
 
-it("takes files from a drop, not the text or the links in it", () => {
+it("takes files from a drop, not the text or the links in it", async () => {
   const items = [
-    { kind: "string", webkitGetAsEntry: () => null },
-    { kind: "file", webkitGetAsEntry: () => file("/a.md") },
-    { kind: "file", webkitGetAsEntry: () => null },
+    { kind: "string", webkitGetAsEntry: () => null, getAsFile: () => null },
+    { kind: "file", webkitGetAsEntry: () => file("/a.md"), getAsFile: () => null },
+    { kind: "file", webkitGetAsEntry: () => null, getAsFile: () => new File(["x"], "loose.md") },
   ] as unknown as DataTransferItem[];
-  expect(entriesOf(items).map((entry) => entry.name)).toEqual(["a.md"]);
+  const { files } = await walk(dropped(items), 10);
+  expect(files.map(({ path }) => path)).toEqual(["loose.md", "a.md"]);
 });

@@ -19,17 +19,31 @@ export function isClutter(path: string): boolean {
   return CLUTTER.has(name) || name.startsWith("._") || path.split("/").includes("__MACOSX");
 }
 
-/** The entries of a drop; they must be taken while the event is handled, the walk may go on after it. */
-export function entriesOf(items: Iterable<DataTransferItem>): FileSystemEntry[] {
-  return [...items].flatMap((item) => (item.kind === "file" ? (item.webkitGetAsEntry() ?? []) : []));
+export interface Dropped {
+  entries: FileSystemEntry[];
+  /** Files that are in no file system, such as those that another page gives. */
+  loose: File[];
+}
+
+/** What is in a drop. It must be taken while the event is handled; the walk may go on after it. */
+export function dropped(items: Iterable<DataTransferItem>): Dropped {
+  const found: Dropped = { entries: [], loose: [] };
+  for (const item of items) {
+    if (item.kind !== "file") continue;
+    const entry = item.webkitGetAsEntry();
+    const file = entry ? null : item.getAsFile();
+    if (entry) found.entries.push(entry);
+    else if (file) found.loose.push(file);
+  }
+  return found;
 }
 
 /** Walks entries and the folders among them. `limit` bounds what a slip of the hand can begin. */
-export async function walk(entries: readonly FileSystemEntry[], limit: number, signal?: AbortSignal): Promise<Findings> {
-  const found: Findings = { files: [], unreadable: [] };
+export async function walk({ entries, loose }: Dropped, limit: number): Promise<Findings> {
+  const found: Findings = { files: picked(loose).slice(0, limit), unreadable: [] };
   const waiting = [...entries];
   for (let entry = waiting.shift(); entry; entry = waiting.shift()) {
-    if (signal?.aborted || found.files.length >= limit) break;
+    if (found.files.length >= limit) break;
     const path = entry.fullPath.replace(/^\/+/, "");
     if (isClutter(path)) continue;
     try {

@@ -9,8 +9,8 @@ import { documents as t } from "../shared/texts-documents";
 import { toast } from "../shared/toast";
 import { isCollection } from "./ids";
 import { collections } from "./list";
-import { entriesOf, picked, walk, type Found } from "./traverse";
-import { add, busy, cancel, clear, counts, done, failed, isOver, retry, uploads, type Reasons, type Stage, type Upload } from "./uploads";
+import { dropped, picked, walk, type Found } from "./traverse";
+import { add, busy, cancel, clear, counts, done, failed, failures, isOver, retry, uploads, type Reasons, type Stage, type Upload } from "./uploads";
 
 /** Files taken at once. More than that is work for the command line, and mostly a slip of the hand. */
 const LIMIT = 10_000;
@@ -30,17 +30,17 @@ function take(found: readonly Found[]): void {
   const { collection, groups, prefix } = place.value;
   if (found.length === 0) return toast(t.upload.nothing);
   if (found.length > LIMIT) toast(t.upload.tooMany(LIMIT));
-  const without = add(found.slice(0, LIMIT), { collection, visibleTo: groupsOf(groups), prefix }, reasons);
+  const without = add(found.slice(0, LIMIT), { collection, visibleTo: groups.trim() === "" ? null : groupsOf(groups), prefix }, reasons);
   if (without.length > 0) toast(t.upload.withoutId(without));
 }
 
 /** Takes what was dropped, folders to their end. */
 export async function takeDrop(items: DataTransferItemList): Promise<void> {
   // Before anything is awaited: the items are gone once the event is over.
-  const entries = entriesOf(items);
+  const drop = dropped(items);
   walking.value = true;
   try {
-    const { files, unreadable } = await walk(entries, LIMIT);
+    const { files, unreadable } = await walk(drop, LIMIT);
     if (unreadable.length > 0) toast(t.upload.unreadable(unreadable));
     if (files.length > 0 || unreadable.length === 0) take(files);
     if (files.length === LIMIT) toast(t.upload.tooMany(LIMIT));
@@ -161,7 +161,10 @@ function Uploads() {
   // Said once, when the last one is over: a running commentary would talk over everything else.
   const over = useComputed(() => uploads.value.length > 0 && busy.value === 0);
   useEffect(() => over.subscribe((is) => (announced.value = is ? t.uploads.announce(done.value, failed.value) : "")), []);
-  const shown = all.value ? uploads.value : uploads.value.slice(0, SHOWN);
+  // What failed is for somebody to see to: it stands first, however many there are.
+  const failing = new Set(failures.value);
+  const sorted = failing.size === 0 ? uploads.value : [...failing, ...uploads.value.filter((upload) => !failing.has(upload))];
+  const shown = all.value ? sorted : sorted.slice(0, SHOWN);
   return (
     <>
       <p class="unseen" role="status">

@@ -16,7 +16,9 @@ export interface Upload {
   key: number;
   id: string;
   collection: string;
-  visibleTo: readonly string[];
+  visibleTo: readonly string[] | null;
+  metadata: Readonly<Record<string, unknown>>;
+  url: string | null;
   file: File;
   stage: Signal<Stage>;
   sent: Signal<number>;
@@ -26,7 +28,8 @@ export interface Upload {
 
 export interface Place {
   collection: string;
-  visibleTo: readonly string[];
+  /** The groups that may see it; null: everybody. */
+  visibleTo: readonly string[] | null;
   /** Ids begin with this. */
   prefix: string;
 }
@@ -39,6 +42,8 @@ const TRIES = 5;
 export const uploads = signal<readonly Upload[]>([]);
 /** How many are at each stage; kept beside the uploads, as there may be thousands. */
 export const counts = signal<Readonly<Partial<Record<Stage, number>>>>({});
+/** Those that failed, the last one first. */
+export const failures = signal<readonly Upload[]>([]);
 /** Grows whenever a document has come or changed. */
 export const settled = signal(0);
 
@@ -77,8 +82,10 @@ export function add(found: readonly Found[], place: Place, reasons: Reasons): st
 
 /** Uploads one file as a document that exists already. */
 export function replace(document: Document, file: File, reasons: Reasons): void {
-  const place = { collection: document.collection ?? "default", visibleTo: document.visible_to ?? [], prefix: "" };
-  const upload = create(document.id, file, place);
+  const place = { collection: document.collection ?? "default", visibleTo: document.visible_to ?? null, prefix: "" };
+  // All that is said of it stays, but for what stands beside it, and for the folder that it came from: it is from here now.
+  const { visible_to: _groups, folder: _folder, ...metadata } = document.metadata;
+  const upload = create(document.id, file, place, { url: document.url ?? null, metadata });
   uploads.value = [upload, ...uploads.value];
   enqueue(upload, reasons);
 }
@@ -102,6 +109,7 @@ export function clear(): void {
   const left = uploads.value.filter((upload) => !isOver(upload.stage.value));
   const gone = uploads.value.filter((upload) => isOver(upload.stage.value));
   for (const upload of gone) count(upload.stage.value, -1);
+  failures.value = [];
   uploads.value = left;
 }
 
@@ -109,9 +117,9 @@ export function isOver(stage: Stage): boolean {
   return ["visible", "unchanged", "unwatched", "failed", "cancelled"].includes(stage);
 }
 
-function create(id: string, file: File, { collection, visibleTo }: Place): Upload {
+function create(id: string, file: File, { collection, visibleTo }: Place, about: Pick<Upload, "url" | "metadata"> = { url: null, metadata: {} }): Upload {
   count("waiting", 1);
-  return { key: next++, id, file, collection, visibleTo, stage: signal<Stage>("waiting"), sent: signal(0), reason: signal<string | null>(null) };
+  return { key: next++, id, file, collection, visibleTo, ...about, stage: signal<Stage>("waiting"), sent: signal(0), reason: signal<string | null>(null) };
 }
 
 function enqueue(upload: Upload, reasons: Reasons): void {
@@ -169,6 +177,8 @@ function move(upload: Upload, stage: Stage, reason: string | null): void {
   if (upload.stage.value === stage) return;
   count(upload.stage.value, -1);
   count(stage, 1);
+  if (upload.stage.value === "failed") failures.value = failures.value.filter((one) => one !== upload);
+  if (stage === "failed") failures.value = [upload, ...failures.value];
   upload.stage.value = stage;
 }
 

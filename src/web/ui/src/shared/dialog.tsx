@@ -1,7 +1,7 @@
 // Modal dialogs, on the browser's own <dialog>: it keeps the focus inside and gives it back, and closes by Escape.
 
 import type { ComponentChildren } from "preact";
-import { useEffect, useId, useRef } from "preact/hooks";
+import { useId, useLayoutEffect, useRef } from "preact/hooks";
 import { Close } from "./icons";
 import { shared as t } from "./texts";
 
@@ -19,10 +19,17 @@ interface DialogProps {
 export function Dialog({ title, subtitle, onClose, wide = false, class: kind = "", children }: DialogProps) {
   const ref = useRef<HTMLDialogElement>(null);
   const id = useId();
-  useEffect(() => {
-    const dialog = ref.current;
-    if (dialog && !dialog.open) dialog.showModal();
-    return () => dialog?.close();
+  useLayoutEffect(() => {
+    const dialog = ref.current!;
+    const before = document.activeElement;
+    dialog.showModal();
+    return () => {
+      dialog.close();
+      // The browser gives the focus back to what had it when the dialog closes, but not when its element goes as well.
+      queueMicrotask(() => {
+        if (before instanceof HTMLElement && before.isConnected) before.focus({ preventScroll: true });
+      });
+    };
   }, []);
   return (
     <dialog

@@ -2,7 +2,7 @@
 // by a press elsewhere. Arrow keys walk through a menu.
 
 import type { ComponentChildren } from "preact";
-import { useId, useRef } from "preact/hooks";
+import { useEffect, useId, useRef } from "preact/hooks";
 
 interface PopoverProps {
   label: string;
@@ -34,6 +34,17 @@ export function Popover({ label, face, class: look = "icon-button", children, ki
     box.style.maxHeight = `${Math.max(120, (up ? from.top : below) - 16)}px`;
     box.style.overflowY = "auto";
   };
+  useEffect(() => {
+    // What else moves with the window has moved a frame later.
+    const again = () =>
+      requestAnimationFrame(() =>
+        requestAnimationFrame(() => {
+          if (panel.current?.matches(":popover-open")) place();
+        }),
+      );
+    addEventListener("resize", again);
+    return () => removeEventListener("resize", again);
+  }, []);
   const items = () => [...panel.current!.querySelectorAll<HTMLElement>(".menu-item")];
 
   return (

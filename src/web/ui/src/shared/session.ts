@@ -23,6 +23,8 @@ export const key = signal<string | null>(sessionStorage.getItem(STORED) ?? local
 export const me = signal<Me | null>(null);
 /** Whether the dialog to sign in is shown. */
 export const signingIn = signal(false);
+/** Whether the service has asked for a key. */
+export const keyWanted = signal(false);
 /** Whether somebody is signed in. */
 export const signedIn = computed(() => key.value !== null);
 
@@ -42,6 +44,7 @@ function settle(ok: boolean): void {
 export function askToSignIn(abort: AbortSignal | null = null): Promise<boolean> {
   return new Promise((resolve) => {
     waiting.push(resolve);
+    keyWanted.value = true;
     signingIn.value = true;
     abort?.addEventListener("abort", () => resolve(false), { once: true });
   });

@@ -1,7 +1,7 @@
 // Every text that the pages show to people, in one place. English first; another language is another file like this.
 // Those of the documents and the admin page stand in files beside it, which the chat does not load.
 
-import { number, plural } from "./format";
+import { duration, number, plural } from "./format";
 
 export const shared = {
   close: "Close",
@@ -50,7 +50,7 @@ export const shared = {
   problem: {
     unknown: "Something went wrong",
     /** With the wait that the service asks for. */
-    again: (seconds: number) => `Try again in ${plural(seconds, "second", "seconds")}.`,
+    again: (seconds: number) => `Try again in ${seconds < 60 ? plural(seconds, "second", "seconds") : duration(seconds * 1000)}.`,
   },
 
   passage: {
@@ -134,6 +134,8 @@ export const chat = {
   },
   turn: {
     edit: "Edit and ask again",
+    all: "Show all",
+    less: "Show less",
     copyQuestion: "Copy the question",
     copyAnswer: "Copy the answer",
     retry: "Ask again",
@@ -175,7 +177,7 @@ export const chat = {
   },
   sources: {
     title: (count: number) => plural(count, "source", "sources"),
-    open: (n: number, title: string) => `Source ${n}: ${title}. Opens the passage`,
+    source: "Source",
     original: (host: string) => `Original (${host})`,
   },
   feedback: {

@@ -6,7 +6,7 @@ import logo from "./icon.svg";
 import { health, watchHealth } from "./health";
 import { Check, Key, Moon, Sun, System, User } from "./icons";
 import { MenuItem, Popover } from "./menu";
-import { askToSignIn, loadMe, may, me, signedIn, signOut } from "./session";
+import { askToSignIn, keyWanted, loadMe, may, me, signedIn, signOut } from "./session";
 import { SignIn } from "./signin";
 import { shared as t } from "./texts";
 import { choose, theme, type Theme } from "./theme";
@@ -111,10 +111,11 @@ function ThemeSwitch() {
 function Account() {
   const who = me.value;
   if (!signedIn.value) {
-    if (!who?.identity) return null;
+    if (!who?.identity && !keyWanted.value) return null;
     return (
-      <button type="button" class="button" onClick={() => void askToSignIn()}>
-        {t.session.signIn}
+      <button type="button" class="button signin-button" aria-label={t.session.signIn} onClick={() => void askToSignIn()}>
+        <Key size={16} />
+        <span>{t.session.signIn}</span>
       </button>
     );
   }

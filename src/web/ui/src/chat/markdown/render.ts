@@ -14,6 +14,10 @@ const WEB = /^(?:https?:\/\/|mailto:)/i;
 marked.use({
   renderer: {
     html: ({ text, block }) => (/^<br\s*\/?>$/i.test(text.trim()) ? "<br>" : block ? `<p>${escape(text)}</p>` : escape(text)),
+    link({ href, tokens }) {
+      const text = this.parser.parseInline(tokens);
+      return WEB.test(href) ? `<a href="${escape(href)}">${text}</a>` : text;
+    },
     image: ({ href, text }) => (WEB.test(href) ? `<a href="${escape(href)}">${escape(text || href)}</a>` : escape(text)),
     checkbox: ({ checked }) => (checked ? "☑ " : "☐ "),
     // The page has the first two levels of headings itself.
@@ -31,6 +35,8 @@ const RULES = {
   ALLOWED_TAGS: ["p", "h3", "h4", "h5", "h6", "ul", "ol", "li", "table", "thead", "tbody", "tr", "th", "td", "strong", "em", "del", "code", "pre", "blockquote", "hr", "br", "a", "span"],
   ALLOWED_ATTR: ["href", "title", "class", "start", "align"],
   ALLOWED_URI_REGEXP: WEB,
+  // Whose values are no addresses, and need not look like one.
+  ADD_URI_SAFE_ATTR: ["align", "start"],
   ALLOW_DATA_ATTR: false,
   ALLOW_ARIA_ATTR: false,
   RETURN_DOM_FRAGMENT: true as const,
@@ -123,7 +129,7 @@ function cite(root: Node, sources: ReadonlyMap<number, string>): void {
     for (const match of text.data.matchAll(CITATION)) {
       const numbers = match[1]!.split(",").map(Number);
       if (!numbers.every((n) => sources.has(n))) continue;
-      parts.push(text.data.slice(end, match.index).replace(/ $/, "\u2009"));
+      parts.push(text.data.slice(end, match.index).replace(/ $/, "\u202F"));
       for (const n of numbers) {
         const label = t.answer.source(n, sources.get(n)!);
         parts.push(element("button", { type: "button", class: "cite", "data-n": String(n), "aria-label": label, title: label }, String(n)));
