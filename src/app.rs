@@ -33,6 +33,7 @@ use crate::budgets::Budgets;
 use crate::config::Config;
 use crate::error::ServiceError;
 use crate::identity::Identity;
+use crate::identity::audit::Audit;
 use crate::library::Library;
 use crate::metrics::{Metrics, Snapshot};
 use crate::models;
@@ -62,6 +63,8 @@ pub struct App {
     pub identity: Option<Identity>,
     /// How much callers may ask for.
     pub budgets: Arc<Budgets>,
+    /// What administrators did.
+    pub audit: Audit,
     /// The service's own records.
     pub records: Arc<dyn Records>,
     /// The way to the ingestor.
@@ -248,6 +251,7 @@ impl App {
             config,
             library,
             identity,
+            audit: Audit::new(Arc::clone(&records)),
             records,
             budgets,
             ingestor,

@@ -122,13 +122,16 @@ async fn dead_letters_are_listed_published_again_and_removed() {
     let list = async |query: &str| server.get(&format!("/admin/dead-letters{query}")).await.1;
     server.until("three letters", async || texts(&list("").await["letters"], "id").len() == 3).await;
     let first = list("?limit=2").await;
-    assert_eq!(
-        (&first["bus"], texts(&first["letters"], "document_id")),
-        (&json!(true), vec!["poison-0.pdf".to_owned(), "poison-1.pdf".to_owned()]),
-        "{first}"
-    );
     let rest = list(&format!("?limit=2&after={}", first["next"].as_str().expect("more"))).await;
-    assert_eq!((texts(&rest["letters"], "event_id"), &rest["next"]), (vec!["e2".to_owned()], &Value::Null), "{rest}");
+    assert_eq!((&first["bus"], texts(&first["letters"], "id").len(), &rest["next"]), (&json!(true), 2, &Value::Null));
+    // They were worked on at the same time.
+    for (member, wanted) in
+        [("document_id", ["poison-0.pdf", "poison-1.pdf", "poison-2.pdf"]), ("event_id", ["e0", "e1", "e2"])]
+    {
+        let mut found = [texts(&first["letters"], member), texts(&rest["letters"], member)].concat();
+        found.sort();
+        assert_eq!(found, wanted);
+    }
     let letter = &first["letters"][0];
     assert!(
         letter["reason"].as_str().is_some_and(|reason| !reason.is_empty())
@@ -138,12 +141,13 @@ async fn dead_letters_are_listed_published_again_and_removed() {
 
     // Published again, it fails again, and comes back with another number.
     let id = letter["id"].as_str().expect("an id").to_owned();
+    let document = letter["document_id"].as_str().expect("a document").to_owned();
     let (status, _) = server.post(&format!("/admin/dead-letters/{id}/retry"), json!({})).await;
     assert_eq!(status, StatusCode::ACCEPTED);
     server
         .until("it is back", async || {
             let letters = list("").await["letters"].clone();
-            texts(&letters, "document_id").iter().filter(|id| *id == "poison-0.pdf").count() == 1
+            texts(&letters, "document_id").iter().filter(|id| **id == document).count() == 1
                 && !texts(&letters, "id").contains(&id)
         })
         .await;

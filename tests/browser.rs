@@ -46,7 +46,39 @@ async fn the_documents_page_uploads_until_searchable_and_deletes_until_gone() {
 #[tokio::test]
 async fn the_admin_page_shows_the_actors_as_they_work_and_as_one_panics() {
     let home = Home::new();
-    let failpoints = "retriever=5*off->1*panic(injected)->off".to_owned();
-    let server = with_documents(&home, Setup { failpoints, ..Setup::default() }).await;
-    drive(&server, &home, "admin.mjs", &[("EXPECT_PANIC", "read/retriever")]);
+    let setup = Setup {
+        settings: "identity.enabled=true".into(),
+        // The program searches five times before it expects it.
+        failpoints: "retriever=5*off->1*panic(injected)->off".into(),
+        folder: Some(sample()),
+        ..Setup::default()
+    };
+    let key = common::make_key(&home, &setup, &["root", "--scopes", "ask,write,admin", "--sees-all"]);
+    let server = home.serve(&setup).await;
+    let status = async || {
+        let request = server.http.get(server.url("/admin/status")).bearer_auth(&key).send().await.expect("a response");
+        request.json::<serde_json::Value>().await.expect("JSON")
+    };
+    server.until("documents", async || status().await["freshness"]["seq"].as_u64() >= Some(13)).await;
+    drive(&server, &home, "admin.mjs", &[("EXPECT_PANIC", "read/retriever"), ("ANSWERD_KEY", &key)]);
+}
+
+#[tokio::test]
+async fn the_pages_of_a_service_that_asks_who_calls() {
+    let home = Home::new();
+    let setup = Setup { settings: "identity.enabled=true".into(), ..Setup::default() };
+    let key = |args: &[&str]| common::make_key(&home, &setup, args);
+    let (asker, admin) =
+        (key(&["asker", "--groups", "hr"]), key(&["admin", "--scopes", "ask,write,admin", "--sees-all"]));
+    let server = home.serve(&setup).await;
+    for (id, groups, text) in [
+        ("for-all.md", "", "# Canteen\n\nThe budget of the canteen is 100 euros."),
+        ("for-hr.md", "&visible_to=hr", "# Personnel\n\nThe budget of the personnel office is 200 euros."),
+        ("for-it.md", "&visible_to=it", "# Machines\n\nThe budget of the machine room is 300 euros."),
+    ] {
+        let request = server.http.put(server.url(&format!("/v1/documents/{id}?wait=true{groups}"))).bearer_auth(&admin);
+        let response = request.header("content-type", "text/markdown").body(text).send().await.expect("a response");
+        assert!(response.status().is_success());
+    }
+    drive(&server, &home, "signin.mjs", &[("ASKER", &asker), ("ADMIN", &admin)]);
 }

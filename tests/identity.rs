@@ -15,7 +15,7 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use crate::common;
 use common::provider::{Provider, Signer};
 use common::upstream::{Script, Upstream, chat_on};
-use common::{Home, Server, Setup, outcome, problem, texts};
+use common::{Home, Server, Setup, make_key, outcome, problem, texts};
 
 const ON: &str = "identity.enabled=true";
 
@@ -76,13 +76,6 @@ impl As<'_> {
             }
         }
     }
-}
-
-/// Makes a key on the command line, as an operator does before anybody can call.
-fn make_key(home: &Home, setup: &Setup, args: &[&str]) -> String {
-    let made = home.run(setup, &[&["keys", "create"], args].concat());
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    String::from_utf8(made.stdout).expect("text").trim().to_owned()
 }
 
 fn names(names: &[&str]) -> BTreeSet<String> {
@@ -198,9 +191,9 @@ async fn keys_are_made_listed_and_revoked_and_only_their_hash_is_kept() {
     let (status, made) = root.post("/admin/keys", new.clone()).await;
     assert_eq!(status, StatusCode::CREATED, "{made}");
     let billing = As { server: &server, key: made["key"].as_str().expect("a key").to_owned() };
-    let (_, me) = billing.get("/v1/me").await;
+    let (_, billing_me) = billing.get("/v1/me").await;
     assert_eq!(
-        (&me["name"], &me["groups"]),
+        (&billing_me["name"], &billing_me["groups"]),
         (&json!(format!("key:{}", made["id"].as_str().expect("an id"))), &json!(["finance"]))
     );
     let (_, listed) = root.get("/admin/keys").await;
@@ -229,6 +222,29 @@ async fn keys_are_made_listed_and_revoked_and_only_their_hash_is_kept() {
     server.until("the key is out of force", async || other.get("/v1/me").await.0 == StatusCode::UNAUTHORIZED).await;
     let list = String::from_utf8(home.run(&setup, &["keys", "list"]).stdout).expect("text");
     assert_eq!(list.lines().filter(|line| line.contains("was revoked")).count(), 2, "{list}");
+
+    // Who did what is noted.
+    let acts = home.run(&setup, &["audit"]);
+    let acts: Vec<Value> = String::from_utf8(acts.stdout)
+        .expect("text")
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    let done: Vec<(&str, &str)> =
+        acts.iter().map(|act| (act["act"].as_str().expect("text"), act["by"].as_str().expect("text"))).collect();
+    let me = me["name"].as_str().expect("a name");
+    let by_hand = "command line";
+    assert_eq!(
+        done,
+        [
+            ("key.create", by_hand),
+            ("key.create", me),
+            ("key.revoke", me),
+            ("key.create", by_hand),
+            ("key.revoke", by_hand)
+        ]
+    );
+    assert_eq!(root.get("/admin/audit").await.1["acts"], json!(acts));
 
     // The secret is in no file, and in no log.
     let secret = root.key.rsplit('_').next().expect("a secret").to_owned();

@@ -3,6 +3,7 @@
 mod actors;
 mod admin;
 mod ask;
+mod backup;
 mod bad_input;
 mod browser;
 mod budgets;

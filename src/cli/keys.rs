@@ -72,7 +72,7 @@ pub async fn run(config: Config, what: Keys) -> Result<(), String> {
                 println!("{}  {}  {groups}  {state}  {}", key.id, scopes.join(","), key.name);
             }
         }
-        Keys::Revoke { id } => match keyring.revoke(&id).await.map_err(|error| error.to_string())? {
+        Keys::Revoke { id } => match keyring.revoke(&id, "command line").await.map_err(|error| error.to_string())? {
             Some(key) => println!("the key {} of {} is revoked", key.id, key.name),
             None => return Err(format!("there is no API key {id}; `answerd keys list` shows them")),
         },

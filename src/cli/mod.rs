@@ -1,10 +1,11 @@
 //! The command line. `serve` runs the service; `ask`, `search` and `ingest` speak to a running one, or, where none
 //! answers, do their work in this process on the same data folder; `publish` and `dlq` speak to NATS; `keys`,
-//! `feedback`, `check`, `eval` and `migrate` need no service.
+//! `feedback`, `backup`, `restore`, `check`, `eval` and `migrate` need no service.
 
+mod backup;
 mod client;
 mod dlq;
-mod feedback;
+mod export;
 mod keys;
 mod migrate;
 mod publish;
@@ -84,6 +85,18 @@ enum Command {
     Dlq {
         #[command(subcommand)]
         what: dlq::Dlq,
+    },
+    /// Print what administrators did, as JSON, one a line.
+    Audit,
+    /// Copy the embedded data into a folder, while a service may run on it.
+    Backup {
+        /// The folder: an empty one, or one that is not there yet.
+        to: PathBuf,
+    },
+    /// Put a backup back into [data] dir, which must have no catalog. No answerd may run on it meanwhile.
+    Restore {
+        /// The folder of the backup.
+        from: PathBuf,
     },
     /// Make, list and revoke API keys.
     Keys {
@@ -182,9 +195,21 @@ async fn execute(cli: Cli) -> Result<(), String> {
             start_log(&config, "warn");
             migrate::run(config, what).await
         }
+        Command::Audit => {
+            start_log(&config, "warn");
+            export::audit(config).await
+        }
+        Command::Backup { to } => {
+            start_log(&config, "warn");
+            backup::back_up(&config, to)
+        }
+        Command::Restore { from } => {
+            start_log(&config, "warn");
+            backup::restore(&config, from)
+        }
         Command::Feedback => {
             start_log(&config, "warn");
-            feedback::export(config).await
+            export::feedback(config).await
         }
         Command::Keys { what } => {
             start_log(&config, "warn");

@@ -6,8 +6,10 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
+use serde_json::json;
 use tokio::sync::Mutex;
 
+use super::audit::Audit;
 use super::key::{KeyRecord, NewKey, parts};
 use super::{Caller, Refused};
 use crate::actors::stats::now_ms;
@@ -23,6 +25,7 @@ const AGAIN: Duration = Duration::from_millis(100);
 /// See the module.
 pub struct Keyring {
     records: Arc<dyn Records>,
+    audit: Audit,
     known: ArcSwapOption<Known>,
     /// Held while they are read for a key that nobody knows; when the last such reading began.
     reading: Mutex<Option<Instant>>,
@@ -33,7 +36,8 @@ type Known = HashMap<String, (KeyRecord, Caller)>;
 impl Keyring {
     /// The keys in a store.
     pub fn new(records: Arc<dyn Records>) -> Self {
-        Self { records, known: ArcSwapOption::empty(), reading: Mutex::default() }
+        let audit = Audit::new(Arc::clone(&records));
+        Self { records, audit, known: ArcSwapOption::empty(), reading: Mutex::default() }
     }
 
     /// The same; they are read as long as somebody has this.
@@ -118,6 +122,7 @@ impl Keyring {
     /// Where it is not as a key must be, and those of the store.
     pub async fn create(&self, new: NewKey, by: &str) -> Result<(KeyRecord, String), ServiceError> {
         let (record, key) = new.make(by, now_ms()).map_err(ServiceError::Invalid)?;
+        self.audit.note(by, "key.create", record.describe()).await?;
         self.put(&record).await?;
         Ok((record, key))
     }
@@ -126,9 +131,10 @@ impl Keyring {
     ///
     /// # Errors
     /// Those of the store.
-    pub async fn revoke(&self, id: &str) -> Result<Option<KeyRecord>, StoreError> {
+    pub async fn revoke(&self, id: &str, by: &str) -> Result<Option<KeyRecord>, StoreError> {
         let Some(mut record) = self.list().await?.into_iter().find(|record| record.id == id) else { return Ok(None) };
         if record.revoked_ms.is_none() {
+            self.audit.note(by, "key.revoke", json!({ "id": id, "name": record.name })).await?;
             record.revoked_ms = Some(now_ms());
             self.put(&record).await?;
         }
@@ -136,7 +142,7 @@ impl Keyring {
     }
 
     async fn put(&self, record: &KeyRecord) -> Result<(), StoreError> {
-        self.records.put(Kind::Key, &record.id, &serde_json::json!(record)).await?;
+        self.records.put(Kind::Key, &record.id, &json!(record)).await?;
         // At once here, and within a few seconds elsewhere.
         self.read().await.map(drop)
     }

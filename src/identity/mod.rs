@@ -1,11 +1,13 @@
 //! Who calls, and what they may: API keys and JSON Web Tokens, to a [`Caller`].
 //!
+//! - [`audit`]: what administrators did
 //! - [`key`]: what an API key is, and how it is kept
 //! - [`keyring`]: the keys that are in force, as the store has them
 //! - [`token`]: tokens of an identity provider
 //!
 //! Nothing here knows HTTP; `web/auth.rs` takes what a request brings to [`Identity::caller`].
 
+pub mod audit;
 pub mod key;
 pub mod keyring;
 pub mod token;

@@ -4,13 +4,14 @@
 //! with documents, chunks, vectors and the operation number `seq`; [`tantivy`] (lexical) and [`hnsw`] (vectors) are
 //! derived from it, hold nothing that it does not hold, and can be rebuilt from it at any time; a search sees both at one
 //! commit through a [`view`]. [`postgres`] and [`qdrant`] have them on servers that replicas share. [`archive`] is how they
-//! move from one store to another.
+//! move from one store to another, [`backup`] copies of the embedded one.
 //!
 //! [`memory`] keeps what was answered for a while, and [`redis`] for all replicas. [`nats`] and [`dataref`] are where
 //! documents come from. [`records`] are the service's own: API keys, what people thought of answers.
 
 mod admission;
 pub mod archive;
+pub mod backup;
 pub mod breaker;
 pub mod catalog;
 pub mod dataref;

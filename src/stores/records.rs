@@ -1,4 +1,5 @@
-//! Small records that belong to the service and not to the documents: API keys, what people thought of answers. They are
+//! Small records that belong to the service and not to the documents: API keys, what people thought of answers, what
+//! administrators did. They are
 //! kept where the documents are, so that replicas share them; in one process, in a file of their own, which the command
 //! line may open beside a running service.
 
@@ -23,6 +24,8 @@ pub enum Kind {
     Key,
     /// What somebody thought of an answer.
     Feedback,
+    /// What an administrator did.
+    Audit,
 }
 
 impl Kind {
@@ -31,6 +34,7 @@ impl Kind {
         match self {
             Self::Key => "key",
             Self::Feedback => "feedback",
+            Self::Audit => "audit",
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What operators look at: `/admin/status`, the tree of actors and the state of the stores; `/admin/events`, the same each
 //! second as server-sent events, and the figures as they come; `/admin/series`, the last hour of them; `/admin/config`, the
-//! settings in effect.
+//! settings in effect; `/admin/audit`, what administrators did.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -8,11 +8,13 @@ use std::time::Duration;
 use actix_web::{HttpRequest, HttpResponse, Responder, web};
 use actix_web_lab::sse;
 use futures_util::{StreamExt, stream};
+use serde_json::json;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::auth::caller;
 use super::error::{Problem, method_not_allowed};
 use crate::app::App;
+use crate::error::ServiceError;
 use crate::identity::Scope;
 
 /// The routes of this file.
@@ -22,6 +24,7 @@ pub fn routes(config: &mut web::ServiceConfig) {
         ("/admin/events", web::get().to(events)),
         ("/admin/series", web::get().to(series)),
         ("/admin/config", web::get().to(settings)),
+        ("/admin/audit", web::get().to(audit)),
     ] {
         config.service(web::resource(path).route(get).default_service(web::to(method_not_allowed)));
     }
@@ -40,6 +43,12 @@ async fn series(request: HttpRequest, app: web::Data<App>) -> Result<HttpRespons
 async fn settings(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, Problem> {
     caller(&request, Scope::Admin)?;
     Ok(HttpResponse::Ok().json(app.config.shown()))
+}
+
+async fn audit(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, Problem> {
+    caller(&request, Scope::Admin)?;
+    let acts = app.audit.all().await.map_err(ServiceError::from)?;
+    Ok(HttpResponse::Ok().json(json!({ "acts": acts })))
 }
 
 /// The state now, and whatever is told from now on, until the service stops.

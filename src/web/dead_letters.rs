@@ -62,17 +62,18 @@ async fn retry(request: HttpRequest, app: web::Data<App>, id: web::Path<u64>) ->
     let admin = caller(&request, Scope::Admin)?;
     let bus = bus(&app)?;
     let letter = letter(&bus, *id).await?;
+    let about = describe(&letter);
+    app.audit.note(&admin.name, "dead-letter.retry", about).await.map_err(ServiceError::from)?;
     bus.retry(letter).await.map_err(unavailable)?;
-    tracing::info!(letter = *id, by = &*admin.name, "published a dead letter again");
     Ok(HttpResponse::Accepted().json(json!({ "id": id.to_string() })))
 }
 
 async fn discard(request: HttpRequest, app: web::Data<App>, id: web::Path<u64>) -> Result<HttpResponse, Problem> {
     let admin = caller(&request, Scope::Admin)?;
     let bus = bus(&app)?;
-    letter(&bus, *id).await?;
+    let about = describe(&letter(&bus, *id).await?);
+    app.audit.note(&admin.name, "dead-letter.remove", about).await.map_err(ServiceError::from)?;
     bus.discard(*id).await.map_err(unavailable)?;
-    tracing::info!(letter = *id, by = &*admin.name, "removed a dead letter");
     Ok(HttpResponse::NoContent().finish())
 }
 

@@ -39,7 +39,6 @@ async fn list(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse,
 async fn create(request: HttpRequest, app: web::Data<App>, new: web::Json<NewKey>) -> Result<HttpResponse, Problem> {
     let admin = caller(&request, Scope::Admin)?;
     let (record, key) = keyring(&app)?.create(new.into_inner(), &admin.name).await?;
-    tracing::info!(key = record.id, name = record.name, by = &*admin.name, "made an API key");
     let mut body = record.describe();
     body["key"] = key.into();
     Ok(HttpResponse::Created().json(body))
@@ -47,11 +46,8 @@ async fn create(request: HttpRequest, app: web::Data<App>, new: web::Json<NewKey
 
 async fn revoke(request: HttpRequest, app: web::Data<App>, id: web::Path<String>) -> Result<HttpResponse, Problem> {
     let admin = caller(&request, Scope::Admin)?;
-    match keyring(&app)?.revoke(&id).await.map_err(ServiceError::from)? {
+    match keyring(&app)?.revoke(&id, &admin.name).await.map_err(ServiceError::from)? {
         None => Err(Problem::new(Kind::NotFound, format!("there is no API key `{id}`"))),
-        Some(record) => {
-            tracing::info!(key = record.id, name = record.name, by = &*admin.name, "revoked an API key");
-            Ok(HttpResponse::NoContent().finish())
-        }
+        Some(_) => Ok(HttpResponse::NoContent().finish()),
     }
 }

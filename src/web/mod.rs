@@ -9,7 +9,7 @@
 //! | [`search`] | `POST /v1/search` |
 //! | [`documents`] | `/v1/documents`, `/v1/documents/{id}`, `/v1/collections` |
 //! | [`events`] | `POST /v1/events` |
-//! | [`admin`] | `/admin/status`, `/admin/events`, `/admin/series`, `/admin/config` |
+//! | [`admin`] | `/admin/status`, `/admin/events`, `/admin/series`, `/admin/config`, `/admin/audit` |
 //! | [`dead_letters`] | `/admin/dead-letters` |
 //! | [`keys`] | `/admin/keys` |
 //! | [`health`] | `/healthz`, `/readyz` |
@@ -73,7 +73,9 @@ pub fn serve(app: Arc<App>, listener: TcpListener) -> std::io::Result<Server> {
                 DefaultHeaders::new()
                     .add(("Content-Security-Policy", CONTENT_SECURITY_POLICY))
                     .add(("X-Content-Type-Options", "nosniff"))
-                    .add(("Referrer-Policy", "no-referrer")),
+                    .add(("Referrer-Policy", "no-referrer"))
+                    .add(("Cross-Origin-Opener-Policy", "same-origin"))
+                    .add(("Cross-Origin-Resource-Policy", "same-origin")),
             )
             .configure(answers::routes)
             .configure(openai::routes)

@@ -8,6 +8,9 @@
 // EXPECT_PANIC=read/retriever says that this actor panics at the next search (the service was started with such a
 // failpoint): then the page must show it, and that the actor comes back.
 //
+// ANSWERD_KEY is the key to sign in with, one that may do everything, where the service asks who calls. Keys are only
+// checked then: without identity there are none.
+//
 // Where a check needs what a small service does not have (hours of figures, a thousand sequences, dead letters),
 // a proxy answers in the service's place.
 
@@ -51,8 +54,10 @@ const to = async (section, on = page) => {
 const live = (on = page, timeout = 15_000) => on.locator(".connection.live").waitFor({ timeout });
 const tile = (name) => page.locator(".tile", { hasText: name }).locator("dd").innerText();
 const actorRow = (path, on = page) => on.locator("tr", { has: on.getByRole("button", { name: `Details of ${path}`, exact: true }) });
-const status = async () => (await fetch(`${base}/admin/status`)).json();
-const search = () => fetch(`${base}/v1/search`, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ query: `hotel ${Math.random()}` }) });
+const auth = watch.key === null ? {} : { Authorization: `Bearer ${watch.key}` };
+const asked = async (path) => (await fetch(base + path, { headers: auth })).json();
+const status = () => asked("/admin/status");
+const search = () => fetch(`${base}/v1/search`, { method: "POST", headers: { "Content-Type": "application/json", ...auth }, body: JSON.stringify({ query: `hotel ${Math.random()}` }) });
 
 /** All actors of a tree, by their path. */
 function actorsOf(nodes, above = "") {
@@ -155,7 +160,7 @@ await checks.check("figures are drawn as they come", async () => {
 
 await checks.check("the configuration is shown, secrets hidden, and searched", async () => {
   await to("Configuration");
-  const config = await (await fetch(`${base}/admin/config`)).json();
+  const config = await asked("/admin/config");
   const sections = await page.locator(".settings h2").allInnerTexts();
   for (const [name, value] of Object.entries(config)) {
     if (value !== null && typeof value === "object" && !Array.isArray(value) && Object.keys(value).length > 0) ensure(sections.some((section) => section === `[${name}]` || section.startsWith(`[${name}.`)), `[${name}] is not among ${sections}`);
@@ -165,7 +170,7 @@ await checks.check("the configuration is shown, secrets hidden, and searched", a
   ensure((await page.locator(".settings dd").innerText()) === config.server.bind, "the value is another");
 });
 
-await checks.check("a key is made, shown once, listed with what it may do, and revoked", async () => {
+if (watch.key !== null) await checks.check("a key is made, shown once, listed with what it may do, and revoked", async () => {
   await to("Keys");
   const name = `test key ${process.pid}`;
   await page.getByRole("button", { name: "New key" }).click();
@@ -200,7 +205,7 @@ await checks.check("a key is made, shown once, listed with what it may do, and r
   await row.waitFor({ state: "detached" });
   await page.getByLabel(/^Show \d+ revoked/).check();
   ensure((await row.innerText()).includes("Revoked"), "it is not among the revoked");
-  const { keys } = await (await fetch(`${base}/admin/keys`)).json();
+  const { keys } = await asked("/admin/keys");
   ensure(keys.find((one) => one.name === name)?.revoked_ms > 0, "the service has not revoked it");
 });
 

@@ -85,6 +85,8 @@ export class Watch {
   dialogs = [];
   /** While a check causes errors on purpose. */
   errorsExpected = false;
+  /** The API key that pages are signed in with; none where the service does not ask who calls. */
+  key = process.env.ANSWERD_KEY ?? null;
 
   constructor(origin) {
     this.origin = origin;
@@ -114,6 +116,7 @@ export class Watch {
     await page.addInitScript(() => {
       addEventListener("securitypolicyviolation", (event) => window.answerdViolation(`${event.violatedDirective}: ${event.blockedURI} ${event.sample} ${event.sourceFile}:${event.lineNumber}`));
     });
+    if (this.key !== null) await page.addInitScript((key) => sessionStorage.setItem("answerd.key", key), this.key);
     await page.goto(this.origin + path, { waitUntil: "load" });
     return page;
   }

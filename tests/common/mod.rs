@@ -202,6 +202,13 @@ impl Home {
     }
 }
 
+/// Makes a key on the command line, as an operator does before anybody can call.
+pub fn make_key(home: &Home, setup: &Setup, args: &[&str]) -> String {
+    let made = home.run(setup, &[&["keys", "create"], args].concat());
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    String::from_utf8(made.stdout).expect("text").trim().to_owned()
+}
+
 /// Settings as the environment gives them.
 pub fn variables(settings: &str) -> Vec<(String, String)> {
     let lines = settings.lines().map(str::trim).filter(|line| !line.is_empty());

@@ -28,6 +28,7 @@ use crate::documents::event::Metadata;
 
 pub use archive::CatalogArchive;
 pub use read::Changes;
+pub(super) use schema::open_reader;
 
 /// A version as the indexes and filters know it.
 #[derive(Debug, Clone, PartialEq)]
@@ -112,6 +113,14 @@ impl Catalog {
         };
         catalog.claim_embedding(embedding)?;
         Ok(catalog)
+    }
+
+    /// Keeps every other process out of a data folder, for as long as the file is held; makes the folder where it is missing.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`] where another process has it.
+    pub(super) fn lock(folder: &Path) -> Result<File, StoreError> {
+        schema::lock(folder)
     }
 
     /// Tells this catalog from every other, for as long as its file lives.
