@@ -504,6 +504,7 @@ impl App {
             "usage": self.asker.as_ref().map(|asker| asker.ledger.describe()),
             "answers_kept": self.asker.as_ref().map(|asker| asker.shelf.len()),
             "resident_bytes": resident_bytes(),
+            "cpu_share": self.watching.cpu_share(),
             "cores": threads(0),
             "incidents": self.registry.incidents.all(),
             "actors": self.registry.tree(),

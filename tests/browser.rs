@@ -31,7 +31,8 @@ async fn with_documents(home: &Home, setup: Setup) -> Server {
 #[tokio::test]
 async fn the_chat_page_asks_streams_resumes_and_shows_sources() {
     let home = Home::new();
-    let server = with_documents(&home, Setup::default()).await;
+    let settings = "cache.enabled=true".to_owned();
+    let server = with_documents(&home, Setup { settings, ..Setup::default() }).await;
     drive(&server, &home, "chat.mjs", &[]);
 }
 
@@ -39,7 +40,7 @@ async fn the_chat_page_asks_streams_resumes_and_shows_sources() {
 async fn the_documents_page_uploads_until_searchable_and_deletes_until_gone() {
     let home = Home::new();
     let server = with_documents(&home, Setup::default()).await;
-    drive(&server, &home, "documents.mjs", &[]);
+    drive(&server, &home, "documents.mjs", &[("COLLECTION", "watched")]);
 }
 
 #[cfg(feature = "failpoints")]

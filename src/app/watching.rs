@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio::sync::broadcast;
 use tokio::time::MissedTickBehavior;
 
@@ -34,11 +35,20 @@ pub struct Watching {
     /// The last hour.
     pub series: Series,
     told: broadcast::Sender<Arc<Told>>,
+    cpu: Mutex<Cpu>,
+}
+
+/// How much of the processor was used, from one look to the next.
+struct Cpu {
+    at: Instant,
+    time: Duration,
+    share: f64,
 }
 
 impl Default for Watching {
     fn default() -> Self {
-        Self { series: Series::default(), told: broadcast::Sender::new(BEHIND) }
+        let cpu = Cpu { at: Instant::now(), time: cpu_time(), share: 0.0 };
+        Self { series: Series::default(), told: broadcast::Sender::new(BEHIND), cpu: Mutex::new(cpu) }
     }
 }
 
@@ -46,6 +56,18 @@ impl Watching {
     /// Watches from now on. Who is too slow misses what is old.
     pub fn watch(&self) -> broadcast::Receiver<Arc<Told>> {
         self.told.subscribe()
+    }
+
+    /// Processor time in a second of the last while, in seconds: 1 is one core.
+    pub(super) fn cpu_share(&self) -> f64 {
+        let mut cpu = self.cpu.lock();
+        let (elapsed, now) = (cpu.at.elapsed(), cpu_time());
+        // Several may look at the same time.
+        if elapsed >= EVERY / 2 {
+            let share = now.saturating_sub(cpu.time).as_secs_f64() / elapsed.as_secs_f64();
+            *cpu = Cpu { at: Instant::now(), time: now, share };
+        }
+        (cpu.share * 1e3).round() / 1e3
     }
 
     fn tell(&self, name: &'static str, data: String) {

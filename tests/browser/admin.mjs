@@ -161,6 +161,7 @@ await checks.check("figures are drawn as they come", async () => {
 await checks.check("the configuration is shown, secrets hidden, and searched", async () => {
   await to("Configuration");
   const config = await asked("/admin/config");
+  await page.locator(".settings h2").first().waitFor();
   const sections = await page.locator(".settings h2").allInnerTexts();
   for (const [name, value] of Object.entries(config)) {
     if (value !== null && typeof value === "object" && !Array.isArray(value) && Object.keys(value).length > 0) ensure(sections.some((section) => section === `[${name}]` || section.startsWith(`[${name}.`)), `[${name}] is not among ${sections}`);

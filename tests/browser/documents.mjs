@@ -4,7 +4,7 @@
 //
 // The first argument is the address of the service, the second a folder for screenshots. CHROMIUM names the
 // browser where it is not in the PATH. Each check is for a promise of the page; the exit code is 1 if one is broken.
-// What the checks upload they delete again. Where a check needs a certain answer (refusals, a service that has no
+// COLLECTION is the collection of those documents, `sample` without it. What the checks upload they delete again. Where a check needs a certain answer (refusals, a service that has no
 // room), the service's answer is replaced by a canned one.
 
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
@@ -16,6 +16,8 @@ import { accessible, Checks, commandLine, ensure, launch, overflow, shots, Watch
 const SEARCHABLE_MS = 60_000;
 
 const { base, folder } = commandLine("documents.mjs");
+/** The collection of the documents of data/sample. */
+const SAMPLE = process.env.COLLECTION ?? "sample";
 const checks = new Checks();
 const watch = new Watch(base);
 const browser = await launch();
@@ -86,7 +88,7 @@ await into(page, { prefix: run, collection: "browser-test" });
 await checks.check("the documents are listed with status, format, passages and who sees them", async () => {
   await row("people/handbook.md").waitFor();
   const text = await row("people/handbook.md").innerText();
-  for (const part of ["Employee handbook", "sample", "Searchable", "markdown", "Everybody"]) ensure(text.includes(part), `${part} is not in ${JSON.stringify(text)}`);
+  for (const part of ["Employee handbook", SAMPLE, "Searchable", "markdown", "Everybody"]) ensure(text.includes(part), `${part} is not in ${JSON.stringify(text)}`);
   const count = await page.locator(".page-head .muted").textContent();
   ensure(/^\d+ documents in \d+ collections?$/.test(count), `the count says ${JSON.stringify(count)}`);
   await accessible(page, "the list");
@@ -174,13 +176,13 @@ await checks.check("a result opens its document with the passage highlighted", a
 await checks.check("the list is filtered by collection and by the beginning of ids, and the address keeps it", async () => {
   await page.getByLabel("Id begins with").fill(`${run}/okapi/`);
   await page.waitForFunction(() => document.querySelectorAll("table.documents tbody tr").length === 2);
-  await page.getByLabel("Collection", { exact: true }).last().selectOption("sample");
+  await page.getByLabel("Collection", { exact: true }).last().selectOption(SAMPLE);
   await page.getByText("No document matches the filter.").waitFor();
   await accessible(page, "an empty filter");
   await page.getByRole("button", { name: "Clear the filter" }).click();
-  await page.getByLabel("Collection", { exact: true }).last().selectOption("sample");
+  await page.getByLabel("Collection", { exact: true }).last().selectOption(SAMPLE);
   await row("people/handbook.md").waitFor();
-  ensure(new URL(page.url()).searchParams.get("collection") === "sample", `the address is ${page.url()}`);
+  ensure(new URL(page.url()).searchParams.get("collection") === SAMPLE, `the address is ${page.url()}`);
   const again = await watch.open(browser, `/documents${new URL(page.url()).search}`, { viewport: { width: 1280, height: 900 } });
   await row("people/handbook.md", again).waitFor();
   ensure((await row(`${run}/numbat.md`, again).count()) === 0, "after a reload the filter is gone");

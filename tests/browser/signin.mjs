@@ -66,6 +66,7 @@ await checks.check("the admin page refuses it in words", async () => {
 await checks.check("who may administer makes a key that works until it is revoked", async () => {
   await page.evaluate(() => sessionStorage.clear());
   await page.goto(`${base}/admin#keys`);
+  await page.reload();
   await dialog.waitFor();
   await signIn(ADMIN);
   await page.getByRole("button", { name: "New key" }).click();
