@@ -409,6 +409,39 @@ async fn a_websocket_asks_who_calls_and_shows_it_what_it_sees() {
     }
 }
 
+#[tokio::test]
+async fn what_stays_open_does_not_outlive_its_key() {
+    let home = Home::new();
+    let upstream = Upstream::start(Script::default());
+    let setup = with_identity(&chat_on(&[&upstream]));
+    let server = home.serve(&setup).await;
+    let root =
+        As { server: &server, key: make_key(&home, &setup, &["root", "--scopes=ask,write,admin", "--sees-all"]) };
+    let made = async |scope: &str| {
+        let (_, made) = root.post("/admin/keys", json!({ "name": "x", "scopes": [scope] })).await;
+        (made["id"].as_str().expect("an id").to_owned(), made["key"].as_str().expect("a key").to_owned())
+    };
+    let ((asker, ask_key), (watcher, admin_key)) = (made("ask").await, made("admin").await);
+    let address = format!("{}/v1/ws", server.base.replace("http:", "ws:"));
+    let mut request = address.into_client_request().expect("a request");
+    request.headers_mut().insert("authorization", format!("Bearer {ask_key}").parse().expect("a value"));
+    let (mut socket, _) = tokio_tungstenite::connect_async(request).await.expect("a connection");
+    let watching =
+        server.http.get(server.url("/admin/events")).bearer_auth(&admin_key).send().await.expect("a response");
+    let mut watching = watching.bytes_stream();
+    assert!(watching.next().await.is_some());
+    for id in [&asker, &watcher] {
+        assert_eq!(root.delete(&format!("/admin/keys/{id}")).await.0, StatusCode::NO_CONTENT);
+    }
+    let ask = json!({ "type": "ask", "id": "q", "question": "What is the budget?" }).to_string();
+    socket.send(ask.into()).await.expect("sent");
+    let frame = socket.next().await.expect("a frame").expect("a frame").into_text().expect("text");
+    let frame: Value = serde_json::from_str(&frame).expect("JSON");
+    assert_eq!((&frame["event"], &frame["data"]["status"]), (&json!("error"), &json!(401)), "{frame}");
+    let end = async { while watching.next().await.is_some_and(|chunk| chunk.is_ok()) {} };
+    tokio::time::timeout(common::PATIENCE, end).await.expect("it ends");
+}
+
 /// One thing that happens.
 #[derive(Debug, Clone)]
 enum Step {

@@ -423,6 +423,9 @@ pub async fn documents_move_there_and_back_as_they_are(store: &dyn SharedStore) 
     let before = described(&server).await;
     let found = server.found("number", "vector").await;
     assert!(server.stop().await.success());
+    crate::common::make_key(&home, &embedded(&home), &["moves along"]);
+    let keys =
+        |home: &Home, setup: &Setup| String::from_utf8_lossy(&home.run(setup, &["keys", "list"]).stdout).into_owned();
 
     let moved = home.run(&embedded(&home), &["migrate", "--from", "embedded", "--to", store.name()]);
     let said = String::from_utf8_lossy(&moved.stdout).into_owned();
@@ -433,6 +436,10 @@ pub async fn documents_move_there_and_back_as_they_are(store: &dyn SharedStore) 
     let said = String::from_utf8_lossy(&again.stdout).into_owned();
     assert!(again.status.success() && said.contains("32 documents (30 were there already)"), "{again:?}");
 
+    // The service's own records with them.
+    let made = keys(&home, &embedded(&home));
+    assert!(made.contains("moves along"), "{made}");
+    assert_eq!(keys(&home, &setup(store, "")), made);
     let server = home.serve(&setup(store, "")).await;
     assert_eq!(described(&server).await, before);
     assert_eq!(server.found("number", "vector").await, found);

@@ -3,8 +3,6 @@
 
 use std::sync::Arc;
 
-use serde_json::Value;
-
 use crate::config::Config;
 use crate::identity::audit::Audit;
 use crate::stores::records::{self, Kind};
@@ -13,8 +11,8 @@ use crate::stores::records::{self, Kind};
 pub async fn feedback(config: Config) -> Result<(), String> {
     let records = records::open(&Arc::new(config))?;
     let mut all = records.all(Kind::Feedback).await.map_err(|error| error.to_string())?;
-    all.sort_by_key(|record| record["at_ms"].as_u64());
-    all.iter().for_each(|record: &Value| println!("{record}"));
+    all.sort_by_key(|(_, record)| record["at_ms"].as_u64());
+    all.iter().for_each(|(_, record)| println!("{record}"));
     Ok(())
 }
 

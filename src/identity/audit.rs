@@ -34,7 +34,7 @@ impl Audit {
     /// # Errors
     /// Those of the store.
     pub async fn all(&self) -> Result<Vec<Value>, StoreError> {
-        let mut all = self.0.all(Kind::Audit).await?;
+        let mut all: Vec<Value> = self.0.all(Kind::Audit).await?.into_iter().map(|(_, record)| record).collect();
         all.sort_by_key(|record| record["at_ms"].as_u64());
         Ok(all)
     }

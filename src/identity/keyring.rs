@@ -110,7 +110,8 @@ impl Keyring {
     pub async fn list(&self) -> Result<Vec<KeyRecord>, StoreError> {
         let damaged = |error| StoreError::Damaged(format!("the record of an API key cannot be read: {error}"));
         let records = self.records.all(Kind::Key).await?;
-        let keys: Result<Vec<KeyRecord>, _> = records.into_iter().map(serde_json::from_value).collect();
+        let keys: Result<Vec<KeyRecord>, _> =
+            records.into_iter().map(|(_, record)| serde_json::from_value(record)).collect();
         let mut keys = keys.map_err(damaged)?;
         keys.sort_by(|a, b| (a.created_ms, &a.id).cmp(&(b.created_ms, &b.id)));
         Ok(keys)

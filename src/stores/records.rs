@@ -29,6 +29,9 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Every kind.
+    pub const ALL: [Self; 3] = [Self::Key, Self::Feedback, Self::Audit];
+
     /// Its name in a store.
     pub fn name(self) -> &'static str {
         match self {
@@ -48,16 +51,24 @@ pub trait Records: Send + Sync {
     /// Removes a record, if there is one.
     async fn remove(&self, kind: Kind, id: &str) -> Result<(), StoreError>;
 
-    /// All records of a kind, in no order.
-    async fn all(&self, kind: Kind) -> Result<Vec<Value>, StoreError>;
+    /// All records of a kind with their ids, in no order.
+    async fn all(&self, kind: Kind) -> Result<Vec<(String, Value)>, StoreError>;
 }
 
-/// Opens the records of the configured store. A server is not asked for anything yet.
+/// Opens the records of the configured store; see [`open_in`].
 ///
 /// # Errors
 /// In words for the operator.
 pub fn open(config: &Arc<Config>) -> Result<Arc<dyn Records>, String> {
-    Ok(match config.store.engine {
+    open_in(config, config.store.engine)
+}
+
+/// Opens the records of a store. A server is not asked for anything yet.
+///
+/// # Errors
+/// In words for the operator.
+pub fn open_in(config: &Arc<Config>, engine: StoreEngine) -> Result<Arc<dyn Records>, String> {
+    Ok(match engine {
         StoreEngine::Embedded => Arc::new(SqliteRecords::open(&config.data.dir)?),
         StoreEngine::Postgres => Arc::new(Postgres::new(config).map_err(|error| error.to_string())?),
         StoreEngine::Qdrant => Arc::new(QdrantRecords::new(&config.qdrant)?),
@@ -120,15 +131,16 @@ impl Records for SqliteRecords {
         .map(drop)
     }
 
-    async fn all(&self, kind: Kind) -> Result<Vec<Value>, StoreError> {
+    async fn all(&self, kind: Kind) -> Result<Vec<(String, Value)>, StoreError> {
         let texts = self
             .run(move |connection| {
-                let mut query = connection.prepare("SELECT record FROM records WHERE kind = ?1")?;
-                let texts = query.query_map([kind.name()], |row| row.get::<_, String>(0))?;
+                let mut query = connection.prepare("SELECT id, record FROM records WHERE kind = ?1")?;
+                let texts =
+                    query.query_map([kind.name()], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
                 texts.collect::<rusqlite::Result<Vec<_>>>()
             })
             .await?;
         let damaged = |error| StoreError::Damaged(format!("a record in records.sqlite cannot be read: {error}"));
-        texts.iter().map(|text| serde_json::from_str(text).map_err(damaged)).collect()
+        texts.into_iter().map(|(id, text)| Ok((id, serde_json::from_str(&text).map_err(damaged)?))).collect()
     }
 }

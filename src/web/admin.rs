@@ -11,7 +11,7 @@ use futures_util::{StreamExt, stream};
 use serde_json::json;
 use tokio::sync::broadcast::error::RecvError;
 
-use super::auth::caller;
+use super::auth::{Pass, caller};
 use super::error::{Problem, method_not_allowed};
 use crate::app::App;
 use crate::error::ServiceError;
@@ -53,17 +53,22 @@ async fn audit(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse
 
 /// The state now, and whatever is told from now on, until the service stops.
 async fn events(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, Problem> {
-    caller(&request, Scope::Admin)?;
+    let pass = Pass::of(&request, Scope::Admin)?;
     let told = app.watching.watch();
     let first = stream::once(std::future::ready(event("status", app.status().await.to_string())));
-    let rest = stream::unfold((told, app.stopping()), |(mut told, mut stopping)| async move {
+    let stopping = app.stopping();
+    let rest = stream::unfold((told, stopping, app.clone(), pass), |(mut told, mut stopping, app, pass)| async move {
         loop {
             let next = tokio::select! {
                 next = told.recv() => next,
                 _ = stopping.wait_for(|stopping| *stopping) => return None,
             };
             match next {
-                Ok(next) => return Some((event(next.name, next.data.clone()), (told, stopping))),
+                Ok(next) => {
+                    // A page that stays open may outlive its key.
+                    pass.caller(&app).await.ok()?;
+                    return Some((event(next.name, next.data.clone()), (told, stopping, app, pass)));
+                }
                 // Who is slow gets what is new.
                 Err(RecvError::Lagged(_)) => {}
                 Err(RecvError::Closed) => return None,

@@ -98,6 +98,34 @@ fn is_for_everybody(path: &str) -> bool {
     matches!(path, "/healthz" | "/readyz") || ui::is_page(path)
 }
 
+/// What a connection that stays open was let in with: whether it still counts is asked again.
+pub struct Pass {
+    credential: Option<String>,
+    caller: Caller,
+    scope: Scope,
+}
+
+impl Pass {
+    /// The pass of a request.
+    ///
+    /// # Errors
+    /// See [`caller`].
+    pub fn of(request: &HttpRequest, scope: Scope) -> Result<Self, Problem> {
+        Ok(Self { credential: credential(request).map(str::to_owned), caller: caller(request, scope)?, scope })
+    }
+
+    /// The caller now.
+    ///
+    /// # Errors
+    /// Its key was revoked, its token has expired.
+    pub async fn caller(&self, app: &App) -> Result<Caller, Problem> {
+        match &app.identity {
+            None => Ok(self.caller.clone()),
+            Some(identity) => allowed(identity.caller(self.credential.as_deref()).await?, self.scope),
+        }
+    }
+}
+
 /// The caller, where it may do this.
 ///
 /// # Errors
@@ -105,7 +133,10 @@ fn is_for_everybody(path: &str) -> bool {
 pub fn caller(request: &HttpRequest, scope: Scope) -> Result<Caller, Problem> {
     let caller = request.extensions().get::<Caller>().cloned();
     // Nobody comes here without; who does is let in nowhere.
-    let caller = caller.ok_or_else(|| Problem::from(Refused::Nothing))?;
+    allowed(caller.ok_or_else(|| Problem::from(Refused::Nothing))?, scope)
+}
+
+fn allowed(caller: Caller, scope: Scope) -> Result<Caller, Problem> {
     if caller.may(scope) {
         return Ok(caller);
     }

@@ -32,12 +32,12 @@ use serde_json::{Value, json};
 use tokio::time::MissedTickBehavior;
 
 use super::answers::{find, is_past_the_end, position_after};
-use super::auth::{caller, is_of_another_site};
+use super::auth::{Pass, is_of_another_site};
 use super::error::{Kind, Problem, method_not_allowed};
 use crate::answer::log::{AnswerLog, Event, event_id, parse_event_id};
 use crate::app::App;
 use crate::asking::{CacheUse, Question, Wishes};
-use crate::identity::{Caller, Scope};
+use crate::identity::Scope;
 
 /// The protocol that is spoken, for those who name one.
 const PROTOCOL: &str = "answerd";
@@ -57,7 +57,7 @@ async fn open(request: HttpRequest, body: web::Payload, app: web::Data<App>) -> 
     if is_of_another_site(&request) {
         return Err(Problem::new(Kind::OtherSite, "the Origin of the request is another site than its Host").into());
     }
-    let caller = caller(&request, Scope::Ask)?;
+    let pass = Rc::new(Pass::of(&request, Scope::Ask)?);
     let limit = app.config.server.max_json_bytes;
     let unread = Unread::default();
     let body = bounded(&request, body, limit + READ_AHEAD, &unread).await?;
@@ -79,7 +79,7 @@ async fn open(request: HttpRequest, body: web::Payload, app: web::Data<App>) -> 
         let connection = Connection {
             patience: Duration::from_secs(app.config.answer.stall_timeout_s),
             app,
-            caller,
+            pass,
             limit,
             session: session.clone(),
             unread,
@@ -137,7 +137,7 @@ type Asked = (Arc<str>, Result<Arc<AnswerLog>, Problem>);
 
 struct Connection {
     app: web::Data<App>,
-    caller: Caller,
+    pass: Rc<Pass>,
     session: Session,
     /// How long the client may take nothing.
     patience: Duration,
@@ -265,9 +265,9 @@ impl Connection {
             Frame::Ask(_) if stops => Err(Problem::new(Kind::Unavailable, "the service stops; ask another one")),
             Frame::Ask(question) => {
                 // It may have to wait for its documents: meanwhile the others go on.
-                let (app, caller, own) = (self.app.clone(), self.caller.clone(), Arc::clone(id));
+                let (app, pass, own) = (self.app.clone(), Rc::clone(&self.pass), Arc::clone(id));
                 self.asked.insert(Arc::clone(id));
-                self.asking.push(async move { (own, ask(&app, *question, cache, &caller).await) }.boxed_local());
+                self.asking.push(async move { (own, ask(&app, *question, cache, &pass).await) }.boxed_local());
                 Ok(Ok(()))
             }
             Frame::Resume { last_event_id } => {
@@ -285,7 +285,7 @@ impl Connection {
 
     async fn resume(&self, last: &str) -> Result<(Arc<AnswerLog>, usize), Problem> {
         let answer = parse_event_id(last).map_or(last, |(answer, _)| answer);
-        let log = find(&self.app, answer, &self.caller).await?;
+        let log = find(&self.app, answer, &self.pass.caller(&self.app).await?).await?;
         let from = position_after(&log, last)?;
         if is_past_the_end(&log, from) {
             return Err(Problem::new(Kind::NotFound, "this was the last event of the answer"));
@@ -356,10 +356,12 @@ impl Connection {
     }
 }
 
-async fn ask(app: &App, question: Question, cache: CacheUse, caller: &Caller) -> Result<Arc<AnswerLog>, Problem> {
+async fn ask(app: &App, question: Question, cache: CacheUse, pass: &Pass) -> Result<Arc<AnswerLog>, Problem> {
     let wishes = Wishes { cache, ..question.wishes() };
-    app.budgets.request(caller).await?;
-    Ok(app.asker()?.ask(question, wishes, caller).await?)
+    // A connection may outlive its key.
+    let caller = pass.caller(app).await?;
+    app.budgets.request(&caller).await?;
+    Ok(app.asker()?.ask(question, wishes, &caller).await?)
 }
 
 fn close(code: CloseCode, why: &str) -> CloseReason {

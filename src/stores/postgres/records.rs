@@ -16,14 +16,24 @@ impl Postgres {
         let made = self.records.get_or_try_init(|| async {
             self.run(DOING, move |client| {
                 Box::pin(async move {
-                    // Of several that make the same at once, all but one would fail.
-                    let sql = format!(
-                        "SELECT pg_advisory_xact_lock(hashtext('answerd records'));
-                         CREATE SCHEMA IF NOT EXISTS {schema};
-                         CREATE TABLE IF NOT EXISTS {schema}.records (kind text NOT NULL, id text NOT NULL, record jsonb NOT NULL, PRIMARY KEY (kind, id))"
-                    );
+                    // Of several that make the same at once, all but one would fail; and who may make nothing need not,
+                    // once it is there.
                     let t = client.transaction().await?;
-                    t.batch_execute(&sql).await?;
+                    t.query_one(
+                        "SELECT pg_advisory_xact_lock(hashtextextended('answerd records ' || $1, 0))",
+                        &[&schema],
+                    )
+                    .await?;
+                    let there = "SELECT to_regclass($1::text) IS NOT NULL, to_regnamespace($2::text) IS NOT NULL";
+                    let there = t.query_one(there, &[&format!("{schema}.records"), &schema]).await?;
+                    if !there.get::<_, bool>(1) {
+                        t.batch_execute(&format!("CREATE SCHEMA {schema}")).await?;
+                    }
+                    if !there.get::<_, bool>(0) {
+                        let table =
+                            "kind text NOT NULL, id text NOT NULL, record jsonb NOT NULL, PRIMARY KEY (kind, id)";
+                        t.batch_execute(&format!("CREATE TABLE {schema}.records ({table})")).await?;
+                    }
                     t.commit().await
                 })
             })
@@ -62,12 +72,12 @@ impl Records for Postgres {
         .map(drop)
     }
 
-    async fn all(&self, kind: Kind) -> Result<Vec<Value>, StoreError> {
+    async fn all(&self, kind: Kind) -> Result<Vec<(String, Value)>, StoreError> {
         self.prepare_records().await?;
         self.read(DOING, move |client| {
             Box::pin(async move {
-                let rows = client.query("SELECT record FROM records WHERE kind = $1", &[&kind.name()]).await?;
-                Ok(rows.iter().map(|row| row.get(0)).collect())
+                let rows = client.query("SELECT id, record FROM records WHERE kind = $1", &[&kind.name()]).await?;
+                Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
             })
         })
         .await

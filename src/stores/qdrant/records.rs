@@ -41,6 +41,7 @@ impl Records for QdrantRecords {
     async fn put(&self, kind: Kind, name: &str, record: &Value) -> Result<(), StoreError> {
         let mut payload = Payload::new();
         payload.insert("kind", kind.name());
+        payload.insert("name", name);
         payload.insert("record", record.to_string());
         let point = plain(id(&["record", kind.name(), name]), payload);
         self.server().await?.put(DOING, Collection::Records, vec![point]).await
@@ -52,12 +53,13 @@ impl Records for QdrantRecords {
         self.server().await?.delete(DOING, Collection::Records, fits).await
     }
 
-    async fn all(&self, kind: Kind) -> Result<Vec<Value>, StoreError> {
+    async fn all(&self, kind: Kind) -> Result<Vec<(String, Value)>, StoreError> {
         let server = self.server().await?;
         let fits = Filter::must([is("kind", kind.name())]);
-        let points = server.all(DOING, Collection::Records, fits, Some(&["record"]), None).await?;
+        let points = server.all(DOING, Collection::Records, fits, Some(&["name", "record"]), None).await?;
         let damaged =
             |error| StoreError::Damaged(format!("a record in the Qdrant {} cannot be read: {error}", server.address));
-        points.iter().map(|point| serde_json::from_str(&text(point, "record")).map_err(damaged)).collect()
+        let read = |point| Ok((text(point, "name"), serde_json::from_str(&text(point, "record")).map_err(damaged)?));
+        points.iter().map(read).collect()
     }
 }
