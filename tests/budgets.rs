@@ -47,6 +47,10 @@ async fn requests_in_a_minute_are_counted_for_each_caller() {
         let looked = server.http.get(server.url("/v1/documents")).bearer_auth("ann").send().await.expect("a response");
         assert_eq!(looked.status(), StatusCode::OK);
     }
+    // However the path is written.
+    let other =
+        server.http.post(format!("{}/%761/search", server.base)).bearer_auth("ann").json(&json!({ "query": "x" }));
+    assert_eq!(other.send().await.expect("a response").status(), StatusCode::TOO_MANY_REQUESTS);
     let refused = search("ann").await;
     let (wait, reset) = (header(&refused, "retry-after"), header(&refused, "ratelimit-reset"));
     assert!(wait.is_some_and(|wait| (1..=20).contains(&wait)) && reset > Some(0), "{wait:?} {reset:?}");

@@ -10,6 +10,7 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config as Cases, TestRunner};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
 use crate::common;
@@ -303,6 +304,9 @@ async fn a_document_is_seen_by_its_groups_and_by_nobody_else() {
             assert_eq!(who.found("budget of the office", mode).await, names(seen), "{mode}");
         }
         assert_eq!(who.listed("/v1/documents?limit=1").await, names(seen));
+        // Not even as a place to go on from is another one named.
+        let (_, page) = who.get("/v1/documents?limit=1&after=a").await;
+        assert!(page["next"].as_str().is_none_or(|next| seen.contains(&next)), "{page}");
         let (_, collections) = who.get("/v1/collections").await;
         assert_eq!(collections["collections"], json!([{ "name": "default", "documents": seen.len() }]));
         for id in ["open.md", "hr.md", "it.md", "nobody.md"] {
@@ -438,6 +442,9 @@ async fn what_stays_open_does_not_outlive_its_key() {
     let frame = socket.next().await.expect("a frame").expect("a frame").into_text().expect("text");
     let frame: Value = serde_json::from_str(&frame).expect("JSON");
     assert_eq!((&frame["event"], &frame["data"]["status"]), (&json!("error"), &json!(401)), "{frame}");
+    // It is closed, whatever its client does.
+    let closed = async { while !matches!(socket.next().await, None | Some(Err(_) | Ok(Message::Close(_)))) {} };
+    tokio::time::timeout(common::PATIENCE, closed).await.expect("it is closed");
     let end = async { while watching.next().await.is_some_and(|chunk| chunk.is_ok()) {} };
     tokio::time::timeout(common::PATIENCE, end).await.expect("it ends");
 }

@@ -12,6 +12,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 
 use self::rules::{Limited, Limits, Standing, Used};
 use self::shared::Shared;
@@ -38,9 +39,31 @@ struct Budget {
 pub struct Budgets {
     each: Limits,
     more: HashMap<String, Limits>,
-    used: Mutex<HashMap<Arc<str>, (Limits, Used)>>,
+    used: Mutex<Counted>,
     streams: Arc<Mutex<HashMap<Arc<str>, u64>>>,
-    shared: Option<Shared>,
+    shared: Option<(Shared, Handle)>,
+}
+
+/// What was used of budgets, as this process counts.
+#[derive(Default)]
+struct Counted {
+    used: HashMap<Arc<str>, (Limits, Used)>,
+    /// How many there were after those that are full again were forgotten.
+    swept: usize,
+}
+
+impl Counted {
+    fn of(&self, who: &Arc<str>) -> Used {
+        self.used.get(who).map(|(_, used)| *used).unwrap_or_default()
+    }
+}
+
+/// Where and when something was taken.
+#[derive(Debug, Clone, Copy)]
+struct Taken {
+    at_ms: u64,
+    /// In Redis; in this process otherwise.
+    shared: bool,
 }
 
 /// Why something was refused: whose budget, and how it stands.
@@ -50,7 +73,7 @@ struct Refused {
 }
 
 impl Budgets {
-    /// Budgets as configured; with a Redis, those of all replicas.
+    /// Budgets as configured; with a Redis, those of all replicas. To be called on a runtime that lives as long as they do.
     pub fn new(config: &BudgetsConfig, redis: Option<Arc<Redis>>) -> Arc<Self> {
         let BudgetsConfig { requests_per_minute, tokens_per_minute, tokens_per_day, streams, more } = config;
         let of = |entry: &BudgetConfig| Limits {
@@ -69,7 +92,7 @@ impl Budgets {
             more: more.iter().map(|entry| (entry.who.clone(), of(entry))).collect(),
             used: Mutex::default(),
             streams: Arc::default(),
-            shared: redis.map(Shared::new),
+            shared: redis.map(|redis| (Shared::new(redis), Handle::current())),
         })
     }
 
@@ -93,7 +116,7 @@ impl Budgets {
     /// # Errors
     /// [`ServiceError::OverBudget`]
     pub async fn request(&self, caller: &Caller) -> Result<(), ServiceError> {
-        self.take(&self.of(caller), (1, 0)).await.map_err(|refused| over(&refused, 1))
+        self.take(&self.of(caller), (1, 0)).await.map(drop).map_err(|refused| over(&refused, 1))
     }
 
     /// Reserves so many tokens, the most that an answer may take.
@@ -102,8 +125,8 @@ impl Budgets {
     /// [`ServiceError::OverBudget`]
     pub async fn reserve(self: &Arc<Self>, caller: &Caller, tokens: usize) -> Result<Reservation, ServiceError> {
         let (budgets, tokens) = (self.of(caller), tokens as u64);
-        self.take(&budgets, (0, tokens)).await.map_err(|refused| over(&refused, tokens))?;
-        Ok(Reservation { budgets: Arc::clone(self), of: budgets, tokens, used: 0, taken_ms: now_ms() })
+        let taken = self.take(&budgets, (0, tokens)).await.map_err(|refused| over(&refused, tokens))?;
+        Ok(Reservation { budgets: Arc::clone(self), of: budgets, tokens, used: 0, taken })
     }
 
     /// Counts an answer that is open.
@@ -133,14 +156,14 @@ impl Budgets {
             return None;
         }
         let used = match &self.shared {
-            Some(shared) => shared.used(&budgets).await,
+            Some((shared, _)) => shared.used(&budgets).await,
             None => None,
         };
         let now = now_ms();
         let tightest = |(n, budget): (usize, &Budget)| {
             let used = match &used {
                 Some(used) => used[n],
-                None => self.used.lock().get(&budget.who).map(|(_, used)| *used).unwrap_or_default(),
+                None => self.used.lock().of(&budget.who),
             };
             used.tightest(&budget.limits, now)
         };
@@ -149,53 +172,54 @@ impl Budgets {
     }
 
     /// Takes from all of these budgets, or from none.
-    async fn take(&self, budgets: &[Budget], wanted: (u64, u64)) -> Result<(), Refused> {
-        if budgets.is_empty() {
-            return Ok(());
-        }
-        if let Some(shared) = &self.shared
+    async fn take(&self, budgets: &[Budget], wanted: (u64, u64)) -> Result<Taken, Refused> {
+        if let Some((shared, _)) = self.shared.as_ref().filter(|_| !budgets.is_empty())
             && let Some(taken) = shared.take(budgets, wanted).await
         {
-            return taken;
+            return taken.map(|at_ms| Taken { at_ms, shared: true });
         }
         let now = now_ms();
-        let mut used = self.used.lock();
-        let of = |used: &HashMap<Arc<str>, (Limits, Used)>, who: &Arc<str>| {
-            used.get(who).map(|(_, used)| *used).unwrap_or_default()
-        };
+        let mut counted = self.used.lock();
         for Budget { who, limits } in budgets {
-            of(&used, who).check(limits, wanted, now).map_err(|standing| Refused { who: Arc::clone(who), standing })?;
+            let checked = counted.of(who).check(limits, wanted, now);
+            checked.map_err(|standing| Refused { who: Arc::clone(who), standing })?;
         }
         for Budget { who, limits } in budgets {
-            let mut now_used = of(&used, who);
-            now_used.take(limits, wanted, now);
-            used.insert(Arc::clone(who), (*limits, now_used));
+            let mut used = counted.of(who);
+            used.take(limits, wanted, now);
+            counted.used.insert(Arc::clone(who), (*limits, used));
         }
-        if used.len() > SWEEP_AT {
-            used.retain(|_, (limits, used)| !used.is_unused(limits, now));
+        if counted.used.len() > SWEEP_AT.max(2 * counted.swept) {
+            counted.used.retain(|_, (limits, used)| !used.is_unused(limits, now));
+            counted.swept = counted.used.len();
         }
-        Ok(())
+        Ok(Taken { at_ms: now, shared: false })
     }
 
-    fn give_back(self: &Arc<Self>, budgets: Vec<Budget>, tokens: u64, taken_ms: u64) {
-        if tokens == 0 || budgets.is_empty() {
+    /// Gives back where it was taken: what another one counted is not this one's to give.
+    fn give_back(self: &Arc<Self>, budgets: Vec<Budget>, tokens: (u64, u64), taken: Taken) {
+        if budgets.is_empty() || tokens.0 <= tokens.1 {
             return;
         }
-        let now = now_ms();
-        let mut used = self.used.lock();
-        for Budget { who, limits } in &budgets {
-            if let Some((_, used)) = used.get_mut(who) {
-                used.give_back(limits, tokens, taken_ms, now);
+        match &self.shared {
+            Some((_, handle)) if taken.shared => {
+                let this = Arc::clone(self);
+                // Whoever drops a reservation may be no thread of the runtime's.
+                handle.spawn(async move {
+                    if let Some((shared, _)) = &this.shared {
+                        shared.give_back(&budgets, tokens, taken.at_ms).await;
+                    }
+                });
             }
-        }
-        drop(used);
-        if self.shared.is_some() {
-            let this = Arc::clone(self);
-            actix_rt::spawn(async move {
-                if let Some(shared) = &this.shared {
-                    shared.give_back(&budgets, tokens, taken_ms).await;
+            _ => {
+                let now = now_ms();
+                let mut counted = self.used.lock();
+                for Budget { who, limits } in &budgets {
+                    if let Some((_, used)) = counted.used.get_mut(who) {
+                        used.give_back(limits, tokens, taken.at_ms, now);
+                    }
                 }
-            });
+            }
         }
     }
 }
@@ -206,7 +230,7 @@ pub struct Reservation {
     of: Vec<Budget>,
     tokens: u64,
     used: u64,
-    taken_ms: u64,
+    taken: Taken,
 }
 
 impl Reservation {
@@ -219,8 +243,7 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        let unused = self.tokens.saturating_sub(self.used);
-        self.budgets.give_back(std::mem::take(&mut self.of), unused, self.taken_ms);
+        self.budgets.give_back(std::mem::take(&mut self.of), (self.tokens, self.used), self.taken);
     }
 }
 

@@ -78,10 +78,23 @@ struct Bucket {
     at_ms: u64,
 }
 
+/// How much of a minute's worth comes back from one time to another.
+fn back(limit: u64, from_ms: u64, to_ms: u64) -> f64 {
+    to_ms.saturating_sub(from_ms) as f64 * limit as f64 / MINUTE_MS as f64
+}
+
 impl Bucket {
     fn at(self, limit: u64, now_ms: u64) -> Self {
-        let back = now_ms.saturating_sub(self.at_ms) as f64 * limit as f64 / MINUTE_MS as f64;
-        Self { missing: (self.missing - back).max(0.0), at_ms: now_ms.max(self.at_ms) }
+        // Where the limit was lowered, or there was none, nothing beyond it is missing.
+        let missing = self.missing.min(limit as f64) - back(limit, self.at_ms, now_ms);
+        Self { missing: missing.max(0.0), at_ms: now_ms.max(self.at_ms) }
+    }
+
+    fn take(&mut self, limit: u64, tokens: u64, now_ms: u64) {
+        *self = self.at(limit, now_ms);
+        if limit > 0 {
+            self.missing += tokens as f64;
+        }
     }
 
     /// How it stands, and when so much can be taken.
@@ -143,10 +156,8 @@ impl Used {
 
     /// Takes them.
     pub fn take(&mut self, limits: &Limits, (requests, tokens): (u64, u64), now_ms: u64) {
-        self.requests = self.requests.at(limits.requests, now_ms);
-        self.requests.missing += requests as f64;
-        self.minute = self.minute.at(limits.minute, now_ms);
-        self.minute.missing += tokens as f64;
+        self.requests.take(limits.requests, requests, now_ms);
+        self.minute.take(limits.minute, tokens, now_ms);
         let day = now_ms / DAY_MS;
         if self.day_number != day {
             (self.day_number, self.day) = (day, 0);
@@ -154,13 +165,16 @@ impl Used {
         self.day += tokens;
     }
 
-    /// Gives tokens back that were taken at a time and not used.
-    pub fn give_back(&mut self, limits: &Limits, tokens: u64, taken_ms: u64, now_ms: u64) {
+    /// Gives back what was taken at a time and not used of it. What came back by itself meanwhile does not come twice: it is
+    /// as if only what was used had been taken.
+    pub fn give_back(&mut self, limits: &Limits, (taken, used): (u64, u64), taken_ms: u64, now_ms: u64) {
         self.minute = self.minute.at(limits.minute, now_ms);
-        self.minute.missing = (self.minute.missing - tokens as f64).max(0.0);
+        let back = back(limits.minute, taken_ms, now_ms);
+        let missing = |tokens: u64| (tokens as f64 - back).max(0.0);
+        self.minute.missing = (self.minute.missing - (missing(taken) - missing(used))).max(0.0);
         // What was taken before midnight is not of this day.
         if self.day_number == taken_ms / DAY_MS {
-            self.day = self.day.saturating_sub(tokens);
+            self.day = self.day.saturating_sub(taken.saturating_sub(used));
         }
     }
 
@@ -202,14 +216,34 @@ mod tests {
     fn what_was_reserved_and_not_used_is_there_again() {
         let mut used = Used::default();
         used.take(&LIMITS, (1, 500), 0);
-        used.give_back(&LIMITS, 450, 0, 0);
+        used.give_back(&LIMITS, (500, 50), 0, 0);
         assert_eq!(used.check(&LIMITS, (1, 550), 0), Ok(()));
         // Over midnight, what is given back is of the day before.
         let mut used = Used::default();
         used.take(&LIMITS, (1, 500), DAY_MS - 1);
         used.take(&LIMITS, (1, 100), DAY_MS + 60_000);
-        used.give_back(&LIMITS, 500, DAY_MS - 1, DAY_MS + 60_000);
+        used.give_back(&LIMITS, (500, 0), DAY_MS - 1, DAY_MS + 60_000);
         assert_eq!(used.tightest(&LIMITS, DAY_MS + 60_000).map(|standing| standing.left), Some(900));
+    }
+
+    #[test]
+    fn what_came_back_by_itself_does_not_come_twice() {
+        let mut used = Used::default();
+        used.take(&LIMITS, (1, 600), 0);
+        // All of it is there again, and is taken by somebody else.
+        used.take(&LIMITS, (1, 400), 60_000);
+        used.give_back(&LIMITS, (600, 0), 0, 60_000);
+        assert!(used.check(&LIMITS, (1, 201), 60_000).is_err());
+    }
+
+    #[test]
+    fn a_limit_that_is_set_later_counts_from_then_on() {
+        let (mut used, none) = (Used::default(), Limits::default());
+        for n in 0..1000 {
+            used.take(&none, (1, 1000), n);
+        }
+        let limits = Limits { requests: 60, minute: 600, ..none };
+        assert_eq!(used.check(&limits, (1, 600), 1000), Ok(()));
     }
 
     proptest! {

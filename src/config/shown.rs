@@ -6,6 +6,8 @@ use super::Config;
 
 /// The names of settings that are secrets.
 const SECRET: [&str; 3] = ["password", "token", "api_key"];
+/// The names of settings that are addresses, with or without a scheme.
+const ADDRESSES: [&str; 2] = ["url", "servers"];
 /// What stands for one.
 const HIDDEN: &str = "***";
 
@@ -22,6 +24,7 @@ fn hide(value: &mut Value) {
     match value {
         Value::Object(members) => members.iter_mut().for_each(|(name, value)| match value {
             Value::String(text) if SECRET.contains(&name.as_str()) && !text.is_empty() => *text = HIDDEN.to_owned(),
+            Value::String(text) if ADDRESSES.contains(&name.as_str()) => *text = without_credentials(text),
             value => hide(value),
         }),
         Value::Array(values) => values.iter_mut().for_each(hide),
@@ -31,23 +34,19 @@ fn hide(value: &mut Value) {
 }
 
 /// Addresses, of which several may stand with commas between, without user names, passwords and queries: all of them can
-/// be a secret.
+/// be a secret. Of what is no address nothing is shown.
 fn without_credentials(addresses: &str) -> String {
-    let one = |address: &str| {
-        let (scheme, rest) = address.split_once("://").unwrap_or(("", address));
-        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-        let (authority, place) = rest.split_at(end);
-        let host = match authority.rsplit_once('@') {
-            Some((_, host)) => format!("{HIDDEN}@{host}"),
-            None => authority.to_owned(),
-        };
-        let place = match place.split_once('?') {
-            Some((place, _)) => format!("{place}?{HIDDEN}"),
-            None => place.to_owned(),
-        };
-        if scheme.is_empty() { format!("{host}{place}") } else { format!("{scheme}://{host}{place}") }
-    };
-    addresses.split(',').map(one).collect::<Vec<_>>().join(",")
+    if !addresses.contains("://") {
+        return if addresses.contains(['@', '=']) { HIDDEN.to_owned() } else { addresses.to_owned() };
+    }
+    let mut pieces = addresses.split("://");
+    let scheme = pieces.next().unwrap_or_default().to_owned();
+    let shown = pieces.map(|piece| {
+        // A password may have a comma.
+        let piece = piece.rsplit_once('@').map_or(piece.to_owned(), |(_, place)| format!("{HIDDEN}@{place}"));
+        piece.split_once('?').map_or(piece.clone(), |(place, _)| format!("{place}?{HIDDEN}"))
+    });
+    std::iter::once(scheme).chain(shown).collect::<Vec<_>>().join("://")
 }
 
 #[cfg(test)]
@@ -66,6 +65,15 @@ mod tests {
         assert!(!shown.to_string().contains("s3cret"), "{shown}");
         assert_eq!(shown["nats"]["servers"], "nats://***@one:4222,two:4222");
         assert_eq!(shown["postgres"]["url"], "postgres://***@db:5432/answerd?***");
+        for (address, wanted) in [
+            ("host=db user=ann password=s3cret", "***"),
+            ("postgres://ann:s3,cret@db/x", "postgres://***@db/x"),
+            ("ann:s3cret@host:4222", "***"),
+            ("nats://a:s3cret@one,nats://b:s3cret@two", "nats://***@one,nats://***@two"),
+            ("one:4222,two:4222", "one:4222,two:4222"),
+        ] {
+            assert_eq!(without_credentials(address), wanted);
+        }
         assert_eq!((&shown["nats"]["password"], &shown["nats"]["token"]), (&HIDDEN.into(), &"".into()));
     }
 }

@@ -29,6 +29,8 @@ pub struct Keyring {
     known: ArcSwapOption<Known>,
     /// Held while they are read for a key that nobody knows; when the last such reading began.
     reading: Mutex<Option<Instant>>,
+    /// Held from reading the store until what was read is known: what is older never replaces what is newer.
+    order: Mutex<()>,
 }
 
 type Known = HashMap<String, (KeyRecord, Caller)>;
@@ -37,7 +39,7 @@ impl Keyring {
     /// The keys in a store.
     pub fn new(records: Arc<dyn Records>) -> Self {
         let audit = Audit::new(Arc::clone(&records));
-        Self { records, audit, known: ArcSwapOption::empty(), reading: Mutex::default() }
+        Self { records, audit, known: ArcSwapOption::empty(), reading: Mutex::default(), order: Mutex::default() }
     }
 
     /// The same; they are read as long as somebody has this.
@@ -88,6 +90,10 @@ impl Keyring {
         let mut reading = self.reading.lock().await;
         match (*reading, self.known.load_full()) {
             (Some(began), Some(known)) if began >= asked => return Ok(known),
+            // It was just tried in vain.
+            (Some(began), None) if began >= asked => {
+                return Err(StoreError::Unavailable("the API keys cannot be read now".into()));
+            }
             (Some(began), _) => actix_rt::time::sleep(AGAIN.saturating_sub(began.elapsed())).await,
             (None, _) => {}
         }
@@ -96,6 +102,7 @@ impl Keyring {
     }
 
     async fn read(&self) -> Result<Arc<Known>, StoreError> {
+        let _order = self.order.lock().await;
         let records = self.list().await?;
         let keys = records.into_iter().map(|record| (record.id.clone(), (record.clone(), record.caller()))).collect();
         let known: Arc<Known> = Arc::new(keys);

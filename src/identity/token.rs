@@ -145,6 +145,7 @@ impl Tokens {
         match (known(), self.keys.load_full()) {
             (Some(keys), _) => Ok(keys),
             (None, Some(keys)) if just => Ok(keys),
+            (None, None) if just => Err(Refused::Unavailable("the identity provider's keys cannot be read now".into())),
             (None, _) => {
                 *reading = Some(Instant::now());
                 self.read().await.map_err(|error| {

@@ -101,9 +101,11 @@ pub fn restore(from: &Path, data: &Path) -> Result<u64, String> {
         }
     }
     let _lock = Catalog::lock(data).map_err(|error| error.to_string())?;
-    let catalog = data.join("catalog.sqlite");
-    if catalog.exists() {
-        return Err(format!("{} is there: move it away, or give [data] dir a new folder", catalog.display()));
+    for (name, _) in DATABASES {
+        let there = data.join(name);
+        if there.exists() {
+            return Err(format!("{} is there: move it away, or give [data] dir a new folder", there.display()));
+        }
     }
     // Indexes of another life, and what SQLite had not written yet of it.
     for left in ["lexical", "vectors"] {

@@ -16,15 +16,15 @@ use crate::documents::event::{COLLECTION_DEFAULT, DocumentId, JsonDocument, Meta
 use crate::documents::parse::essence;
 use crate::error::ServiceError;
 use crate::identity::{Caller, Scope};
-use crate::retrieval::sight::{VISIBLE_TO, groups_of, with_groups};
+use crate::retrieval::sight::{Sight, VISIBLE_TO, groups_of, with_groups};
 use crate::stores::document_store::{DocumentQuery, DocumentRecord, OperationState, Outcome, Progress, Receipt};
 
 const PATH: &str = "/v1/documents";
 
 /// How often a document is read that changes meanwhile.
 const SAME_VERSION: usize = 8;
-/// Pages that are looked through for one that is seen.
-const LOOKED_THROUGH: usize = 50;
+/// Pages that are looked through for those that are seen.
+const LOOKED_THROUGH: usize = 200;
 /// Most documents on a page.
 const PAGE_MAX: usize = 1000;
 
@@ -240,30 +240,40 @@ async fn list(
         let detail = format!("`limit` is {limit}, it must be from 1 to {PAGE_MAX}");
         return Err(Problem::new(Kind::InvalidRequest, detail));
     }
-    let mut query = DocumentQuery { after: query.after, limit, collection: query.collection, prefix: query.prefix };
+    // Who sees few of many has more of them looked through at once.
+    let page_size = if *caller.sight == Sight::All { limit } else { PAGE_MAX };
+    let ListQuery { after, collection, prefix, .. } = query;
+    let mut query = DocumentQuery { after, limit: page_size, collection, prefix };
     let mut documents = Vec::new();
-    let mut next = None;
-    // Who sees few of many gets a short page, and where to go on.
-    for _ in 0..LOOKED_THROUGH {
-        let page = app.library.store.documents(&query).await.map_err(ServiceError::from)?;
-        let (last, all) = (page.documents.last().map(|last| last.id.clone()), page.documents.len());
-        let mut looked_at = 0;
-        for record in page.documents {
-            looked_at += 1;
-            next = Some(record.id.clone());
-            documents.extend(record.is_seen_by(&caller.sight).then(|| describe(&app, &record)));
-            if documents.len() == limit {
-                break;
+    // Where to go on: behind the last one that is seen, for no other one is named.
+    let mut last_seen = None;
+    let mut more = true;
+    let mut pages = 0;
+    while more && documents.len() < limit {
+        if pages == LOOKED_THROUGH {
+            if documents.is_empty() {
+                let detail = "too many documents would have to be looked through: name a `collection`, or a `prefix`";
+                return Err(Problem::new(Kind::InvalidRequest, detail));
             }
-        }
-        if looked_at == all && !page.more {
-            next = None;
-        }
-        if next.is_none() || documents.len() == limit {
             break;
         }
-        query.after = last;
+        pages += 1;
+        let page = app.library.store.documents(&query).await.map_err(ServiceError::from)?;
+        query.after = page.documents.last().map(|last| last.id.clone());
+        more = page.more;
+        let mut records = page.documents.into_iter();
+        for record in records.by_ref() {
+            if record.is_seen_by(&caller.sight) {
+                documents.push(describe(&app, &record));
+                last_seen = Some(record.id);
+                if documents.len() == limit {
+                    break;
+                }
+            }
+        }
+        more |= records.next().is_some();
     }
+    let next = last_seen.filter(|_| more);
     Ok(HttpResponse::Ok().json(json!({ "documents": documents, "next": next })))
 }
 

@@ -5,10 +5,11 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::answers::find;
 use super::auth::caller;
 use super::error::{Kind, Problem, method_not_allowed};
 use crate::actors::stats::now_ms;
-use crate::answer::log::Event;
+use crate::answer::log::{AnswerLog, Event};
 use crate::app::App;
 use crate::error::ServiceError;
 use crate::identity::{Caller, Scope};
@@ -48,9 +49,6 @@ struct Feedback {
     /// What was asked, as the page showed it.
     #[serde(default)]
     question: String,
-    /// What was answered, as the page showed it: for an answer that is not kept any more.
-    #[serde(default)]
-    answer: String,
 }
 
 async fn put(
@@ -60,54 +58,51 @@ async fn put(
     feedback: web::Json<Feedback>,
 ) -> Result<HttpResponse, Problem> {
     let caller = caller(&request, Scope::Ask)?;
-    let Feedback { rating, note, question, answer } = feedback.into_inner();
-    for (name, text, limit) in
-        [("note", &note, NOTE_BYTES), ("question", &question, QUESTION_BYTES), ("answer", &answer, ANSWER_BYTES)]
-    {
+    let Feedback { rating, note, question } = feedback.into_inner();
+    for (name, text, limit) in [("note", &note, NOTE_BYTES), ("question", &question, QUESTION_BYTES)] {
         if text.len() > limit {
             let detail = format!("`{name}` has {} bytes, the limit is {limit}", text.len());
             return Err(Problem::new(Kind::InvalidRequest, detail).with("limit", limit));
         }
     }
-    let name = name_of(&id, &caller)?;
-    let said = said(&app, &id, &caller).await;
+    // Of answers that were given: nobody fills the store with others.
+    let log = find(&app, &id, &caller).await?;
+    let Said { text, sources } = said(&log);
     let record = json!({
         "at_ms": now_ms(),
-        "answer_id": *id,
+        "answer_id": log.id(),
         "caller": &*caller.name,
         "rating": rating,
         "note": note,
         "question": question,
-        "answer": said.as_ref().map_or(answer, |said| said.text.clone()),
-        "sources": said.map(|said| said.sources),
+        "answer": text,
+        "sources": sources,
     });
+    let name = name_of(log.id(), &caller);
     app.records.put(Record::Feedback, &name, &record).await.map_err(ServiceError::from)?;
     Ok(HttpResponse::NoContent().finish())
 }
 
 async fn take_back(request: HttpRequest, app: web::Data<App>, id: web::Path<String>) -> Result<HttpResponse, Problem> {
     let caller = caller(&request, Scope::Ask)?;
-    let name = name_of(&id, &caller)?;
+    let log = find(&app, &id, &caller).await?;
+    let name = name_of(log.id(), &caller);
     app.records.remove(Record::Feedback, &name).await.map_err(ServiceError::from)?;
     Ok(HttpResponse::NoContent().finish())
 }
 
 /// The record of what this caller thinks of this answer: one each.
-fn name_of(id: &str, caller: &Caller) -> Result<String, Problem> {
-    if uuid::Uuid::try_parse(id).is_err() {
-        return Err(Problem::new(Kind::NotFound, format!("there is no answer {id}")));
-    }
-    Ok(format!("{id}:{}", caller.name))
+fn name_of(id: &str, caller: &Caller) -> String {
+    format!("{id}:{}", caller.name)
 }
 
-/// What an answer said, as far as it is still kept.
+/// What an answer said.
 struct Said {
     text: String,
     sources: Vec<Value>,
 }
 
-async fn said(app: &App, id: &str, caller: &Caller) -> Option<Said> {
-    let log = app.asker().ok()?.find(id, caller).await?;
+fn said(log: &AnswerLog) -> Said {
     let mut said = Said { text: String::new(), sources: Vec::new() };
     for event in log.events(0, usize::MAX) {
         match &*event {
@@ -123,5 +118,5 @@ async fn said(app: &App, id: &str, caller: &Caller) -> Option<Said> {
     }
     let cut = said.text.floor_char_boundary(ANSWER_BYTES);
     said.text.truncate(cut);
-    Some(said)
+    said
 }

@@ -11,7 +11,7 @@
 //!
 //! What is wrong with the connection closes it: 1002 for what is no WebSocket frame, 1003 for binary frames, 1007 for
 //! what is no text or no JSON object, 1009 for messages that are too large, 1001 where the service stops or the client
-//! does not answer pings.
+//! does not answer pings, 1008 where the key it was opened with was revoked.
 
 use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
@@ -41,6 +41,8 @@ use crate::identity::Scope;
 
 /// The protocol that is spoken, for those who name one.
 const PROTOCOL: &str = "answerd";
+/// How often it is looked whether a connection's key still counts.
+const CHECK: Duration = Duration::from_secs(5);
 /// Open questions of one connection.
 const MOST_OPEN: usize = 64;
 /// Longest id that a client gives a question, in bytes.
@@ -163,6 +165,8 @@ impl Connection {
         let mut tick = actix_web::rt::time::interval(alive);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         tick.tick().await;
+        let mut checked = actix_web::rt::time::interval(CHECK);
+        checked.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut stopping = self.app.stopping();
         let mut stops = false;
         loop {
@@ -184,6 +188,12 @@ impl Connection {
                 }
                 _ = stopping.wait_for(|stopping| *stopping), if !stops => {
                     stops = true;
+                    Ok(())
+                }
+                _ = checked.tick(), if self.app.identity.is_some() => {
+                    if self.pass.caller(&self.app).await.is_err() {
+                        return Some(close(CloseCode::Policy, "what it was opened with does not count any more"));
+                    }
                     Ok(())
                 }
                 _ = tick.tick() => {

@@ -4,7 +4,7 @@
 use async_trait::async_trait;
 use serde_json::Value;
 
-use super::{Postgres, clean};
+use super::{Postgres, clean, clean_json};
 use crate::stores::StoreError;
 use crate::stores::records::{Kind, Records};
 
@@ -47,7 +47,7 @@ impl Postgres {
 impl Records for Postgres {
     async fn put(&self, kind: Kind, id: &str, record: &Value) -> Result<(), StoreError> {
         self.prepare_records().await?;
-        let (id, record) = (clean(id), record.clone());
+        let (id, record) = (clean(id), clean_json(record));
         self.read(DOING, move |client| {
             let (id, record) = (id.clone(), record.clone());
             Box::pin(async move {

@@ -11,9 +11,8 @@ import type { Feedback } from "./types";
 
 const t = chat.feedback;
 
-/** What the service takes with it, in characters of which each may be four bytes: it may not have the answer any more. */
+/** What the service takes of the question with it, in characters of which each may be four bytes. */
 const QUESTION = 4_000;
-const ANSWER = 16_000;
 
 /** Tells the service; false where it did not take it. */
 async function tell(turn: LiveTurn, feedback: Feedback | null): Promise<boolean> {
@@ -22,7 +21,7 @@ async function tell(turn: LiveTurn, feedback: Feedback | null): Promise<boolean>
   keepFeedback(turn, feedback);
   try {
     if (feedback === null) await api(path, { method: "DELETE" });
-    else await sendJson("POST", path, { ...feedback, question: turn.question.slice(0, QUESTION), answer: turn.answer.peek().text.slice(0, ANSWER) });
+    else await sendJson("POST", path, { ...feedback, question: turn.question.slice(0, QUESTION) });
     return true;
   } catch (error) {
     keepFeedback(turn, earlier);
