@@ -4,6 +4,7 @@
 //!   second); beside it the same with the search, after the index has moved, and through Redis, after a restart
 //! - *together*: 1,000 clients who ask one new question at once, of a scripted model: generations, and how far apart their
 //!   first tokens are
+//! - *callers*: a kept answer where everybody may ask, and where each says who it is and has a budget, in turn
 //! - *near*: pairs of questions that ask the same, and pairs that do not (`tests/question_pairs.json`): how many of each
 //!   would share an answer by similarity alone, by their gist alone, and by both
 //!
@@ -40,6 +41,9 @@ fn main() {
         }
         if wanted("together") {
             together().await;
+        }
+        if wanted("callers") {
+            callers().await;
         }
         if wanted("near") {
             near();
@@ -114,6 +118,51 @@ async fn kept() {
     println!(
         "kept, 32 connections: {:.0} requests/s; the client takes its share of the two cores",
         counts.iter().sum::<u64>() as f64 / seconds as f64
+    );
+}
+
+/// The same kept answer from a service that does not ask who calls, and from one that does and counts what it may.
+async fn callers() {
+    let upstream = Upstream::start(Script { tokens: 200, ..Script::default() });
+    let (home, asking) = (Home::new(), Home::new());
+    let more = "\nidentity.enabled=true\nbudgets.requests_per_minute=1000000\nbudgets.tokens_per_minute=1000000000\nbudgets.tokens_per_day=1000000000000\nbudgets.streams=1000";
+    let settings = format!("{}\ncache.enabled=true{more}", chat_on(&[&upstream]));
+    let setup = Setup { settings, folder: Some(sample()), ..Setup::default() };
+    let key = common::make_key(&asking, &setup, &["bench", "--groups", "staff"]);
+    let servers = [(serve(&home, &upstream, "").await, None), (asking.serve(&setup).await, Some(key))];
+    let ask = async |(server, key): &(Server, Option<String>)| {
+        let start = Instant::now();
+        let request = server.http.post(server.url("/v1/answers")).json(&json!({ "question": QUESTION }));
+        let request = match key {
+            Some(key) => request.bearer_auth(key),
+            None => request,
+        };
+        let answer: Value = request.send().await.expect("a response").json().await.expect("JSON");
+        (start.elapsed().as_secs_f64() * 1e3, answer["cached"] == true)
+    };
+    for server in &servers {
+        // Until it has its documents, and the answer is kept.
+        while !ask(server).await.1 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+    let mut times = [Vec::new(), Vec::new()];
+    for n in 0..6_000 {
+        for (server, times) in servers.iter().zip(&mut times) {
+            let (ms, cached) = ask(server).await;
+            if n >= 1_000 && cached {
+                times.push(ms);
+            }
+        }
+    }
+    let [open, known] = times.each_mut().map(|times| (percentile(times, 0.5), percentile(times, 0.99)));
+    println!(
+        "kept: p50 {:.3} ms, p99 {:.3} ms; the same with identity and budgets: p50 {:.3} ms, p99 {:.3} ms: {:.2} at the median",
+        open.0,
+        open.1,
+        known.0,
+        known.1,
+        known.0 / open.0
     );
 }
 
