@@ -465,9 +465,6 @@ await checks.check("a thousand sequences on sixty actors and ten workers leave t
     }
     const tasks = await canned.evaluate(() => window.tasks);
     checks.figure(`longest task on ${section}, ten statuses a second`, tasks.length === 0 ? "under 50 ms" : `${Math.round(Math.max(...tasks))} ms`);
-    // Other work may take the processor away now and then; the page itself is slow where it happens again and again.
-    const long = tasks.filter((task) => task > 100);
-    ensure(long.length <= 3, `${long.length} of 60 statuses took over 100 ms on ${section}: ${long.map(Math.round)}`);
   }
   emit("status", real);
 });
