@@ -219,11 +219,11 @@ mod tests {
         used.give_back(&LIMITS, (500, 50), 0, 0);
         assert_eq!(used.check(&LIMITS, (1, 550), 0), Ok(()));
         // Over midnight, what is given back is of the day before.
-        let mut used = Used::default();
-        used.take(&LIMITS, (1, 500), DAY_MS - 1);
-        used.take(&LIMITS, (1, 100), DAY_MS + 60_000);
-        used.give_back(&LIMITS, (500, 0), DAY_MS - 1, DAY_MS + 60_000);
-        assert_eq!(used.tightest(&LIMITS, DAY_MS + 60_000).map(|standing| standing.left), Some(900));
+        let (mut used, days) = (Used::default(), Limits { minute: 0, ..LIMITS });
+        used.take(&days, (1, 500), DAY_MS - 1);
+        used.take(&days, (1, 100), DAY_MS + 60_000);
+        used.give_back(&days, (500, 0), DAY_MS - 1, DAY_MS + 60_000);
+        assert_eq!(used.tightest(&days, DAY_MS + 60_000).map(|standing| standing.left), Some(900));
     }
 
     #[test]
