@@ -48,6 +48,9 @@ async fn a_backup_that_is_made_while_documents_come_holds_all_that_came_before_i
     let restored = other.run(&setup, &["restore", place.to_str().expect("text")]);
     assert!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
     let server = other.serve(&setup).await;
+    server
+        .until("the indexes are made", async || server.get("/admin/status").await.1["freshness"]["lag_events"] == 0)
+        .await;
     let found: BTreeSet<String> = server.found("narwhal", "lexical").await.into_iter().collect();
     assert_eq!(found, (0..20).map(|n| format!("before-{n}.md")).collect());
     assert!(server.found("narwhal number 7", "vector").await.iter().any(|id| id == "before-7.md"));

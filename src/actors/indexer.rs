@@ -204,6 +204,7 @@ impl Writer {
         indexes.documents.add(added.iter().cloned());
         indexes.views.publish(View {
             commit: self.commit,
+            partial: !self.missing.is_empty(),
             live: self.live.clone(),
             lexical: snapshot,
             vectors: Arc::clone(&indexes.vectors),

@@ -11,6 +11,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -349,6 +350,14 @@ pub struct Standing {
     pub commit: u64,
     /// How fresh a search that begins now is, without what waits on a bus.
     pub as_of: AsOf,
+}
+
+/// A commit that nothing else was found at, for what must not be kept under one.
+pub(super) fn never_again() -> u64 {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    // Commits that are counted never come so far; which process it is tells replicas apart.
+    let process = uuid::Uuid::now_v7().as_u128() as u64;
+    (1 << 63) | (process << 16 >> 1) | (LAST.fetch_add(1, Ordering::Relaxed) & 0xffff)
 }
 
 /// What to search for.

@@ -209,7 +209,7 @@ impl DocumentStore for Embedded {
     async fn standing(&self) -> Result<Standing, StoreError> {
         let as_of = self.indexes.freshness.now();
         let view = self.indexes.views.current().ok_or_else(not_open)?;
-        Ok(Standing { commit: view.commit, as_of })
+        Ok(Standing { commit: view.kept_under(), as_of })
     }
 
     async fn settle(&self, seq: u64, limit: Duration) -> Result<bool, StoreError> {
@@ -282,7 +282,7 @@ fn find(indexes: &Indexes, lookup: &Lookup) -> Result<Hits, StoreError> {
         passages.extend(passage(indexes, &view, hit.chunk, scores)?);
     }
     let best_similarity = vector.first().map(|(_, similarity)| *similarity);
-    Ok(Hits { passages, standing: Standing { commit: view.commit, as_of }, best_similarity, index_us })
+    Ok(Hits { passages, standing: Standing { commit: view.kept_under(), as_of }, best_similarity, index_us })
 }
 
 fn passage(indexes: &Indexes, view: &View, chunk: ChunkId, scores: Scores) -> Result<Option<Passage>, StoreError> {

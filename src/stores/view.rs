@@ -12,6 +12,7 @@ use roaring::RoaringBitmap;
 
 use super::ChunkId;
 use super::catalog::Version;
+use super::document_store::never_again;
 use super::hnsw::VectorIndex;
 use super::tantivy::LexicalSnapshot;
 use crate::retrieval::filter::Filter;
@@ -54,6 +55,8 @@ pub type Matched = VecDeque<(Filter, Arc<RoaringBitmap>)>;
 pub struct View {
     /// The catalog's commit it shows.
     pub commit: u64,
+    /// The indexes still lack documents that the catalog serves: after a loss, until they are added.
+    pub partial: bool,
     /// The chunks that count.
     pub live: RoaringBitmap,
     /// The lexical index, at this commit.
@@ -67,6 +70,11 @@ pub struct View {
 }
 
 impl View {
+    /// The commit that what is found here may be kept under.
+    pub fn kept_under(&self) -> u64 {
+        if self.partial { never_again() } else { self.commit }
+    }
+
     /// The live chunks of documents that match. What a few filters came to is remembered: who sees what is a filter, too,
     /// and the same for all of a group.
     pub fn matching(&self, filter: &Filter) -> Arc<RoaringBitmap> {

@@ -1,7 +1,5 @@
 //! Reading: operations, documents, sizes, where the store stands.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use futures_util::try_join;
 use qdrant_client::qdrant::{Condition, Filter, Range};
 
@@ -11,7 +9,7 @@ use super::{Held, Qdrant, contents};
 use crate::freshness::AsOf;
 use crate::stores::StoreError;
 use crate::stores::document_store::{
-    DocumentPage, DocumentQuery, OperationState, Pending, PendingContent, Standing, StoreCounts,
+    DocumentPage, DocumentQuery, OperationState, Pending, PendingContent, Standing, StoreCounts, never_again,
 };
 
 /// How often a text is looked for that another version may have replaced meanwhile.
@@ -157,12 +155,4 @@ impl Qdrant {
         let lag_events = if first.is_some() { waiting.max(1) } else { 0 };
         Ok((Standing { commit, as_of: AsOf { seq, lag_ms, lag_events } }, after))
     }
-}
-
-/// A commit that nothing else was found at.
-pub(super) fn never_again() -> u64 {
-    static LAST: AtomicU64 = AtomicU64::new(0);
-    // Commits that are counted never come so far; which process it is tells replicas apart.
-    let process = uuid::Uuid::now_v7().as_u128() as u64;
-    (1 << 63) | (process << 16 >> 1) | (LAST.fetch_add(1, Ordering::Relaxed) & 0xffff)
 }

@@ -19,7 +19,6 @@ use qdrant_client::qdrant::{
 };
 
 use super::filter::condition;
-use super::read::never_again;
 use super::schema::{DENSE, SPARSE};
 use super::server::{Collection, include, integer, text};
 use super::write::section;
@@ -28,7 +27,7 @@ use crate::retrieval::filter::Filter;
 use crate::retrieval::fusion::{Fused, fuse};
 use crate::retrieval::passage::{Passage, Scores, StageScore};
 use crate::stores::StoreError;
-use crate::stores::document_store::{Hits, Lookup, Standing};
+use crate::stores::document_store::{Hits, Lookup, Standing, never_again};
 
 const DOING: &str = "search";
 /// How often the rankings are made again. So many versions do not change while one question is asked.
