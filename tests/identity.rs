@@ -439,12 +439,21 @@ async fn what_stays_open_does_not_outlive_its_key() {
     }
     let ask = json!({ "type": "ask", "id": "q", "question": "What is the budget?" }).to_string();
     socket.send(ask.into()).await.expect("sent");
-    let frame = socket.next().await.expect("a frame").expect("a frame").into_text().expect("text");
-    let frame: Value = serde_json::from_str(&frame).expect("JSON");
-    assert_eq!((&frame["event"], &frame["data"]["status"]), (&json!("error"), &json!(401)), "{frame}");
-    // It is closed, whatever its client does.
-    let closed = async { while !matches!(socket.next().await, None | Some(Err(_) | Ok(Message::Close(_)))) {} };
-    tokio::time::timeout(common::PATIENCE, closed).await.expect("it is closed");
+    // Nothing is said to it but that; and it is closed, whatever its client does.
+    let closed = async {
+        loop {
+            match socket.next().await.expect("a frame").expect("a frame") {
+                Message::Text(text) => {
+                    let frame: Value = serde_json::from_str(&text).expect("JSON");
+                    assert_eq!((&frame["event"], &frame["data"]["status"]), (&json!("error"), &json!(401)), "{frame}");
+                }
+                Message::Close(why) => return why.expect("a reason"),
+                _ => {}
+            }
+        }
+    };
+    let why = tokio::time::timeout(common::PATIENCE, closed).await.expect("it is closed");
+    assert_eq!(u16::from(why.code), 1008, "{why}");
     let end = async { while watching.next().await.is_some_and(|chunk| chunk.is_ok()) {} };
     tokio::time::timeout(common::PATIENCE, end).await.expect("it ends");
 }
