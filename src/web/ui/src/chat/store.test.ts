@@ -58,6 +58,23 @@ for (const kind of ["IndexedDB", "memory"]) {
       expect((await one.get("a"))?.turns[0]?.answer).toMatchObject({ state: "failed", id: "y" });
     });
 
+    it("keep the answer of the tab that has more of it", async () => {
+      const one = store();
+      const whole = turn("1", "q", "whole");
+      const with_ = (answer: Partial<Turn["answer"]>): Turn => ({ ...whole, answer: { ...whole.answer, ...answer } });
+      // Asked in one tab, which another one cannot read yet.
+      await one.putTurn(head("a"), with_({ id: "x", state: "running", text: "wh" }));
+      await one.updateTurn("a", with_({ id: null, state: "failed", text: "" }));
+      expect((await one.get("a"))?.turns[0]?.answer).toMatchObject({ state: "running", id: "x" });
+      // At its end here, while the other one is still in the middle.
+      await one.updateTurn("a", with_({ id: "x" }));
+      await one.updateTurn("a", with_({ id: "x", state: "running", text: "wh" }));
+      expect((await one.get("a"))?.turns[0]?.answer).toMatchObject({ state: "done", text: "whole" });
+      // Asked anew, it is another answer.
+      await one.updateTurn("a", with_({ id: "y", state: "running", text: "" }));
+      expect((await one.get("a"))?.turns[0]?.answer).toMatchObject({ state: "running", id: "y" });
+    });
+
     it("do not come back through a turn that was taken away", async () => {
       const one = store();
       await one.putTurn(head("a"), turn("1", "first"));

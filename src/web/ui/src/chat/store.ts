@@ -4,7 +4,7 @@
 // nothing (a private window, no room), conversations live as long as the page.
 
 import { openDB, type DBSchema, type IDBPDatabase } from "idb";
-import type { Conversation, Entry, Turn } from "./types";
+import type { Answer, Conversation, Entry, Turn } from "./types";
 
 interface Schema extends DBSchema {
   conversations: { key: string; value: Conversation };
@@ -84,14 +84,13 @@ export class ConversationStore {
     });
   }
 
-  /** Puts a turn that is being answered. Nothing where the turn was taken away in the meantime, or where another tab has the
-      whole of the answer that this one could not read. */
+  /** Puts a turn that is being answered. Nothing where the turn was taken away in the meantime, or where another tab has
+      more of the answer. */
   async updateTurn(id: string, turn: Turn): Promise<void> {
     await this.#change(id, (kept) => {
       const at = kept?.turns.findIndex((one) => one.id === turn.id) ?? -1;
       if (kept === undefined || at < 0) return undefined;
-      const { answer } = kept.turns[at]!;
-      if (turn.answer.state === "failed" && answer.state === "done" && answer.id === turn.answer.id) return undefined;
+      if (!mayReplace(kept.turns[at]!.answer, turn.answer)) return undefined;
       return { ...kept, turns: kept.turns.with(at, turn) };
     });
   }
@@ -155,6 +154,14 @@ export class ConversationStore {
   #tell(change: Change): void {
     this.#channel.postMessage(change);
   }
+}
+
+/** Whether an answer may take the place of one that is kept. Tabs that read the same answer are not at the same place. */
+export function mayReplace(kept: Answer, next: Answer): boolean {
+  // The whole of it is not given away for a part.
+  if (kept.state === "done" && next.state !== "done" && kept.id === next.id) return false;
+  // A question that the service did not take from here, but from another tab, or before.
+  return !(next.state === "failed" && next.id === null && kept.id !== null && kept.state !== "failed");
 }
 
 /** Not every browser only rejects: some throw. */
