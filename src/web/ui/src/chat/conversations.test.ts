@@ -26,6 +26,7 @@ beforeEach(async () => {
   history.replaceState(null, "", "/");
   [toasts, calls, answers] = [[], [], []];
   vi.stubGlobal("fetch", async (path: string, init: RequestInit) => {
+    if (path === "v1/me") return new Response(JSON.stringify({ identity: false, name: "", scopes: [], groups: [], sees_all: true }));
     calls.push(`${init.method ?? "GET"} ${path}`);
     return answers.shift()?.() ?? new Response(null, { status: 404 });
   });
@@ -34,6 +35,7 @@ beforeEach(async () => {
   page = await import("./conversations");
   other = new ConversationStore();
   await other.clear();
+  await (await import("../shared/session")).loadMe();
   await page.start();
 });
 let undo: () => void = () => {};

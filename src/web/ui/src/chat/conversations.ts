@@ -2,6 +2,8 @@
 // here and in the background. The components show it and call these functions; the rules are here.
 
 import { computed, signal, type Signal } from "@preact/signals";
+import { local } from "../shared/kept";
+import { whose } from "../shared/session";
 import { toast } from "../shared/toast";
 import { chat as t, shared } from "../shared/texts";
 import { asked, messagesOf, stopped } from "./answer";
@@ -22,7 +24,8 @@ const KEEP_EVERY_MS = 1_000;
 const TITLE_LENGTH = 80;
 const CHOSEN = "answerd.collections";
 
-const store = new ConversationStore();
+/** Each person has their own, also where they share a browser. */
+const store = new ConversationStore(whose.then((name) => (name === "" ? "answerd" : `answerd:${name}`)));
 
 /** The conversations, the latest first; null until they are read. */
 export const entries = signal<Entry[] | null>(null);
@@ -59,7 +62,7 @@ async function readEntries(): Promise<void> {
 
 function readCollections(): string[] {
   try {
-    const kept: unknown = JSON.parse(localStorage.getItem(CHOSEN) ?? "[]");
+    const kept: unknown = JSON.parse(local.get(CHOSEN) ?? "[]");
     return Array.isArray(kept) ? kept.filter((one) => typeof one === "string") : [];
   } catch {
     return [];
@@ -68,7 +71,7 @@ function readCollections(): string[] {
 
 export function chooseCollections(names: string[]): void {
   collections.value = names;
-  localStorage.setItem(CHOSEN, JSON.stringify(names));
+  local.set(CHOSEN, JSON.stringify(names));
 }
 
 // ---------------------------------------------------------------- opening

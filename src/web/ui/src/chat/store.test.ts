@@ -121,6 +121,28 @@ describe("several tabs", () => {
     expect((await there.get("a"))?.turns).toHaveLength(1);
   });
 
+  it("a browser without room keeps what it has, and the page the rest", async () => {
+    const one = store();
+    await one.putTurn(head("a", "A", 1), turn("1", "first"));
+    let told = 0;
+    one.onVolatile = () => told++;
+    const put = vi.spyOn(IDBObjectStore.prototype, "put").mockImplementation(() => {
+      throw new DOMException("full", "QuotaExceededError");
+    });
+    await one.putTurn(head("a", "A", 3), turn("2", "second"));
+    await one.putTurn(head("b", "B", 2), turn("3", "third"));
+    expect((await one.list()).map((entry) => entry.id)).toEqual(["a", "b"]);
+    expect((await one.get("a"))?.turns.map((each) => each.question)).toEqual(["first", "second"]);
+    expect([...(await one.search("third"))]).toEqual(["b"]);
+    expect(told).toBe(1);
+    // There is room again: nothing was lost.
+    put.mockRestore();
+    await one.updateTurn("a", turn("1", "first", "answered"));
+    expect((await store().get("a"))?.turns.map((each) => each.question)).toEqual(["first", "second"]);
+    await one.delete("b");
+    expect((await one.all()).map((each) => each.id)).toEqual(["a"]);
+  });
+
   it("a browser that keeps nothing says so", async () => {
     vi.stubGlobal("indexedDB", { open: () => { throw new Error("not allowed here"); } });
     const one = store();
