@@ -5,6 +5,7 @@ import type { VNode } from "preact";
 import { useEffect, useId, useRef } from "preact/hooks";
 import { Problem } from "../shared/api";
 import { Confirm } from "../shared/dialog";
+import { copyText } from "../shared/clipboard";
 import { ago, dateTime, number } from "../shared/format";
 import { Copy, External, File as FileIcon, Filter as FilterIcon, More, Retry, Trash, Upload, Warning } from "../shared/icons";
 import { MenuItem, Popover } from "../shared/menu";
@@ -385,10 +386,5 @@ function Choices({ document, open, onReplace }: { document: Document; open: () =
 }
 
 async function copy(text: string): Promise<void> {
-  try {
-    await navigator.clipboard.writeText(text);
-    toast(shared.copied);
-  } catch {
-    toast(shared.cannotCopy);
-  }
+  if (await copyText(text)) toast(shared.copied);
 }

@@ -240,6 +240,7 @@ export const admin = {
     made: "The key is made",
     once: "Copy it now: it is shown this once and cannot be shown again.",
     copyKey: "Copy the key",
+    notCopied: "The browser did not allow the copy. The key is selected: copy it by hand before you close this.",
     done: "Done",
     key: "Key",
   },
