@@ -2,10 +2,11 @@
 
 import { useSignal } from "@preact/signals";
 import { useId, useRef } from "preact/hooks";
+import { ago } from "../shared/ago";
 import { api, get, Problem, sendJson } from "../shared/api";
 import { copyField } from "../shared/clipboard";
 import { Confirm, Dialog } from "../shared/dialog";
-import { ago, date, dateTime } from "../shared/format";
+import { date, dateTime } from "../shared/format";
 import { Check, Copy, Key as KeyIcon, Plus } from "../shared/icons";
 import { ProblemNote } from "../shared/problem";
 import { shared } from "../shared/texts";

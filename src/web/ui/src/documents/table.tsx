@@ -3,10 +3,11 @@
 import { signal, useComputed, useSignal } from "@preact/signals";
 import type { VNode } from "preact";
 import { useEffect, useId, useRef } from "preact/hooks";
+import { ago } from "../shared/ago";
 import { Problem } from "../shared/api";
-import { Confirm } from "../shared/dialog";
 import { copyText } from "../shared/clipboard";
-import { ago, dateTime, number } from "../shared/format";
+import { Confirm } from "../shared/dialog";
+import { dateTime, number } from "../shared/format";
 import { Copy, External, File as FileIcon, Filter as FilterIcon, More, Retry, Trash, Upload, Warning } from "../shared/icons";
 import { MenuItem, Popover } from "../shared/menu";
 import { openPassage, webAddress } from "../shared/passage";

@@ -68,7 +68,8 @@ function PassageDialog({ passage, question, onClose }: { passage: Passage; quest
     abort.current?.abort();
     const now = (abort.current = new AbortController());
     problem.value = null;
-    get<DocumentText>(documentPath(passage.document_id), { signal: now.signal }).then(
+    const found = async () => get<DocumentText>(documentPath(passage.document_id), { signal: now.signal });
+    found().then(
       (found) => (document.value = found),
       (error: unknown) => {
         if (!now.signal.aborted) problem.value = error instanceof Problem ? error : Problem.ofLostConnection(error);

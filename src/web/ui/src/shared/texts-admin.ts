@@ -81,7 +81,6 @@ export const admin = {
       shared: "Shared",
       generated: "Generated",
       ingested: "Documents",
-      lag_events: "Waiting",
       lag_ms: "Lag",
       resident: "Resident",
       cpu: "Used",
@@ -118,15 +117,12 @@ export const admin = {
 
   models: {
     none: "This service runs without a chat model.",
-    pool: "Pool",
-    worker: "Worker",
     embedding: "Embedding",
     states: { ready: "Ready", loading: "Loading", failed: "Failed", starting: "Starting", stopped: "Stopped" } as Record<string, string>,
     slots: "Sequences",
     slotsText: (running: number, slots: number) => `${number(running)} of ${number(slots)} running`,
     context: "Context",
     contextText: (used: number, size: number) => `${number(used)} of ${number(size)} tokens`,
-    running: "Running",
     parked: "Parked",
     waiting: "Waiting",
     refused: "Turned away",
@@ -160,6 +156,7 @@ export const admin = {
     folderText: "Its files are documents.",
     engines: { embedded: "Embedded", postgres: "Postgres", qdrant: "Qdrant" } as Record<string, string>,
     offText: { nats: "[nats] servers names no server.", redis: "[redis] url names no server." },
+    size: (of: string) => (of === "" ? "size" : `${of} size`),
     toLetters: "To the dead letters",
   },
 
@@ -172,7 +169,6 @@ export const admin = {
     columns: { at: "When", document: "Document", reason: "Reason", attempts: "Tries", bytes: "Size", actions: "Actions" },
     noDocument: "No document",
     event: "Event",
-    subject: "Subject",
     retry: "Retry",
     retryOf: (id: string) => `Retry letter ${id}`,
     remove: "Delete",
@@ -247,13 +243,10 @@ export const admin = {
 
   settings: {
     search: "Find a setting",
-    caption: "Settings",
-    columns: { name: "Setting", value: "Value" },
     top: "General",
     secret: "Hidden",
     secretHint: "A secret; the service does not tell it.",
     none: "No setting matches.",
-    count: (count: number) => plural(count, "setting", "settings"),
     hint: "The configuration in effect: the file, the environment and the defaults together.",
   },
 };
