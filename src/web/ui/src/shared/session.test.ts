@@ -77,8 +77,17 @@ describe("the session", () => {
     await page.loadMe();
     people = null;
     await load();
-    await page.loadMe();
     expect(await whose()).toBe("Ann");
+    await page.loadMe();
+    expect([await whose(), reloads]).toEqual(["Ann", 0]);
+    // The key is another person's by now.
+    people = { a: person("Bob") };
+    await load();
+    await page.loadMe();
+    expect([page.me.value, reloads]).toEqual([null, 1]);
+    await load();
+    await page.loadMe();
+    expect([await whose(), page.me.value?.name, reloads]).toEqual(["Bob", "Bob", 1]);
   });
 
   it("is nobody's where nobody signs in, and where the service does not ask", async () => {

@@ -48,6 +48,13 @@ function belongs(name: string): void {
 
 const nameOf = (who: Me): string => (who.identity ? who.name : "");
 
+/** Where the key in use is from. */
+const source = () => (session.get(STORED) === null ? local : session);
+
+// As it was the last time: what this browser keeps need not wait for the service.
+const before = source().get(NAME);
+if (before !== null) belongs(before);
+
 let waiting: ((signedIn: boolean) => void)[] = [];
 
 function settle(ok: boolean): void {
@@ -113,15 +120,19 @@ export async function loadMe(): Promise<void> {
   try {
     const found = await ask(key.value);
     if (found !== "unknown") {
+      const name = nameOf(found);
+      // Taken away first: a browser without room would keep the one before, and the page be loaded again and again.
+      source().remove(NAME);
+      source().set(NAME, name);
+      if (belongsTo !== null && belongsTo !== name) return location.reload();
       me.value = found;
-      if (key.value !== null) (session.get(STORED) === key.value ? session : local).set(NAME, nameOf(found));
-      belongs(nameOf(found));
+      belongs(name);
     } else if (!(await askToSignIn())) {
       belongs("");
     }
   } catch {
     // Not reachable, which the page's own requests and its health light say. What may be done is decided there anyway.
-    belongs((session.get(STORED) === null ? local : session).get(NAME) ?? "");
+    belongs("");
   }
 }
 
