@@ -1,7 +1,8 @@
 // The tree of actors. Each row listens to its own actor only: what a busy one does redraws nothing else.
 
 import { signal, useComputed } from "@preact/signals";
-import { ago, duration, number, percent } from "../shared/format";
+import { ago } from "../shared/ago";
+import { duration, number, percent } from "../shared/format";
 import { ChevronDown, ChevronRight, Search } from "../shared/icons";
 import { admin } from "../shared/texts-admin";
 import { part, told_ms, tree, viewOf, type View } from "./live";

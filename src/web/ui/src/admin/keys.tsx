@@ -1,10 +1,12 @@
 // Keys: who may do what. A key is shown once, when it is made; after that only what it may do is known.
 
 import { useSignal } from "@preact/signals";
-import { useId } from "preact/hooks";
+import { useId, useRef } from "preact/hooks";
+import { ago } from "../shared/ago";
 import { api, get, Problem, sendJson } from "../shared/api";
+import { copyField } from "../shared/clipboard";
 import { Confirm, Dialog } from "../shared/dialog";
-import { ago, date, dateTime } from "../shared/format";
+import { date, dateTime } from "../shared/format";
 import { Check, Copy, Key as KeyIcon, Plus } from "../shared/icons";
 import { ProblemNote } from "../shared/problem";
 import { shared } from "../shared/texts";
@@ -285,26 +287,23 @@ function NewKey({ onClose, onMade }: { onClose: () => void; onMade: (key: MadeKe
 }
 
 function Made({ value, onClose }: { value: MadeKey; onClose: () => void }) {
-  const copied = useSignal(false);
+  const copied = useSignal<boolean | null>(null);
+  const field = useRef<HTMLInputElement>(null);
   const copy = async () => {
-    try {
-      await navigator.clipboard.writeText(value.key);
-      copied.value = true;
-    } catch {
-      toast(shared.cannotCopy);
-    }
+    if (field.current !== null) copied.value = await copyField(field.current);
   };
   return (
-    <Dialog title={t.made} onClose={onClose}>
+    <Dialog title={t.made} onClose={onClose} firm>
       <p>{value.name}</p>
       <p class="note warn">{t.once}</p>
       <div class="made">
-        <input class="input" readOnly aria-label={t.key} value={value.key} onFocus={(event) => event.currentTarget.select()} />
+        <input ref={field} class="input" readOnly aria-label={t.key} value={value.key} onFocus={(event) => event.currentTarget.select()} />
         <button type="button" class="button primary" onClick={() => void copy()}>
           {copied.value ? <Check size={16} /> : <Copy size={16} />}
           {copied.value ? shared.copied : t.copyKey}
         </button>
       </div>
+      <div role="alert">{copied.value === false && <p class="note bad">{t.notCopied}</p>}</div>
       <div class="actions">
         <button type="button" class="button" onClick={onClose}>
           {t.done}

@@ -1,9 +1,10 @@
 // Dead letters: events that could not be carried out, with the reason; they are published again, or deleted.
 
 import { useSignal } from "@preact/signals";
+import { ago } from "../shared/ago";
 import { api, get, Problem } from "../shared/api";
 import { Confirm } from "../shared/dialog";
-import { ago, bytes, dateTime, number } from "../shared/format";
+import { bytes, dateTime, number } from "../shared/format";
 import { Check, Offline, Retry, Trash } from "../shared/icons";
 import { ProblemNote } from "../shared/problem";
 import { admin } from "../shared/texts-admin";

@@ -56,7 +56,7 @@ function withSizes(value: Json): Json {
       const size = name.endsWith("bytes") ? numberOf(inner) : null;
       if (size === null) return [name, withSizes(inner)];
       const short = name.replace(/_?bytes$/, "");
-      return [short === "" || short in value ? `${short} size`.trim() : short, bytes(size)];
+      return [short === "" || short in value ? t.size(short) : short, bytes(size)];
     }),
   );
 }

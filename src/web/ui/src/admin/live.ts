@@ -3,7 +3,7 @@
 
 import { batch, computed, effect, signal, type ReadonlySignal, type Signal } from "@preact/signals";
 import { get, Problem } from "../shared/api";
-import { key } from "../shared/session";
+import { key, signingIn } from "../shared/session";
 import { follow, type ServerEvent } from "../shared/sse";
 import { Rates } from "./rates";
 import { Series, type History, type Sample } from "./series";
@@ -102,13 +102,16 @@ export function watch(): () => void {
   };
   document.addEventListener("visibilitychange", onVisibility);
   const watchdog = setInterval(() => {
+    // Nothing comes while somebody looks for their key.
+    if (signingIn.value) heard = performance.now();
     if (document.hidden || refusal.value !== null || performance.now() - heard < SILENCE_MS) return;
     begin("lost");
   }, 1000);
   // Another key may see what this one may not.
   const onKey = effect(() => {
     void key.value;
-    if (!document.hidden) begin("connecting");
+    if (document.hidden) connection.value = "paused";
+    else begin("connecting");
   });
   return () => {
     onKey();

@@ -70,6 +70,11 @@ export class Asking {
     if (id !== null) api(`v1/answers/${id}`, { method: "DELETE", keepalive: true }).catch(() => {});
   }
 
+  /** Reads no further; the answer goes on without this reader. */
+  leave(): void {
+    this.#abort.abort();
+  }
+
   async #resume(): Promise<void> {
     const { id, lastEventId } = this.#answer;
     if (id === null || this.#abort.signal.aborted) throw new Problem(0, { title: t.answer.broken, detail: t.answer.brokenDetail });

@@ -2,6 +2,7 @@
 
 import { signal, useSignal } from "@preact/signals";
 import { useEffect, useLayoutEffect, useRef } from "preact/hooks";
+import { number } from "../shared/format";
 import { health } from "../shared/health";
 import { ChevronDown, Filter, Offline, Send, Stop } from "../shared/icons";
 import { Popover } from "../shared/menu";
@@ -134,7 +135,7 @@ function CollectionChoice() {
           <label class="check" key={name}>
             <input type="checkbox" checked={chosen.includes(name)} onChange={() => toggle(name)} />
             <span class="truncate">{name}</span>
-            <span class="muted small">{documents.toLocaleString("en")}</span>
+            <span class="muted small">{number(documents)}</span>
           </label>
         ))}
       </fieldset>

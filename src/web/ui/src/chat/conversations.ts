@@ -2,9 +2,11 @@
 // here and in the background. The components show it and call these functions; the rules are here.
 
 import { computed, signal, type Signal } from "@preact/signals";
+import { local } from "../shared/kept";
+import { whose } from "../shared/session";
 import { toast } from "../shared/toast";
-import { chat as t } from "../shared/texts";
-import { asked, messagesOf } from "./answer";
+import { chat as t, shared } from "../shared/texts";
+import { asked, messagesOf, stopped } from "./answer";
 import { Asking } from "./asking";
 import { ConversationStore } from "./store";
 import { newId, type Answer, type Conversation, type Entry, type Feedback, type Turn } from "./types";
@@ -22,7 +24,8 @@ const KEEP_EVERY_MS = 1_000;
 const TITLE_LENGTH = 80;
 const CHOSEN = "answerd.collections";
 
-const store = new ConversationStore();
+/** Each person has their own, also where they share a browser. */
+const store = new ConversationStore(whose.then((name) => (name === "" ? "answerd" : `answerd:${name}`)));
 
 /** The conversations, the latest first; null until they are read. */
 export const entries = signal<Entry[] | null>(null);
@@ -59,7 +62,7 @@ async function readEntries(): Promise<void> {
 
 function readCollections(): string[] {
   try {
-    const kept: unknown = JSON.parse(localStorage.getItem(CHOSEN) ?? "[]");
+    const kept: unknown = JSON.parse(local.get(CHOSEN) ?? "[]");
     return Array.isArray(kept) ? kept.filter((one) => typeof one === "string") : [];
   } catch {
     return [];
@@ -68,7 +71,7 @@ function readCollections(): string[] {
 
 export function chooseCollections(names: string[]): void {
   collections.value = names;
-  localStorage.setItem(CHOSEN, JSON.stringify(names));
+  local.set(CHOSEN, JSON.stringify(names));
 }
 
 // ---------------------------------------------------------------- opening
@@ -80,7 +83,7 @@ export async function start(): Promise<void> {
   store.onVolatile = () => toast(t.notKept);
   store.onChange = (change) => {
     void readEntries();
-    if (change.kind === "saved" && change.id === openId.value) void refresh(change.id);
+    if (change.kind === "saved" && change.id === openId.value) void refresh(change.id, true);
     if (change.kind === "cleared" || (change.kind === "deleted" && change.id === openId.value)) begin();
   };
   addEventListener("hashchange", () => {
@@ -105,8 +108,9 @@ export async function open(id: string | null): Promise<void> {
 
 export const begin = (): void => void open(null);
 
-/** Brings the open conversation to what is kept of it. What is being read here is left as it is. */
-async function refresh(id: string): Promise<void> {
+/** Brings the open conversation to what is kept of it. What is being read here is left as it is, unless `told`, another tab
+    changed something, and has the whole of it. */
+async function refresh(id: string, told = false): Promise<void> {
   const kept = await store.get(id);
   if (openId.value !== id) return;
   if (kept === null) {
@@ -117,13 +121,20 @@ async function refresh(id: string): Promise<void> {
   const next = kept.turns.map((turn) => {
     const here = known.get(turn.id);
     if (here === undefined) return live(turn);
+    const { id: answerId, state } = turn.answer;
+    if (state === "done" && answerId !== null && answerId === here.answer.value.id) leave(turn.id);
     if (!running.has(turn.id)) here.answer.value = turn.answer;
     return here;
   });
   const same = next.length === turns.value.length && next.every((turn, at) => turn === turns.value[at]);
   if (!same) turns.value = next;
-  // Written by another tab, or cut off by a reload: it is read on from where it is.
-  for (const turn of next) if (turn.answer.value.state === "running" && !running.has(turn.id)) void run(id, turn, (asking) => asking.resume());
+  // Written by another tab, or cut off by a reload: it is read on from where it is. What another tab has only just asked has
+  // no name yet by which it could be read; that tab tells of it again.
+  for (const turn of next) {
+    const { state, id: answerId } = turn.answer.value;
+    if (state !== "running" || running.has(turn.id) || (told && answerId === null)) continue;
+    void run(id, turn, (asking) => asking.resume());
+  }
 }
 
 /** Turns that are answered while another conversation is open. */
@@ -157,7 +168,7 @@ export function retry(turn: LiveTurn): void {
   const earlier = turn.answer.value;
   turn.answer.value = asked(Date.now());
   const before = turns.value.slice(0, at).map(frozen);
-  void run(id, turn, (asking) => asking.ask({ question: turn.question, messages: messagesOf(before), collections: turn.collections, anew: earlier.state === "done" }));
+  void run(id, turn, (asking) => asking.ask({ question: turn.question, messages: messagesOf(before), collections: turn.collections, anew: earlier.state === "done" }), earlier);
   if (earlier.state === "done" && earlier.text !== "") {
     toast(t.askedAnew, {
       label: t.undo,
@@ -182,7 +193,8 @@ export function editAndAsk(turn: LiveTurn, question: string): void {
   toast(t.edited(all.length - at), {
     label: t.undo,
     run: () => {
-      for (const later of turns.value.slice(at)) abandon(later.id);
+      // Another conversation may be open by now.
+      abandonAllOf(id);
       void store.putTurns(id, all.map(frozen));
       if (openId.value === id) turns.value = all;
     },
@@ -192,7 +204,12 @@ export function editAndAsk(turn: LiveTurn, question: string): void {
 /** Ends the answer that is being written in the open conversation. */
 export function stop(): void {
   const turn = current.value;
-  if (turn !== null) running.get(turn.id)?.asking.stop();
+  if (turn === null) return;
+  const here = running.get(turn.id);
+  if (here !== undefined) return here.asking.stop();
+  // Asked in another tab, which is gone or has not told yet how to read it.
+  turn.answer.value = stopped(turn.answer.value, Date.now());
+  if (openId.value !== null) void store.updateTurn(openId.value, frozen(turn));
 }
 
 /** Ends an answer whose turn is no longer of interest. */
@@ -203,7 +220,20 @@ function abandon(turnId: string): void {
   showBusy();
 }
 
-async function run(conversationId: string, turn: LiveTurn, work: (asking: Asking) => Promise<void>): Promise<void> {
+function abandonAllOf(conversationId: string): void {
+  for (const [turnId, one] of [...running]) if (one.conversationId === conversationId) abandon(turnId);
+}
+
+/** Reads an answer no further that goes on elsewhere. */
+function leave(turnId: string): void {
+  running.get(turnId)?.asking.leave();
+  running.delete(turnId);
+  background.delete(turnId);
+  showBusy();
+}
+
+/** `earlier`: the answer that this one is to take the place of. */
+async function run(conversationId: string, turn: LiveTurn, work: (asking: Asking) => Promise<void>, earlier: Answer | null = null): Promise<void> {
   let keptMs = 0;
   const keep = async () => {
     keptMs = Date.now();
@@ -224,16 +254,22 @@ async function run(conversationId: string, turn: LiveTurn, work: (asking: Asking
     running.delete(turn.id);
     background.delete(turn.id);
     showBusy();
+    const { state, id, trouble } = turn.answer.value;
+    if (earlier?.state === "done" && state === "failed" && id === null) {
+      // The service did not take the question: the answer that was there is better than none.
+      turn.answer.value = earlier;
+      toast(trouble?.title || shared.problem.unknown);
+    }
     await keep();
     // Another tab may have read more of it.
     if (conversationId === openId.value && (turn.answer.value.state === "failed" || !turns.value.includes(turn))) await refresh(conversationId);
   }
 }
 
-/** Keeps what was said of an answer. */
-export function keepFeedback(turn: LiveTurn, feedback: Feedback | null): void {
+/** Keeps what was said of an answer, in the conversation that it is part of. */
+export function keepFeedback(conversationId: string | null, turn: LiveTurn, feedback: Feedback | null): void {
   turn.answer.value = { ...turn.answer.value, feedback };
-  if (openId.value !== null) void store.updateTurn(openId.value, frozen(turn));
+  if (conversationId !== null) void store.updateTurn(conversationId, frozen(turn));
 }
 
 // ---------------------------------------------------------------- the list
@@ -248,7 +284,7 @@ export async function rename(id: string, title: string): Promise<void> {
 /** Deletes a conversation; it can be had back for a moment. */
 export async function remove(id: string): Promise<void> {
   const kept = await store.get(id);
-  for (const [turnId, one] of running) if (one.conversationId === id) abandon(turnId);
+  abandonAllOf(id);
   await store.delete(id);
   await readEntries();
   if (openId.value === id) begin();

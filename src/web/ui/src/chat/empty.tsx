@@ -8,7 +8,7 @@ import { ask } from "./conversations";
 import { collectionsKnown, known, readDocuments, unknown } from "./documents";
 
 const t = chat.empty;
-/** While there are no documents, they are looked for again. */
+/** While no documents are known, they are looked for again, unless nobody looks at the page. */
 const AGAIN_MS = 5_000;
 
 export function Empty() {
@@ -16,14 +16,21 @@ export function Empty() {
     let timer: ReturnType<typeof setTimeout> | undefined;
     let open = true;
     const look = async () => {
+      clearTimeout(timer);
+      if (document.hidden) return;
       await readDocuments();
+      clearTimeout(timer);
       // Who did not sign in is not asked again and again.
-      if (open && !known.value?.examples && unknown.value?.mayPass !== false) timer = setTimeout(look, AGAIN_MS);
+      const wanting = unknown.value === null ? !known.value?.count : unknown.value.mayPass;
+      if (open && wanting) timer = setTimeout(look, AGAIN_MS);
     };
+    const onVisibility = () => void look();
+    document.addEventListener("visibilitychange", onVisibility);
     void look();
     return () => {
       open = false;
       clearTimeout(timer);
+      document.removeEventListener("visibilitychange", onVisibility);
     };
   }, []);
   return (

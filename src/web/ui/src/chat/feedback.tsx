@@ -6,7 +6,7 @@ import { Dialog } from "../shared/dialog";
 import { ThumbDown, ThumbUp } from "../shared/icons";
 import { chat, shared } from "../shared/texts";
 import { toast } from "../shared/toast";
-import { keepFeedback, type LiveTurn } from "./conversations";
+import { keepFeedback, openId, type LiveTurn } from "./conversations";
 import type { Feedback } from "./types";
 
 const t = chat.feedback;
@@ -18,13 +18,15 @@ const QUESTION = 4_000;
 async function tell(turn: LiveTurn, feedback: Feedback | null): Promise<boolean> {
   const { id, feedback: earlier } = turn.answer.peek();
   const path = `v1/answers/${id}/feedback`;
-  keepFeedback(turn, feedback);
+  // Another one may be open once the service has answered.
+  const conversationId = openId.peek();
+  keepFeedback(conversationId, turn, feedback);
   try {
     if (feedback === null) await api(path, { method: "DELETE" });
     else await sendJson("POST", path, { ...feedback, question: turn.question.slice(0, QUESTION) });
     return true;
   } catch (error) {
-    keepFeedback(turn, earlier);
+    keepFeedback(conversationId, turn, earlier);
     if (!(error instanceof Problem)) throw error;
     toast(error.status === 404 ? t.gone : t.failed(error.title));
     return false;

@@ -3,6 +3,7 @@
 import { signal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
 import { Sidebar as SidebarIcon } from "../shared/icons";
+import { local } from "../shared/kept";
 import { PassageHost } from "../shared/passage";
 import { chat as t } from "../shared/texts";
 import { TopBar } from "../shared/topbar";
@@ -15,19 +16,19 @@ const SHOWN = "answerd.sidebar";
 const wide = matchMedia("(min-width: 900px)");
 
 /** Whether the conversations are shown; on a small screen they lie over the open one. */
-const sidebarShown = signal(wide.matches && localStorage.getItem(SHOWN) !== "no");
+const sidebarShown = signal(wide.matches && local.get(SHOWN) !== "no");
 const isWide = signal(wide.matches);
 
 function showSidebar(shown: boolean): void {
   sidebarShown.value = shown;
-  if (isWide.value) localStorage.setItem(SHOWN, shown ? "yes" : "no");
+  if (isWide.value) local.set(SHOWN, shown ? "yes" : "no");
 }
 
 export function ChatPage() {
   useEffect(() => {
     const change = () => {
       isWide.value = wide.matches;
-      sidebarShown.value = wide.matches && localStorage.getItem(SHOWN) !== "no";
+      sidebarShown.value = wide.matches && local.get(SHOWN) !== "no";
     };
     wide.addEventListener("change", change);
     return () => wide.removeEventListener("change", change);

@@ -44,7 +44,12 @@ export function Sidebar({ over, onClose }: SidebarProps) {
   useEffect(() => {
     if (!over) return;
     box.current?.querySelector<HTMLElement>("button")?.focus();
-    const escape = (event: KeyboardEvent) => event.key === "Escape" && !box.current?.querySelector(":popover-open") && onClose();
+    const escape = (event: KeyboardEvent) => {
+      // What lies over it goes first.
+      if (event.key !== "Escape" || document.querySelector("dialog[open]") !== null || box.current?.querySelector(":popover-open")) return;
+      onClose();
+      document.getElementById("sidebar-toggle")?.focus();
+    };
     addEventListener("keydown", escape);
     return () => removeEventListener("keydown", escape);
   }, [over]);

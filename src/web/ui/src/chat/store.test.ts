@@ -58,6 +58,23 @@ for (const kind of ["IndexedDB", "memory"]) {
       expect((await one.get("a"))?.turns[0]?.answer).toMatchObject({ state: "failed", id: "y" });
     });
 
+    it("keep the answer of the tab that has more of it", async () => {
+      const one = store();
+      const whole = turn("1", "q", "whole");
+      const with_ = (answer: Partial<Turn["answer"]>): Turn => ({ ...whole, answer: { ...whole.answer, ...answer } });
+      // Asked in one tab, which another one cannot read yet.
+      await one.putTurn(head("a"), with_({ id: "x", state: "running", text: "wh" }));
+      await one.updateTurn("a", with_({ id: null, state: "failed", text: "" }));
+      expect((await one.get("a"))?.turns[0]?.answer).toMatchObject({ state: "running", id: "x" });
+      // At its end here, while the other one is still in the middle.
+      await one.updateTurn("a", with_({ id: "x" }));
+      await one.updateTurn("a", with_({ id: "x", state: "running", text: "wh" }));
+      expect((await one.get("a"))?.turns[0]?.answer).toMatchObject({ state: "done", text: "whole" });
+      // Asked anew, it is another answer.
+      await one.updateTurn("a", with_({ id: "y", state: "running", text: "" }));
+      expect((await one.get("a"))?.turns[0]?.answer).toMatchObject({ state: "running", id: "y" });
+    });
+
     it("do not come back through a turn that was taken away", async () => {
       const one = store();
       await one.putTurn(head("a"), turn("1", "first"));
@@ -102,6 +119,28 @@ describe("several tabs", () => {
     await here.putTurn(head("a"), turn("1", "q"));
     expect(await heard).toEqual({ kind: "saved", id: "a" });
     expect((await there.get("a"))?.turns).toHaveLength(1);
+  });
+
+  it("a browser without room keeps what it has, and the page the rest", async () => {
+    const one = store();
+    await one.putTurn(head("a", "A", 1), turn("1", "first"));
+    let told = 0;
+    one.onVolatile = () => told++;
+    const put = vi.spyOn(IDBObjectStore.prototype, "put").mockImplementation(() => {
+      throw new DOMException("full", "QuotaExceededError");
+    });
+    await one.putTurn(head("a", "A", 3), turn("2", "second"));
+    await one.putTurn(head("b", "B", 2), turn("3", "third"));
+    expect((await one.list()).map((entry) => entry.id)).toEqual(["a", "b"]);
+    expect((await one.get("a"))?.turns.map((each) => each.question)).toEqual(["first", "second"]);
+    expect([...(await one.search("third"))]).toEqual(["b"]);
+    expect(told).toBe(1);
+    // There is room again: nothing was lost.
+    put.mockRestore();
+    await one.updateTurn("a", turn("1", "first", "answered"));
+    expect((await store().get("a"))?.turns.map((each) => each.question)).toEqual(["first", "second"]);
+    await one.delete("b");
+    expect((await one.all()).map((each) => each.id)).toEqual(["a"]);
   });
 
   it("a browser that keeps nothing says so", async () => {

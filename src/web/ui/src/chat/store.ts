@@ -1,10 +1,10 @@
 // Conversations, kept in the browser (IndexedDB). Other tabs are told of every change.
 //
-// Each change is a transaction on one conversation: what another tab wrote in the meantime stays. Where the browser keeps
-// nothing (a private window, no room), conversations live as long as the page.
+// Each change is a transaction on one conversation: what another tab wrote in the meantime stays. What the browser does not
+// keep (a private window, no room) lives as long as the page.
 
 import { openDB, type DBSchema, type IDBPDatabase } from "idb";
-import type { Conversation, Entry, Turn } from "./types";
+import type { Answer, Conversation, Entry, Turn } from "./types";
 
 interface Schema extends DBSchema {
   conversations: { key: string; value: Conversation };
@@ -18,37 +18,63 @@ const NAME = "answerd";
 
 export class ConversationStore {
   readonly #database: Promise<IDBPDatabase<Schema> | null>;
+  /** What could not be kept. */
   readonly #memory = new Map<string, Conversation>();
-  readonly #channel: BroadcastChannel;
+  #channel: BroadcastChannel | null = null;
+  #failed = false;
   /** Called with what other tabs changed. */
   onChange: ((change: Change) => void) | null = null;
-  /** Called where the browser keeps nothing. */
+  /** Called once, where the browser does not keep something. */
   onVolatile: (() => void) | null = null;
 
-  constructor(name = NAME) {
-    this.#channel = new BroadcastChannel(name);
-    this.#channel.onmessage = ({ data }: MessageEvent<Change>) => this.onChange?.(data);
-    this.#database = openDatabase(name).catch(() => {
-      this.onVolatile?.();
+  /** Everything waits for the name of the database. */
+  constructor(name: string | Promise<string> = NAME) {
+    this.#database = this.#open(name);
+  }
+
+  async #open(name: string | Promise<string>): Promise<IDBPDatabase<Schema> | null> {
+    try {
+      this.#channel = new BroadcastChannel(await name);
+      this.#channel.onmessage = ({ data }: MessageEvent<Change>) => this.onChange?.(data);
+      return await openDatabase(await name);
+    } catch {
+      this.#fails();
       return null;
-    });
+    }
+  }
+
+  #fails(): void {
+    if (!this.#failed) this.onVolatile?.();
+    this.#failed = true;
+  }
+
+  /** What work on the database gives; undefined where there is none, or it fails. */
+  async #try<T>(work: (database: IDBPDatabase<Schema>) => Promise<T>): Promise<T | undefined> {
+    const database = await this.#database;
+    if (database === null) return undefined;
+    try {
+      return await work(database);
+    } catch {
+      this.#fails();
+      return undefined;
+    }
   }
 
   /** All conversations, the latest first. */
   async list(): Promise<Entry[]> {
-    const database = await this.#database;
-    const entries = database ? await database.getAllFromIndex("entries", "updatedMs") : [...this.#memory.values()].map(entryOf);
+    const kept = (await this.#try((database) => database.getAllFromIndex("entries", "updatedMs"))) ?? [];
+    const entries = [...kept.filter(({ id }) => !this.#memory.has(id)), ...[...this.#memory.values()].map(entryOf)];
     return entries.sort((a, b) => b.updatedMs - a.updatedMs);
   }
 
   async get(id: string): Promise<Conversation | null> {
-    const database = await this.#database;
-    return (database ? await database.get("conversations", id) : structuredClone(this.#memory.get(id))) ?? null;
+    const kept = await this.#try((database) => database.get("conversations", id));
+    return structuredClone(this.#memory.get(id)) ?? kept ?? null;
   }
 
   async all(): Promise<Conversation[]> {
-    const database = await this.#database;
-    return database ? database.getAll("conversations") : [...this.#memory.values()].map((one) => structuredClone(one));
+    const kept = (await this.#try((database) => database.getAll("conversations"))) ?? [];
+    return [...kept.filter(({ id }) => !this.#memory.has(id)), ...[...this.#memory.values()].map((one) => structuredClone(one))];
   }
 
   /** Ids of the conversations with all of the words, in a title, question or answer. */
@@ -59,13 +85,11 @@ export class ConversationStore {
       const all = [one.title, ...one.turns.flatMap((turn) => [turn.question, turn.answer.text])].join("\n").toLowerCase();
       if (words.every((word) => all.includes(word))) found.add(one.id);
     };
-    const database = await this.#database;
-    if (database) {
+    await this.#try(async (database) => {
       // One at a time: all of them may be more than a phone has room for.
-      for await (const cursor of database.transaction("conversations").store) look(cursor.value);
-    } else {
-      this.#memory.forEach(look);
-    }
+      for await (const cursor of database.transaction("conversations").store) if (!this.#memory.has(cursor.value.id)) look(cursor.value);
+    });
+    this.#memory.forEach(look);
     return found;
   }
 
@@ -84,14 +108,13 @@ export class ConversationStore {
     });
   }
 
-  /** Puts a turn that is being answered. Nothing where the turn was taken away in the meantime, or where another tab has the
-      whole of the answer that this one could not read. */
+  /** Puts a turn that is being answered. Nothing where the turn was taken away in the meantime, or where another tab has
+      more of the answer. */
   async updateTurn(id: string, turn: Turn): Promise<void> {
     await this.#change(id, (kept) => {
       const at = kept?.turns.findIndex((one) => one.id === turn.id) ?? -1;
       if (kept === undefined || at < 0) return undefined;
-      const { answer } = kept.turns[at]!;
-      if (turn.answer.state === "failed" && answer.state === "done" && answer.id === turn.answer.id) return undefined;
+      if (!mayReplace(kept.turns[at]!.answer, turn.answer)) return undefined;
       return { ...kept, turns: kept.turns.with(at, turn) };
     });
   }
@@ -106,55 +129,63 @@ export class ConversationStore {
   }
 
   async delete(id: string): Promise<void> {
-    const database = await this.#database;
-    if (database) {
+    await this.#try(async (database) => {
       const transaction = database.transaction(["conversations", "entries"], "readwrite");
       await Promise.all([transaction.objectStore("conversations").delete(id), transaction.objectStore("entries").delete(id), transaction.done]);
-    } else {
-      this.#memory.delete(id);
-    }
+    });
+    this.#memory.delete(id);
     this.#tell({ kind: "deleted", id });
   }
 
   async clear(): Promise<void> {
-    const database = await this.#database;
-    if (database) {
+    await this.#try(async (database) => {
       const transaction = database.transaction(["conversations", "entries"], "readwrite");
       await Promise.all([transaction.objectStore("conversations").clear(), transaction.objectStore("entries").clear(), transaction.done]);
-    } else {
-      this.#memory.clear();
-    }
+    });
+    this.#memory.clear();
     this.#tell({ kind: "cleared" });
   }
 
   async close(): Promise<void> {
-    this.#channel.close();
-    (await this.#database)?.close();
+    const database = await this.#database;
+    this.#channel?.close();
+    database?.close();
   }
 
   /** `undefined` changes nothing. */
   async #change(id: string, work: (kept: Conversation | undefined) => Conversation | undefined): Promise<void> {
-    const database = await this.#database;
-    if (database) {
+    let kept: Conversation | undefined;
+    const done = await this.#try(async (database) => {
       const transaction = database.transaction(["conversations", "entries"], "readwrite");
+      // Where it fails, so does what was asked of it, which says so.
+      transaction.done.catch(() => {});
       const conversations = transaction.objectStore("conversations");
-      const next = work(await conversations.get(id));
-      if (next !== undefined) {
-        await Promise.all([conversations.put(next), transaction.objectStore("entries").put(entryOf(next))]);
-      }
+      kept = await conversations.get(id);
+      const next = work(this.#memory.get(id) ?? kept);
+      if (next !== undefined) await Promise.all([conversations.put(next), transaction.objectStore("entries").put(entryOf(next))]);
       await transaction.done;
-      if (next === undefined) return;
-    } else {
-      const next = work(this.#memory.get(id));
-      if (next === undefined) return;
-      this.#memory.set(id, structuredClone(next));
+      this.#memory.delete(id);
+      return { changed: next !== undefined };
+    });
+    if (done === undefined) {
+      const next = work(this.#memory.get(id) ?? kept);
+      if (next !== undefined) this.#memory.set(id, structuredClone(next));
+    } else if (done.changed) {
+      this.#tell({ kind: "saved", id });
     }
-    this.#tell({ kind: "saved", id });
   }
 
   #tell(change: Change): void {
-    this.#channel.postMessage(change);
+    this.#channel?.postMessage(change);
   }
+}
+
+/** Whether an answer may take the place of one that is kept. Tabs that read the same answer are not at the same place. */
+export function mayReplace(kept: Answer, next: Answer): boolean {
+  // The whole of it is not given away for a part.
+  if (kept.state === "done" && next.state !== "done" && kept.id === next.id) return false;
+  // A question that the service did not take from here, but from another tab, or before.
+  return !(next.state === "failed" && next.id === null && kept.id !== null && kept.state !== "failed");
 }
 
 /** Not every browser only rejects: some throw. */

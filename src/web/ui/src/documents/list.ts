@@ -26,7 +26,7 @@ export const filter = signal<Filter>({ collection: "", prefix: "" });
 export const documents = signal<readonly Document[]>([]);
 /** Where the list goes on; `null` at its end. */
 export const next = signal<string | null>(null);
-/** `null` before the first answer. */
+/** Whether there was an answer for this filter yet. */
 export const loaded = signal(false);
 export const loading = signal(false);
 export const problem = signal<Problem | null>(null);

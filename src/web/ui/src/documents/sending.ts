@@ -2,6 +2,7 @@
 
 import { documentPath, Problem } from "../shared/api";
 import { askToSignIn, key } from "../shared/session";
+import { shared } from "../shared/texts";
 import type { Document } from "./document";
 import { mediaTypeOf } from "./ids";
 
@@ -62,7 +63,7 @@ function put(file: Blob, { id, collection, visibleTo, metadata, url }: Target, s
 
 function problemOf(request: XMLHttpRequest, body: Record<string, unknown> | null): Problem {
   const after = Number(request.getResponseHeader("Retry-After"));
-  const title = `The service answered with status ${request.status}`;
+  const title = shared.problem.status(request.status);
   return new Problem(request.status, body ?? { type: "unreadable", title }, after > 0 ? after : null);
 }
 

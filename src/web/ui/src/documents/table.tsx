@@ -3,9 +3,11 @@
 import { signal, useComputed, useSignal } from "@preact/signals";
 import type { VNode } from "preact";
 import { useEffect, useId, useRef } from "preact/hooks";
+import { ago } from "../shared/ago";
 import { Problem } from "../shared/api";
+import { copyText } from "../shared/clipboard";
 import { Confirm } from "../shared/dialog";
-import { ago, dateTime, number } from "../shared/format";
+import { dateTime, number } from "../shared/format";
 import { Copy, External, File as FileIcon, Filter as FilterIcon, More, Retry, Trash, Upload, Warning } from "../shared/icons";
 import { MenuItem, Popover } from "../shared/menu";
 import { openPassage, webAddress } from "../shared/passage";
@@ -385,10 +387,5 @@ function Choices({ document, open, onReplace }: { document: Document; open: () =
 }
 
 async function copy(text: string): Promise<void> {
-  try {
-    await navigator.clipboard.writeText(text);
-    toast(shared.copied);
-  } catch {
-    toast(shared.cannotCopy);
-  }
+  if (await copyText(text)) toast(shared.copied);
 }

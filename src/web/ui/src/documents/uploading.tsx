@@ -17,7 +17,7 @@ const LIMIT = 10_000;
 /** Uploads shown before asking for more: a list of thousands would be slow, and nobody reads it. */
 const SHOWN = 50;
 
-const place = signal({ collection: "default", groups: "", prefix: "" });
+export const place = signal({ collection: "default", groups: "", prefix: "" });
 const walking = signal(false);
 
 export const reasons: Reasons = {
@@ -30,12 +30,14 @@ function take(found: readonly Found[]): void {
   const { collection, groups, prefix } = place.value;
   if (found.length === 0) return toast(t.upload.nothing);
   if (found.length > LIMIT) toast(t.upload.tooMany(LIMIT));
-  const without = add(found.slice(0, LIMIT), { collection, visibleTo: groups.trim() === "" ? null : groupsOf(groups), prefix }, reasons);
+  const named = groupsOf(groups);
+  const without = add(found.slice(0, LIMIT), { collection, visibleTo: named.length === 0 ? null : named, prefix }, reasons);
   if (without.length > 0) toast(t.upload.withoutId(without));
 }
 
 /** Takes what was dropped, folders to their end. */
 export async function takeDrop(items: DataTransferItemList): Promise<void> {
+  if (!isCollection(place.value.collection)) return toast(t.upload.wrongCollection);
   // Before anything is awaited: the items are gone once the event is over.
   const drop = dropped(items);
   walking.value = true;

@@ -2,6 +2,9 @@
 // as a `Problem`, also a connection that is lost. All paths are relative: a proxy may put answerd below a path.
 
 import { askToSignIn, key } from "./session";
+import { shared } from "./texts";
+
+const t = shared.problem;
 
 /** A problem document (RFC 9457), or a connection that does not stand. */
 export class Problem extends Error {
@@ -40,7 +43,7 @@ export class Problem extends Error {
     const body: unknown = await response.json().catch(() => null);
     if (typeof body === "object" && body !== null) return new Problem(response.status, body as Record<string, unknown>, retryAfter);
     // A proxy in between answers in its own words, which are of no use to a reader.
-    return new Problem(response.status, { type: "unreadable", title: `The service answered with status ${response.status}` }, retryAfter);
+    return new Problem(response.status, { type: "unreadable", title: t.status(response.status) }, retryAfter);
   }
 
   /** Of what `fetch`, or reading its body, threw. */
@@ -48,8 +51,8 @@ export class Problem extends Error {
     if (error instanceof Problem) return error;
     const online = typeof navigator === "undefined" || navigator.onLine;
     const body = online
-      ? { type: "unreachable", title: "The service cannot be reached", detail: "It may be starting, or the connection was lost." }
-      : { type: "offline", title: "You are offline", detail: "Try again when the connection is back." };
+      ? { type: "unreachable", title: t.unreachable, detail: t.unreachableDetail }
+      : { type: "offline", title: t.offline, detail: t.offlineDetail };
     return new Problem(0, { ...body, cause: String(error) });
   }
 }
@@ -86,8 +89,10 @@ export function sendJson(method: string, path: string, body: unknown, init: Requ
   return api(path, { ...init, method, headers, body: JSON.stringify(body) });
 }
 
-/** The path of a document: each segment of its id is encoded, its slashes stay. */
-export const documentPath = (id: string): string => `v1/documents/${id.split("/").map(encodeSegment).join("/")}`;
-
-/** `.` and `..` would be resolved away by the browser. */
-const encodeSegment = (segment: string): string => (/^\.{1,2}$/.test(segment) ? segment.replaceAll(".", "%2E") : encodeURIComponent(segment));
+/** The path of a document: each segment of its id is encoded, its slashes stay. Throws where it would be another path: a
+    browser resolves `.` and `..` away, however they are written. */
+export function documentPath(id: string): string {
+  const segments = id.split("/");
+  if (segments.some((segment) => segment === "." || segment === "..")) throw new Problem(400, { type: "bad-request", title: t.noDocument, detail: id });
+  return `v1/documents/${segments.map(encodeURIComponent).join("/")}`;
+}

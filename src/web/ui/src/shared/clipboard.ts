@@ -4,10 +4,16 @@
 import { toast } from "./toast";
 import { shared as t } from "./texts";
 
+/** Copies, and says where that is not possible. */
 export async function copyText(text: string): Promise<boolean> {
   const done = (await viaClipboard(text)) || viaField(text);
   if (!done) toast(t.cannotCopy);
   return done;
+}
+
+/** Copies what is in a field. Where that is not possible, it is left selected, to be copied by hand. */
+export async function copyField(field: HTMLInputElement): Promise<boolean> {
+  return (await viaClipboard(field.value)) || copySelected(field);
 }
 
 async function viaClipboard(text: string): Promise<boolean> {
@@ -20,12 +26,24 @@ async function viaClipboard(text: string): Promise<boolean> {
 }
 
 function viaField(text: string): boolean {
+  const before = document.activeElement;
   const field = document.createElement("textarea");
   field.value = text;
   field.className = "unseen";
-  document.body.append(field);
-  field.select();
-  const done = document.execCommand("copy");
+  // Outside of a dialog that is open nothing can be selected.
+  (before?.closest("dialog") ?? document.body).append(field);
+  const done = copySelected(field);
   field.remove();
+  if (before instanceof HTMLElement) before.focus({ preventScroll: true });
   return done;
+}
+
+function copySelected(field: HTMLInputElement | HTMLTextAreaElement): boolean {
+  field.focus({ preventScroll: true });
+  field.select();
+  try {
+    return document.execCommand("copy");
+  } catch {
+    return false;
+  }
 }

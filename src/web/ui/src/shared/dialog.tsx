@@ -10,13 +10,15 @@ interface DialogProps {
   /** Below the title. */
   subtitle?: ComponentChildren;
   onClose: () => void;
+  /** A press beside it does not close it: what it shows cannot be had again. */
+  firm?: boolean;
   wide?: boolean;
   class?: string;
   children: ComponentChildren;
 }
 
 /** A dialog, open for as long as it is rendered. Its owner takes it away in `onClose`. */
-export function Dialog({ title, subtitle, onClose, wide = false, class: kind = "", children }: DialogProps) {
+export function Dialog({ title, subtitle, onClose, firm = false, wide = false, class: kind = "", children }: DialogProps) {
   const ref = useRef<HTMLDialogElement>(null);
   const id = useId();
   useLayoutEffect(() => {
@@ -42,7 +44,7 @@ export function Dialog({ title, subtitle, onClose, wide = false, class: kind = "
       }}
       // A press beside the dialog meets its backdrop, which is the dialog element itself.
       onMouseDown={(event) => {
-        if (event.target === ref.current) onClose();
+        if (!firm && event.target === ref.current) onClose();
       }}
     >
       <header>

@@ -1,5 +1,6 @@
 import { describe, expect, it } from "vitest";
-import { ago, bytes, compact, duration, number, percent, plural } from "./format";
+import { ago } from "./ago";
+import { bytes, compact, duration, number, percent, plural } from "./format";
 
 describe("format", () => {
   it("counts in words", () => {

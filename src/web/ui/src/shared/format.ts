@@ -40,16 +40,6 @@ export function duration(ms: number): string {
   return `${Math.floor(seconds / large)} ${largeName}${rest > 0 ? ` ${rest} ${smallName}` : ""}`;
 }
 
-/** How long ago something was: "now", "3 min ago", then a date. */
-export function ago(atMs: number, nowMs: number = Date.now()): string {
-  const seconds = Math.round((nowMs - atMs) / 1000);
-  if (seconds < 10) return "now";
-  if (seconds < 60) return `${seconds} s ago`;
-  if (seconds < 3600) return `${Math.floor(seconds / 60)} min ago`;
-  if (seconds < 86_400) return `${Math.floor(seconds / 3600)} h ago`;
-  return date(atMs);
-}
-
 export const date = (atMs: number): string => new Date(atMs).toLocaleDateString(LOCALE, { day: "numeric", month: "short", year: "numeric" });
 
 export const time = (atMs: number): string => new Date(atMs).toLocaleTimeString(LOCALE, { hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false });

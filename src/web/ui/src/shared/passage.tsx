@@ -52,8 +52,8 @@ export function placeOf({ title, section, page }: Pick<Passage, "title" | "secti
   return parts.join(" › ");
 }
 
-/** The address of an original, where it is one of the web. */
-export const webAddress = (url: string | null | undefined): string | null => (/^https?:\/\//i.test(url ?? "") ? url! : null);
+/** The address of an original, where it is one of the web. Documents come with whatever was said to be one. */
+export const webAddress = (url: string | null | undefined): string | null => (url && /^https?:\/\//i.test(url) && URL.canParse(url) ? url : null);
 
 /** To be rendered once by each page that calls `openPassage`. */
 export function PassageHost() {
@@ -68,7 +68,8 @@ function PassageDialog({ passage, question, onClose }: { passage: Passage; quest
     abort.current?.abort();
     const now = (abort.current = new AbortController());
     problem.value = null;
-    get<DocumentText>(documentPath(passage.document_id), { signal: now.signal }).then(
+    const found = async () => get<DocumentText>(documentPath(passage.document_id), { signal: now.signal });
+    found().then(
       (found) => (document.value = found),
       (error: unknown) => {
         if (!now.signal.aborted) problem.value = error instanceof Problem ? error : Problem.ofLostConnection(error);

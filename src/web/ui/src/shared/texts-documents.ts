@@ -11,11 +11,11 @@ export const documents = {
     heading: "Upload",
     drop: "Drop files or folders here",
     dropNow: "Drop to upload",
-    or: "or",
     files: "Choose files",
     folder: "Choose folder",
     formats: "Markdown, HTML, text, PDF, Word, PowerPoint, Excel, OpenDocument, RTF, EPUB, e-mail, CSV.",
     collection: "Collection",
+    wrongCollection: "Nothing was taken: the name of the collection cannot be one.",
     collectionHint: "Lower-case letters, digits, - and _; at most 64",
     visibleTo: "Who may see them",
     visibleToPlaceholder: "Everybody",
@@ -63,7 +63,6 @@ export const documents = {
       unwatched: "The service took it. With this key, how far it is cannot be read.",
       unknown: "The service gave no reason.",
     },
-    leave: "Uploads are still under way.",
   },
 
   search: {
@@ -78,7 +77,6 @@ export const documents = {
     lexical: (rank: number) => `words #${rank}`,
     vector: (rank: number) => `meaning #${rank}`,
     scores: "Rank by words and by meaning",
-    open: (title: string) => `Open the passage in ${title}`,
   },
 
   list: {

@@ -49,8 +49,21 @@ export const shared = {
 
   problem: {
     unknown: "Something went wrong",
+    status: (status: number) => `The service answered with status ${status}`,
+    unreachable: "The service cannot be reached",
+    unreachableDetail: "It may be starting, or the connection was lost.",
+    offline: "You are offline",
+    offlineDetail: "Try again when the connection is back.",
+    noDocument: "This cannot be the id of a document",
     /** With the wait that the service asks for. */
     again: (seconds: number) => `Try again in ${seconds < 60 ? plural(seconds, "second", "seconds") : duration(seconds * 1000)}.`,
+  },
+
+  ago: {
+    now: "now",
+    seconds: (count: number) => `${count} s ago`,
+    minutes: (count: number) => `${count} min ago`,
+    hours: (count: number) => `${count} h ago`,
   },
 
   passage: {

@@ -1,13 +1,14 @@
 // Light, dark, or as the system prefers: chosen once for all pages and tabs.
 
 import { effect, signal } from "@preact/signals";
+import { local } from "./kept";
 
 export type Theme = "system" | "light" | "dark";
 
 const STORED = "answerd.theme";
 const isTheme = (value: string | null): value is Theme => value === "light" || value === "dark" || value === "system";
 const stored = (): Theme => {
-  const value = localStorage.getItem(STORED);
+  const value = local.get(STORED);
   return isTheme(value) ? value : "system";
 };
 
@@ -20,7 +21,7 @@ effect(() => {
 
 export function choose(next: Theme): void {
   theme.value = next;
-  localStorage.setItem(STORED, next);
+  local.set(STORED, next);
 }
 
 addEventListener("storage", (event) => {

@@ -34,7 +34,7 @@ export function TopBar({ page, before }: TopBarProps) {
   );
   return (
     <>
-      <a class="button skip" href="#main">
+      <a class="button skip" href="#main" onClick={toMain}>
         {t.skip}
       </a>
       <header class="topbar">
@@ -57,6 +57,12 @@ export function TopBar({ page, before }: TopBarProps) {
       <Toasts />
     </>
   );
+}
+
+/** The address stays as it is: what comes after its `#` names a conversation or a section. */
+function toMain(event: MouseEvent): void {
+  event.preventDefault();
+  document.getElementById("main")?.focus();
 }
 
 function HealthLight() {

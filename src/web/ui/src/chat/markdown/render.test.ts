@@ -43,6 +43,17 @@ describe("rendering", () => {
     expect(box.textContent).toContain("b ");
   });
 
+  it("says the host of a link whose text only looks like it", () => {
+    const text = (markdown: string) => render(markdown).querySelector("a")?.textContent;
+    expect(text("https://example.org/a?b=c")).toBe("https://example.org/a?b=c");
+    expect(text("[example.org](https://example.org/x)")).toBe("example.org");
+    expect(text("[a@b.example](mailto:a@b.example)")).toBe("a@b.example");
+    expect(text("[https://bank.example/evil.example](https://evil.example)")).toBe("https://bank.example/evil.example (evil.example)");
+    expect(text("[bank.example (not evil.example)](https://evil.example)")).toMatch(/ \(evil\.example\)$/);
+    expect(text("[https://bank.example@evil.example](https://evil.example)")).toMatch(/ \(evil\.example\)$/);
+    expect(text("[https://b\u0430nk.example](https://b\u0430nk.example)")).toMatch(/ \(xn--bnk-6cd\.example\)$/);
+  });
+
   it("loads no images", () => {
     const box = render("![secret](https://evil.example/?q=1) ![x](javascript:alert(1))");
     expect(box.querySelector("img")).toBeNull();

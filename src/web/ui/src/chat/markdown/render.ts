@@ -100,7 +100,15 @@ function secure(link: HTMLAnchorElement): void {
   link.setAttribute("target", "_blank");
   link.setAttribute("rel", "noopener noreferrer nofollow");
   const host = hostOf(address);
-  if (host && !link.textContent?.includes(host)) link.append(element("span", { class: "host" }, ` (${host})`));
+  if (host && !tells(link.textContent ?? "", host)) link.append(element("span", { class: "host" }, ` (${host})`));
+}
+
+/** Whether a text says by itself that it leads to a host. One that only has its name somewhere may look like another. */
+function tells(text: string, host: string): boolean {
+  if (text === host) return true;
+  // Signs that cannot be seen, or look like others, may hide what is behind them; so may a name before an `@`.
+  if (!/^https?:\/\/[\x21-\x3f\x41-\x7e]+$/i.test(text) || !text.includes(host)) return false;
+  return URL.canParse(text) && new URL(text).host === host;
 }
 
 /** Where an address leads: a host, or who a mail goes to. */
