@@ -628,7 +628,8 @@ await check("a key is asked for where the service wants one, and sent from then 
   await page.getByText("Let in.").waitFor();
   ensure((await page.locator(".topbar nav").textContent()) === "ChatDocuments", "the admin page is offered to somebody who may not see it");
   await page.getByRole("button", { name: "Signed in as user:alice" }).click();
-  await page.getByRole("button", { name: "Sign out" }).click();
+  // The page begins anew, with nothing of who has left.
+  await Promise.all([page.waitForEvent("load"), page.getByRole("button", { name: "Sign out" }).click()]);
   ensure((await page.evaluate(() => JSON.stringify([{ ...sessionStorage }, { ...localStorage }]))).includes("secret") === false, "the key is still kept after signing out");
   stubs.clear();
   await page.close();
