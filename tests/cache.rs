@@ -131,28 +131,6 @@ async fn an_answer_lives_as_long_as_what_it_rests_on() {
     assert!(asked().await);
 }
 
-/// Nothing is kept of what a search found while an index that was lost is made again: the catalog does not change meanwhile.
-#[cfg(feature = "failpoints")]
-#[tokio::test]
-async fn what_is_found_in_half_an_index_is_not_kept() {
-    let upstream = Upstream::start(Script::default());
-    let home = Home::new();
-    let server = serve(&home, &upstream, "").await;
-    assert!(server.stop().await.success());
-    for index in ["lexical", "vectors"] {
-        std::fs::remove_dir_all(home.data().join(index)).expect("an index");
-    }
-    let settings = format!("{}\ncache.enabled=true", chat_on(&[&upstream]));
-    let slow = Setup { settings, failpoints: "indexer=1*sleep(4000)->off".into(), ..Setup::default() };
-    let server = home.serve(&slow).await;
-    let early = server.answer(QUESTION).await;
-    assert_eq!(one(&early, "done")["finish_reason"], "not_found", "{early:?}");
-    assert!(one(&early, "done")["lag_events"].as_u64() > Some(0), "{early:?}");
-    server.until("the index is made again", async || !server.found("meals", "lexical").await.is_empty()).await;
-    let late = server.answer(QUESTION).await;
-    assert_eq!(one(&late, "sources")["sources"][0]["document_id"], "expenses.md", "{late:?}");
-}
-
 #[tokio::test]
 async fn cache_control_is_obeyed_by_every_protocol() {
     let upstream = Upstream::start(Script::default());

@@ -5,7 +5,8 @@ use crate::common;
 use std::fs;
 use std::path::Path;
 
-use common::{Home, Server, Setup};
+use common::upstream::{Script, Upstream, chat_on};
+use common::{Home, Server, Setup, one};
 use reqwest::StatusCode;
 use serde_json::json;
 
@@ -99,6 +100,30 @@ async fn lost_or_damaged_indexes_are_made_again_from_the_catalog() {
         check(&server).await;
         assert!(server.stop().await.success(), "{what}");
     }
+}
+
+/// Nothing is kept of what a search found while an index that was lost is made again: the catalog does not change meanwhile.
+#[cfg(feature = "failpoints")]
+#[tokio::test]
+async fn what_is_found_in_half_an_index_is_not_kept() {
+    let upstream = Upstream::start(Script::default());
+    let home = Home::new();
+    let settings = format!("{}\ncache.enabled=true", chat_on(&[&upstream]));
+    let setup = Setup { settings, ..Setup::default() };
+    let server = home.serve(&setup).await;
+    server.put_visible("expenses.md", "# Expenses\n\nThe daily limit for meals is 48 euros.").await;
+    assert!(server.stop().await.success());
+    for index in ["lexical", "vectors"] {
+        std::fs::remove_dir_all(home.data().join(index)).expect("an index");
+    }
+    let slow = Setup { failpoints: "indexer=1*sleep(4000)->off".into(), ..setup };
+    let server = home.serve(&slow).await;
+    let early = server.answer("What is the daily limit for meals?").await;
+    assert_eq!(one(&early, "done")["finish_reason"], "not_found", "{early:?}");
+    assert!(one(&early, "done")["lag_events"].as_u64() > Some(0), "{early:?}");
+    server.until("the index is made again", async || !server.found("meals", "lexical").await.is_empty()).await;
+    let late = server.answer("What is the daily limit for meals?").await;
+    assert_eq!(one(&late, "sources")["sources"][0]["document_id"], "expenses.md", "{late:?}");
 }
 
 #[tokio::test]
