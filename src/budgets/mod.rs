@@ -3,7 +3,7 @@
 //!
 //! Before a model is asked, the most that it may take is reserved, and what it did not take is given back at the end; an
 //! answer that was kept or that another one's generation gave takes none. [`rules`] has the arithmetic. With a Redis all
-//! replicas count together ([`shared`]); without one, and while it is away, each counts by itself.
+//! replicas count together (`shared`); without one, and while it is away, each counts by itself.
 
 pub mod rules;
 mod shared;

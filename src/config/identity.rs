@@ -79,7 +79,7 @@ impl Default for JwtConfig {
 }
 
 /// HTTPS; plain HTTP only within this machine, where nobody can put in keys of their own.
-fn provider_url(address: &String, _: &()) -> garde::Result {
+fn provider_url(address: &str, _: &()) -> garde::Result {
     if address.is_empty() {
         return Ok(());
     }
