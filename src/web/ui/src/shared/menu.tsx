@@ -24,7 +24,10 @@ export function Popover({ label, face, class: look = "icon-button", children, ki
 
   /** Below the button where there is room, else above; never out of the window. */
   const place = () => {
-    const [from, box] = [button.current!.getBoundingClientRect(), panel.current!];
+    const box = panel.current;
+    // That it was opened is told a moment later: it may be gone by then.
+    if (!button.current || !box) return;
+    const from = button.current.getBoundingClientRect();
     const below = innerHeight - from.bottom;
     const up = below < box.offsetHeight + 12 && from.top > below;
     const left = from.left + box.offsetWidth > innerWidth - 8 ? from.right - box.offsetWidth : from.left;
