@@ -25,7 +25,6 @@ export function Popover({ label, face, class: look = "icon-button", children, ki
   /** Below the button where there is room, else above; never out of the window. */
   const place = () => {
     const box = panel.current;
-    // That it was opened is told a moment later: it may be gone by then.
     if (!button.current || !box) return;
     const from = button.current.getBoundingClientRect();
     const below = innerHeight - from.bottom;
@@ -71,9 +70,10 @@ export function Popover({ label, face, class: look = "icon-button", children, ki
         onToggle={(event) => {
           const open = event.newState === "open";
           button.current?.setAttribute("aria-expanded", String(open));
-          if (!open) return;
+          // It is told a moment later: the menu may be gone by then.
+          if (!open || !panel.current) return;
           place();
-          panel.current!.style.visibility = "";
+          panel.current.style.visibility = "";
           if (kind === "menu") items()[0]?.focus();
         }}
         onClick={(event) => {
