@@ -45,10 +45,23 @@ struct Cpu {
     share: f64,
 }
 
+impl Cpu {
+    fn new() -> Self {
+        Self { at: Instant::now(), time: cpu_time(), share: 0.0 }
+    }
+
+    /// Processor time in a second since the last look, in seconds: 1 is one core.
+    fn look(&mut self) -> f64 {
+        let (elapsed, now) = (self.at.elapsed(), cpu_time());
+        self.share = now.saturating_sub(self.time).as_secs_f64() / elapsed.as_secs_f64().max(1e-3);
+        (self.at, self.time) = (Instant::now(), now);
+        self.share
+    }
+}
+
 impl Default for Watching {
     fn default() -> Self {
-        let cpu = Cpu { at: Instant::now(), time: cpu_time(), share: 0.0 };
-        Self { series: Series::default(), told: broadcast::Sender::new(BEHIND), cpu: Mutex::new(cpu) }
+        Self { series: Series::default(), told: broadcast::Sender::new(BEHIND), cpu: Mutex::new(Cpu::new()) }
     }
 }
 
@@ -61,11 +74,9 @@ impl Watching {
     /// Processor time in a second of the last while, in seconds: 1 is one core.
     pub(super) fn cpu_share(&self) -> f64 {
         let mut cpu = self.cpu.lock();
-        let (elapsed, now) = (cpu.at.elapsed(), cpu_time());
         // Several may look at the same time.
-        if elapsed >= EVERY / 2 {
-            let share = now.saturating_sub(cpu.time).as_secs_f64() / elapsed.as_secs_f64();
-            *cpu = Cpu { at: Instant::now(), time: now, share };
+        if cpu.at.elapsed() >= EVERY / 2 {
+            cpu.look();
         }
         (cpu.share * 1e3).round() / 1e3
     }
@@ -88,7 +99,12 @@ impl App {
             let mut tick = actix_rt::time::interval(INTERVAL);
             tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
             // What there is at the start grew before anybody looked.
-            let mut before = Before::default();
+            let mut before = Before {
+                refused: Growth::default(),
+                cache: Growth::default(),
+                ingested: Growth::default(),
+                cpu: Cpu::new(),
+            };
             let mut first = true;
             loop {
                 tick.tick().await;
@@ -134,9 +150,6 @@ impl App {
         let [refused] = before.refused.since([refused]);
         let cache = before.cache.since(std::array::from_fn(kept));
         let ingested = as_of.as_ref().and_then(|as_of| before.ingested.since([as_of.seq])[0]);
-        let cpu_ms = cpu_time().as_millis() as u64;
-        let elapsed = before.at.replace(Instant::now()).map_or(INTERVAL, |at| at.elapsed()).as_secs_f64() * 1e3;
-        let [cpu] = before.cpu_ms.since([cpu_ms]);
         let whole = |number: u64| Some(number as f64);
         let [first_p50, first_p95] = percentiles(recent.first_token_ms);
         let [token_p50, token_p95] = percentiles(recent.token_ms);
@@ -163,20 +176,18 @@ impl App {
             as_of.as_ref().and_then(|as_of| whole(as_of.lag_events)),
             as_of.as_ref().and_then(|as_of| whole(as_of.lag_ms)),
             resident_bytes().map(|bytes| bytes as f64),
-            cpu.map(|cpu| cpu / elapsed.max(1.0)),
+            Some(before.cpu.look()),
         ];
         Sample { at_ms: now_ms(), figures }
     }
 }
 
 /// What was read for the sample before.
-#[derive(Default)]
 struct Before {
-    at: Option<Instant>,
     refused: Growth<1>,
     cache: Growth<5>,
     ingested: Growth<1>,
-    cpu_ms: Growth<1>,
+    cpu: Cpu,
 }
 
 /// The median and the 95th percentile.

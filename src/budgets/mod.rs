@@ -98,6 +98,10 @@ impl Budgets {
 
     /// The budgets that what a caller asks for comes out of: its own, and those of its groups.
     fn of(&self, caller: &Caller) -> Vec<Budget> {
+        // Where nobody has one, no request pays for looking.
+        if self.more.is_empty() && self.each == Limits::default() {
+            return Vec::new();
+        }
         let own = self.more.get(&*caller.name).copied().unwrap_or(self.each);
         let mut budgets = vec![Budget { who: Arc::clone(&caller.name), limits: own }];
         if let Sight::Groups(groups) = &*caller.sight {
@@ -167,8 +171,8 @@ impl Budgets {
             };
             used.tightest(&budget.limits, now)
         };
-        let share = |standing: &Standing| standing.left as f64 / standing.limit as f64;
-        budgets.iter().enumerate().filter_map(tightest).min_by(|a, b| share(a).total_cmp(&share(b)))
+        let standings = budgets.iter().enumerate().filter_map(tightest);
+        standings.min_by(|a, b| a.share_left().total_cmp(&b.share_left()))
     }
 
     /// Takes from all of these budgets, or from none.

@@ -62,6 +62,13 @@ pub struct Standing {
     pub wait_ms: Option<u64>,
 }
 
+impl Standing {
+    /// The share of it that is left: of several limits, the one with the least is reached next.
+    pub fn share_left(&self) -> f64 {
+        self.left as f64 / self.limit as f64
+    }
+}
+
 /// What was used of one budget.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Used {
@@ -136,8 +143,8 @@ impl Used {
 
     /// The limit of which the least is left, by its share.
     pub fn tightest(&self, limits: &Limits, now_ms: u64) -> Option<Standing> {
-        let share = |standing: &Standing| standing.left as f64 / standing.limit as f64;
-        self.standings(limits, (0, 0), now_ms).into_iter().min_by(|a, b| share(a).total_cmp(&share(b)))
+        let standings = self.standings(limits, (0, 0), now_ms).into_iter();
+        standings.min_by(|a, b| a.share_left().total_cmp(&b.share_left()))
     }
 
     /// Whether so many requests and tokens can be taken.

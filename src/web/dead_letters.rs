@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::auth::caller;
-use super::error::{Kind, Problem, method_not_allowed};
+use super::error::{Kind, Problem, limit_of, method_not_allowed};
 use crate::app::App;
 use crate::error::ServiceError;
 use crate::identity::Scope;
@@ -44,11 +44,7 @@ async fn list(
     if app.events.is_none() {
         return Ok(HttpResponse::Ok().json(json!({ "bus": false, "letters": [], "next": null })));
     }
-    let limit = query.limit.unwrap_or(50);
-    if !(1..=PAGE_MAX).contains(&limit) {
-        let detail = format!("`limit` is {limit}, it must be from 1 to {PAGE_MAX}");
-        return Err(Problem::new(Kind::InvalidRequest, detail));
-    }
+    let limit = limit_of(query.limit, 50, PAGE_MAX)?;
     let from = query.after.map_or(0, |after| after.saturating_add(1));
     let mut letters = bus(&app)?.buried(from, limit + 1).await.map_err(unavailable)?;
     let more = letters.len() > limit;

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::auth::caller;
-use super::error::{Kind, Problem, method_not_allowed};
+use super::error::{Kind, Problem, limit_of, method_not_allowed};
 use crate::app::App;
 use crate::documents::event::{COLLECTION_DEFAULT, DocumentId, JsonDocument, Metadata, Operation, Upsert};
 use crate::documents::parse::essence;
@@ -235,11 +235,7 @@ async fn list(
 ) -> Result<HttpResponse, Problem> {
     let caller = caller(&request, Scope::Ask)?;
     let query = query.into_inner();
-    let limit = query.limit.unwrap_or(100);
-    if !(1..=PAGE_MAX).contains(&limit) {
-        let detail = format!("`limit` is {limit}, it must be from 1 to {PAGE_MAX}");
-        return Err(Problem::new(Kind::InvalidRequest, detail));
-    }
+    let limit = limit_of(query.limit, 100, PAGE_MAX)?;
     // Who sees few of many has more of them looked through at once.
     let page_size = if *caller.sight == Sight::All { limit } else { PAGE_MAX };
     let ListQuery { after, collection, prefix, .. } = query;

@@ -251,6 +251,17 @@ pub fn query_error(error: actix_web::error::QueryPayloadError, _: &HttpRequest) 
     Problem::new(Kind::InvalidRequest, format!("in the query string: {error}")).into()
 }
 
+/// How many of a list are wanted: what was asked for, if there may be so many, or `default`.
+///
+/// # Errors
+/// [`Kind::InvalidRequest`]
+pub fn limit_of(asked: Option<usize>, default: usize, most: usize) -> Result<usize, Problem> {
+    match asked.unwrap_or(default) {
+        limit if (1..=most).contains(&limit) => Ok(limit),
+        limit => Err(Problem::new(Kind::InvalidRequest, format!("`limit` is {limit}, it must be from 1 to {most}"))),
+    }
+}
+
 /// For an address at which there is nothing.
 pub async fn not_found(request: HttpRequest) -> Result<HttpResponse, Problem> {
     Err(Problem::new(Kind::NotFound, format!("there is nothing at {}", request.path())))

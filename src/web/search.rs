@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::auth::caller;
-use super::error::{Kind, Problem, method_not_allowed};
+use super::error::{Kind, Problem, limit_of, method_not_allowed};
 use crate::actors::retriever::{Mode, Search};
 use crate::app::App;
 use crate::identity::Scope;
@@ -37,7 +37,6 @@ async fn search(
     let sight = caller(&http, Scope::Ask)?.sight;
     let request = request.into_inner();
     let config = &app.config.search;
-    let limit = request.limit.unwrap_or(config.limit_default);
     let invalid = |detail: String| Err(Problem::new(Kind::InvalidRequest, detail));
     if request.query.trim().is_empty() {
         return invalid("`query` is empty".into());
@@ -46,9 +45,7 @@ async fn search(
         let detail = format!("`query` has {} bytes, the limit is {}", request.query.len(), config.max_query_bytes);
         return Err(Problem::new(Kind::InvalidRequest, detail).with("limit", config.max_query_bytes));
     }
-    if !(1..=config.limit_max).contains(&limit) {
-        return invalid(format!("`limit` is {limit}, it must be from 1 to {}", config.limit_max));
-    }
+    let limit = limit_of(request.limit, config.limit_default, config.limit_max)?;
     app.library.wait_for(request.min_seq).await?;
     let began = std::time::Instant::now();
     let search =
