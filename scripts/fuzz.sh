@@ -5,6 +5,9 @@
 #   FUZZ_TARGETS=     those of these names; by default all whose crashes are answerd's own (see fuzz/README.md)
 #   FUZZ_JOBS=2       targets at once
 #
+# `fuzz.sh --input TARGET FILE` runs one input, `fuzz.sh --merge TARGET FOLDER` adds to the corpus what a long run found in
+# a folder and what reaches new code.
+#
 # Ends with an error where an input breaks a target; the input is then in fuzz/artifacts/<target>, and printed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -69,6 +72,10 @@ if [ "${1:-}" = --one ]; then
 fi
 
 build
+case ${1:-} in
+    --input) exec "$programs/$2" -timeout=10 -rss_limit_mb=2048 "$3" ;;
+    --merge) exec "$programs/$2" -timeout=10 -rss_limit_mb=2048 -max_len=16384 -merge=1 "fuzz/corpus/$2" "$3" ;;
+esac
 targets=()
 for source in fuzz/fuzz_targets/*.rs; do
     target=$(basename "$source" .rs)

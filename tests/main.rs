@@ -17,6 +17,7 @@ mod embedding;
 mod events;
 mod folder;
 mod formats;
+mod fuzz;
 mod generation;
 mod identity;
 mod metrics;

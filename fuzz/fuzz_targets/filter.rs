@@ -139,7 +139,8 @@ fn check_sql(filter: &Filter) {
     let (sql, parameters) = condition(filter);
     let plain = |c: char| c.is_ascii_alphanumeric() || " ()$'{}#|@<>=.,:->\"_".contains(c);
     assert!(sql.chars().all(plain), "{sql}");
-    for word in sql.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == '$')).filter(|word| !word.is_empty())
+    for word in
+        sql.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == '$')).filter(|word| !word.is_empty())
     {
         match word.strip_prefix('$') {
             Some(number) => {

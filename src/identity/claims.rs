@@ -41,7 +41,12 @@ pub fn header(token: &str) -> Result<Header, Refused> {
 ///
 /// # Errors
 /// Why it does not count.
-pub fn verified(token: &str, header: &Header, keys: &JwkSet, config: &JwtConfig) -> Result<Map<String, Value>, Refused> {
+pub fn verified(
+    token: &str,
+    header: &Header,
+    keys: &JwkSet,
+    config: &JwtConfig,
+) -> Result<Map<String, Value>, Refused> {
     let Some(jwk) = named(keys, header.kid.as_deref()) else {
         return invalid("the token is signed with a key that its issuer does not publish");
     };
@@ -87,8 +92,7 @@ pub fn bearer(claims: &Map<String, Value>, config: &JwtConfig) -> Result<Caller,
     let in_one_of = |wanted: &[String]| wanted.iter().any(|group| group == "*" || groups.contains(group));
     let JwtConfig { ask, write, admin, metrics, sees_all, .. } = config;
     let scopes = [(Scope::Ask, ask), (Scope::Write, write), (Scope::Admin, admin), (Scope::Metrics, metrics)];
-    let scopes: BTreeSet<Scope> =
-        scopes.into_iter().filter(|(_, wanted)| in_one_of(wanted)).map(|(s, _)| s).collect();
+    let scopes: BTreeSet<Scope> = scopes.into_iter().filter(|(_, wanted)| in_one_of(wanted)).map(|(s, _)| s).collect();
     let name = format!("user:{subject}");
     let sight = match in_one_of(sees_all) {
         true => Sight::All,
