@@ -133,7 +133,7 @@ fn check_parsed(parsed: Result<ParsedDocument, ParseError>) -> Option<ParsedDocu
     assert!(!text.contains(['\r', '\0']), "a {format:?} with a carriage return or a NUL: {text:?}");
     assert!(text.len() <= limits().max_text_bytes, "a {format:?} of {} bytes", text.len());
     if let Some(title) = title {
-        assert!(!title.is_empty(), "an empty title");
+        assert!(!title.is_empty() && !title.contains('\0'), "the title {title:?}");
         assert_eq!(*title, markdown::tidy_title(title), "a title that is not tidy");
     }
     for page in pages {
