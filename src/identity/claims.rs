@@ -4,7 +4,9 @@
 
 use std::collections::BTreeSet;
 
-use jsonwebtoken::jwk::{Jwk, JwkSet};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::jwk::{AlgorithmParameters, Jwk, JwkSet};
 use jsonwebtoken::{Algorithm, DecodingKey, Header, Validation, decode, decode_header};
 use serde_json::{Map, Value};
 
@@ -106,16 +108,25 @@ pub fn bearer(claims: &Map<String, Value>, config: &JwtConfig) -> Result<Caller,
     Ok(Caller { name: name.into(), scopes: scopes.into(), sight: sight.into() })
 }
 
-/// The keys that a provider publishes, those that are of a known kind.
+/// The keys that a provider publishes, those that can be used.
 ///
 /// # Errors
 /// What is wrong with the whole.
 pub fn key_set(mut found: Value) -> Result<JwkSet, serde_json::Error> {
-    // A key of a kind that nobody here knows does no harm to the others.
+    // A key of a kind that nobody here knows, or one that is damaged, does no harm to the others.
     if let Some(keys) = found.get_mut("keys").and_then(Value::as_array_mut) {
-        keys.retain(|key| serde_json::from_value::<Jwk>(key.clone()).is_ok());
+        keys.retain(|key| serde_json::from_value(key.clone()).is_ok_and(|key| is_whole(&key)));
     }
     serde_json::from_value(found)
+}
+
+/// Whether a key is as long as its curve needs. The library takes the first 32 bytes of a key on Ed25519, and panics where
+/// there are fewer.
+fn is_whole(key: &Jwk) -> bool {
+    match &key.algorithm {
+        AlgorithmParameters::OctetKeyPair(key) => URL_SAFE_NO_PAD.decode(&key.x).is_ok_and(|x| x.len() == 32),
+        _ => true,
+    }
 }
 
 /// The key that a token names; a token that names none is signed with the only one.
@@ -131,4 +142,26 @@ pub fn named<'k>(keys: &'k JwkSet, name: Option<&str>) -> Option<&'k Jwk> {
 fn is_public(algorithm: Algorithm) -> bool {
     use Algorithm::{ES256, ES384, EdDSA, PS256, PS384, PS512, RS256, RS384, RS512};
     matches!(algorithm, RS256 | RS384 | RS512 | PS256 | PS384 | PS512 | ES256 | ES384 | EdDSA)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_key_that_is_damaged_or_unknown_leaves_the_others() {
+        let key = |name: &str, bytes: usize| {
+            json!({ "kty": "OKP", "crv": "Ed25519", "kid": name, "x": URL_SAFE_NO_PAD.encode(vec![9; bytes]) })
+        };
+        let published = json!({ "keys": [key("short", 1), key("empty", 0), key("long", 33), { "kty": "new" }, 7, key("whole", 32)] });
+        let keys = key_set(published).expect("keys");
+        let names: Vec<_> = keys.keys.iter().map(|key| key.common.key_id.as_deref()).collect();
+        assert_eq!(names, [Some("whole")]);
+        // Neither is a token of theirs.
+        let token = format!("{}.e30.AAAA", URL_SAFE_NO_PAD.encode(r#"{"alg":"EdDSA","kid":"short"}"#));
+        let read = verified(&token, &header(&token).expect("a header"), &keys, &JwtConfig::default());
+        assert!(matches!(&read, Err(Refused::Invalid(why)) if why.contains("does not publish")), "{read:?}");
+    }
 }
