@@ -7,7 +7,7 @@ CARGO_TEST := cargo test --release --features failpoints
 STORE_TESTS := documents|search|folder|events|cache|identity
 BENCHES := quality search embedding generation serving streams cache replicas crash events
 
-.PHONY: help run test bench check setup clean-data
+.PHONY: help run test bench check fuzz setup clean-data
 
 help: ## Say what there is
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1|\2/p' Makefile | \
@@ -52,9 +52,13 @@ bench: ## Run the benchmarks: all, or BENCH=quality|search|embedding|generation|
 
 check: setup ## Check format, lints and the documentation's links
 	cargo fmt --check
+	cargo fmt --check --manifest-path fuzz/Cargo.toml
 	@$(ENV); \
 	cargo clippy --release --all-targets --features failpoints -- -D warnings; \
 	RUSTDOCFLAGS='-D warnings' cargo doc --release --no-deps --lib --features failpoints
+
+fuzz: ## Fuzz the parsers: FUZZ_SECONDS=60 for each of FUZZ_TARGETS, all by default
+	@scripts/fuzz.sh
 
 setup: ## Get the build tools and the models, where they are missing
 	@scripts/setup.sh

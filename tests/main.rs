@@ -18,6 +18,7 @@ mod entry;
 mod events;
 mod folder;
 mod formats;
+mod fuzz;
 mod generation;
 mod identity;
 mod metrics;
