@@ -7,7 +7,7 @@ CARGO_TEST := cargo test --release --features failpoints
 STORE_TESTS := documents|search|folder|events|cache|identity
 BENCHES := quality search embedding generation serving streams cache replicas crash events
 
-.PHONY: help run test bench check setup clean-data
+.PHONY: help run test bench check release setup clean-data
 
 help: ## Say what there is
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1|\2/p' Makefile | \
@@ -50,11 +50,15 @@ bench: ## Run the benchmarks: all, or BENCH=quality|search|embedding|generation|
 	@$(ENV); \
 	for name in $(or $(BENCH),$(BENCHES)); do cargo bench --features failpoints --bench "$$name"; done
 
-check: setup ## Check format, lints and the documentation's links
+check: setup ## Check format, lints, licences of dependencies and the documentation's links
 	cargo fmt --check
 	@$(ENV); \
+	cargo deny --locked check licenses bans sources; \
 	cargo clippy --release --all-targets --features failpoints -- -D warnings; \
 	RUSTDOCFLAGS='-D warnings' cargo doc --release --no-deps --lib --features failpoints
+
+release: ## Build it for other machines, and pack it
+	@scripts/release.sh
 
 setup: ## Get the build tools and the models, where they are missing
 	@scripts/setup.sh
