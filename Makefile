@@ -7,7 +7,11 @@ CARGO_TEST := cargo test --release --features failpoints
 STORE_TESTS := documents|search|folder|events|cache|identity
 BENCHES := quality search embedding generation serving streams cache replicas crash events
 
+<<<<<<< HEAD
 .PHONY: help run test bench check fuzz setup clean-data
+=======
+.PHONY: help run test bench check release setup clean-data
+>>>>>>> h-deploy
 
 help: ## Say what there is
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1|\2/p' Makefile | \
@@ -50,15 +54,21 @@ bench: ## Run the benchmarks: all, or BENCH=quality|search|embedding|generation|
 	@$(ENV); \
 	for name in $(or $(BENCH),$(BENCHES)); do cargo bench --features failpoints --bench "$$name"; done
 
-check: setup ## Check format, lints and the documentation's links
+check: setup ## Check format, lints, licences of dependencies and the documentation's links
 	cargo fmt --check
 	cargo fmt --check --manifest-path fuzz/Cargo.toml
 	@$(ENV); \
+	cargo deny --locked check licenses bans sources; \
 	cargo clippy --release --all-targets --features failpoints -- -D warnings; \
 	RUSTDOCFLAGS='-D warnings' cargo doc --release --no-deps --lib --features failpoints
 
+<<<<<<< HEAD
 fuzz: ## Fuzz the parsers: FUZZ_SECONDS=60 for each of FUZZ_TARGETS, all by default
 	@scripts/fuzz.sh
+=======
+release: ## Build it for other machines, and pack it
+	@scripts/release.sh
+>>>>>>> h-deploy
 
 setup: ## Get the build tools and the models, where they are missing
 	@scripts/setup.sh

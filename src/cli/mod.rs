@@ -1,11 +1,12 @@
 //! The command line. `serve` runs the service; `ask`, `search` and `ingest` speak to a running one, or, where none
 //! answers, do their work in this process on the same data folder; `publish` and `dlq` speak to NATS; `keys`,
-//! `feedback`, `backup`, `restore`, `check`, `eval` and `migrate` need no service.
+//! `feedback`, `backup`, `restore`, `check`, `eval` and `migrate` need no service; `health` asks how one is.
 
 mod backup;
 mod client;
 mod dlq;
 mod export;
+mod health;
 mod keys;
 mod migrate;
 mod publish;
@@ -110,6 +111,12 @@ enum Command {
     Migrate(migrate::Migrate),
     /// Check the configuration and print every mistake with its path.
     Check,
+    /// Say whether the service is ready, and fail where it is not: for the health check of a container.
+    Health {
+        /// Its address; without it, the configured one.
+        #[arg(long, env = "ANSWERD_SERVER")]
+        server: Option<String>,
+    },
     /// Parse one document from standard input: what the service starts for formats whose parsers it does not trust.
     #[command(hide = true)]
     ParseWorker,
@@ -168,6 +175,7 @@ async fn execute(cli: Cli) -> Result<(), String> {
             println!("{from}: no mistakes");
             Ok(())
         }
+        Command::Health { server } => health::run(&config, server).await,
         Command::Serve => serve(config).await,
         Command::Ask { question, json, server } => {
             ask(Target::choose(config, server, true).await?, question, json).await

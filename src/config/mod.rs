@@ -5,7 +5,7 @@
 //! `[models]`, `store` those of `[store]` and `[postgres]`, `cache` those of `[cache]` and `[redis]`, `identity` those of `[identity]`, `budgets`
 //! those of `[budgets]`; `read` finds what is no
 //! setting at all, `shown` hides what is secret; this file checks what lies between settings. Called once, by the command line. It never warns and goes
-//! on, and opens nothing that a setting names.
+//! on, and opens nothing that a setting names, but for the files that hold the values of variables.
 
 mod budgets;
 mod cache;
@@ -34,6 +34,8 @@ pub use self::store::{PostgresConfig, QdrantConfig, StoreConfig, StoreEngine};
 
 /// Environment variables that begin so are settings: `ANSWERD__SEARCH__LIMIT_MAX=50`.
 pub const VARIABLE_PREFIX: &str = "ANSWERD__";
+/// Those that end so name a file that holds the value, for secrets: `ANSWERD__REDIS__URL__FILE=/run/secrets/redis_url`.
+pub const FILE_SUFFIX: &str = "__FILE";
 
 /// Where a value comes from.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -106,7 +108,7 @@ impl Config {
 
     /// Settings: the defaults, over them the file at `path`, over it those of `variables` that begin with
     /// [`VARIABLE_PREFIX`], such as `ANSWERD__MODELS__CHAT__SLOTS=4`. A text is given as it is, a list as a
-    /// TOML array.
+    /// TOML array. One that ends with [`FILE_SUFFIX`] names a file with the value; line ends at its end do not count.
     ///
     /// Relative paths, those of the defaults and variables too, are relative to the folder of the file, or to
     /// the working directory without a file; `~/` is the home folder. All paths of the result are absolute.
@@ -133,7 +135,18 @@ impl Config {
             variables.into_iter().filter(|(name, _)| name.starts_with(VARIABLE_PREFIX)).collect();
         variables.sort();
         for (name, value) in &variables {
-            reader.variable(name, value);
+            let Some(setting) = name.strip_suffix(FILE_SUFFIX) else {
+                reader.variable(name, value);
+                continue;
+            };
+            if variables.iter().any(|(other, _)| other == setting) {
+                reader.refuse(name, format!("{setting} is given, too: give one of them"));
+                continue;
+            }
+            match std::fs::read_to_string(value) {
+                Ok(text) => reader.variable(setting, text.trim_end_matches(['\r', '\n'])),
+                Err(error) => reader.refuse(name, format!("the file {value} cannot be read: {error}")),
+            }
         }
         let (config, merged, mut errors) = reader.finish();
         let checked = config.map(|mut config| {

@@ -103,6 +103,11 @@ impl Reader {
         }
     }
 
+    /// Notes why an environment variable gives no value.
+    pub(super) fn refuse(&mut self, name: &str, message: String) {
+        self.error(String::new(), message, Origin::Environment(name.to_owned()));
+    }
+
     /// The settings, where a mistake left the default in its place, and the mistakes so far.
     pub(super) fn finish(mut self) -> (Option<Config>, Merged, Vec<ConfigError>) {
         let config = match serde_path_to_error::deserialize(self.merged.clone()) {

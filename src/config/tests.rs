@@ -277,3 +277,30 @@ fn a_relative_path_is_relative_to_the_folder_of_the_file() {
     let home = std::env::home_dir().unwrap();
     assert_eq!(config.embedding.model, home.join(".cache/answerd/models/all-MiniLM-L6-v2"));
 }
+
+#[test]
+fn a_variable_may_name_a_file_that_holds_its_value() {
+    let folder = tempfile::tempdir().unwrap();
+    let holding = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let (secret, slots) = (holding("secret", " s3cret #=\n"), holding("slots", "4\r\n"));
+    let given = [("ANSWERD__NATS__TOKEN__FILE", &*secret), ("ANSWERD__MODELS__CHAT__SLOTS__FILE", &*slots)];
+    let config = load(None, &given).unwrap();
+    assert_eq!((config.nats.token.as_str(), config.models.chat.slots), (" s3cret #=", 4));
+
+    let wrong = [
+        ("ANSWERD__REDIS__URL__FILE", "/nowhere/redis_url"),
+        ("ANSWERD__NATS__TOKEN__FILE", &*secret),
+        ("ANSWERD__NATS__TOKEN", "another"),
+        ("ANSWERD__MODELS__CHAT__SLOTS__FILE", &*secret),
+    ];
+    let told = load(None, &wrong).unwrap_err().to_string();
+    let lines: Vec<&str> = told.lines().skip(1).map(str::trim).collect();
+    assert_eq!(lines.len(), 3, "{told}");
+    assert!(lines[0].starts_with("ANSWERD__MODELS__CHAT__SLOTS: models.chat.slots: "), "{told}");
+    assert!(lines[1].starts_with("ANSWERD__NATS__TOKEN__FILE: ANSWERD__NATS__TOKEN is given, too"), "{told}");
+    assert!(lines[2].starts_with("ANSWERD__REDIS__URL__FILE: the file /nowhere/redis_url cannot be read: "), "{told}");
+}
