@@ -31,6 +31,7 @@ use crate::asking::lead::Leads;
 use crate::asking::{Asker, Models, Shelf};
 use crate::budgets::Budgets;
 use crate::config::Config;
+use crate::deletion::Deletions;
 use crate::error::ServiceError;
 use crate::identity::Identity;
 use crate::identity::audit::Audit;
@@ -65,6 +66,8 @@ pub struct App {
     pub budgets: Arc<Budgets>,
     /// What administrators did.
     pub audit: Audit,
+    /// Forgets what is kept of deleted documents, and tells of it.
+    pub deletions: Arc<Deletions>,
     /// The service's own records.
     pub records: Arc<dyn Records>,
     /// The way to the ingestor.
@@ -189,7 +192,15 @@ impl App {
                 indexes,
             }),
         };
+        let redis = match config.redis.is_configured() && parts.chat {
+            true => Some(Arc::new(Redis::open(&config.redis)?)),
+            false => None,
+        };
+        let keep = Duration::from_secs(config.answer.keep_s);
+        let shelf = Arc::new(Shelf::new(keep, config.answer.keep_max));
+        let deletions = Deletions::start(Arc::clone(&library), Arc::clone(&records), Arc::clone(&shelf), redis.clone());
         let tools = DocumentTools {
+            deletions: Arc::clone(&deletions),
             library: Arc::clone(&library),
             compute: background("parser", config.ingest.workers)?,
             model: Arc::clone(&model),
@@ -202,7 +213,7 @@ impl App {
             None,
             &write,
         );
-        let intake = Intake::new(Arc::clone(&library), workers);
+        let intake = Intake::new(Arc::clone(&library), Arc::clone(&deletions), workers);
         let ingestor = doors.open(
             "write/ingestor",
             (INGESTOR_CAPACITY, "bodies in memory on their way to the disk"),
@@ -218,29 +229,24 @@ impl App {
             &read,
         );
         let metrics = Arc::<Metrics>::default();
-        let redis = match config.redis.is_configured() && parts.chat {
-            true => Some(Arc::new(Redis::open(&config.redis)?)),
-            false => None,
-        };
         let budgets = Budgets::new(&config.budgets, redis.clone());
         let asker = if parts.chat {
             let models = Models(config.models.all().map(|model| open_model(&doors, &config, model, &read)).collect());
             let ledger = Ledger::open(&config.data.dir, Arc::clone(&metrics))
                 .map_err(|error| format!("no usage can be recorded: {error}"))?;
-            let answer = &config.answer;
-            let keep = Duration::from_secs(answer.keep_s);
-            let shelf = Arc::new(Shelf::new(keep, answer.keep_max));
-            let shared = |redis: &Arc<Redis>| Elsewhere::start(Arc::clone(redis), Arc::clone(&shelf), keep);
+            let shared = |redis: &Arc<Redis>| Elsewhere::start(Arc::clone(redis), Arc::clone(&deletions), keep);
+            let time = Duration::from_secs(config.answer.max_time_s);
             Some(Arc::new(Asker {
                 budgets: Arc::clone(&budgets),
                 library: Arc::clone(&library),
                 retriever: retriever.clone(),
                 models,
                 elsewhere: redis.as_ref().map(shared),
-                leads: redis.clone().map(Leads::new),
+                leads: redis.clone().map(|redis| Leads::new(redis, Arc::clone(&deletions), time)),
                 shelf,
                 ledger: Arc::new(ledger),
-                kept: open_cache(&doors, &config, &embedder, redis.as_ref(), &read).await,
+                kept: open_cache(&doors, &config, &embedder, &deletions, &read).await,
+                deletions: Arc::clone(&deletions),
             }))
         } else {
             None
@@ -253,6 +259,7 @@ impl App {
             library,
             identity,
             audit: Audit::new(Arc::clone(&records)),
+            deletions,
             records,
             budgets,
             ingestor,
@@ -387,12 +394,16 @@ impl App {
                     }
                 }
             });
+            let deletions = Arc::clone(&self.deletions);
             actix_rt::spawn(async move {
                 let mut tick = actix_rt::time::interval(Duration::from_secs(2));
                 loop {
                     tick.tick().await;
-                    if let Err(error) = maintainer.ask_patiently(Maintain { last: false }).await {
-                        tracing::warn!(%error, "a round of maintenance failed; the next one tries again");
+                    match maintainer.ask_patiently(Maintain { last: false }).await {
+                        Ok(gone) => deletions.expunged(&gone).await,
+                        Err(error) => {
+                            tracing::warn!(%error, "a round of maintenance failed; the next one tries again");
+                        }
                     }
                 }
             });
@@ -559,6 +570,7 @@ impl App {
         if let Some(elsewhere) = self.asker.as_ref().and_then(|asker| asker.elsewhere.as_ref()) {
             elsewhere.mirror_last().await;
         }
+        self.deletions.leave().await;
         for pool in self.pools() {
             for engine in pool.state.engines() {
                 blocking(move || engine.stop()).await;

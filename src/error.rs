@@ -78,6 +78,9 @@ pub enum ServiceError {
     /// Another replica wrote the answer, and died.
     #[error("the replica that wrote this answer is gone, and another one says it in other words; ask again")]
     Interrupted,
+    /// A document that the answer rests on was deleted.
+    #[error("a document that this answer rests on was deleted, and the answer with it; ask again")]
+    DocumentDeleted,
     /// Only a kept answer would do, and there is none.
     #[error("no answer to this question is kept, and only a kept one would do (Cache-Control: only-if-cached)")]
     NotCached,

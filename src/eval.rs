@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::actors::door::DoorError;
-use crate::actors::ingestor::IngestError;
+use crate::actors::ingestor::{IngestError, Receive};
 use crate::actors::retriever::{Mode, Search};
 use crate::app::{App, Parts};
 use crate::config::Config;
@@ -134,7 +134,7 @@ async fn put(app: &App, name: String, entry: Entry) -> Result<(), String> {
     };
     let operation = Operation::Upsert(upsert);
     loop {
-        match app.ingestor.ask_patiently(operation.clone().into()).await {
+        match app.ingestor.ask_patiently(Receive::new(operation.clone(), "the command line")).await {
             Ok(_) => return Ok(()),
             Err(DoorError::Failed(IngestError::Backlog { .. })) => {
                 actix_rt::time::sleep(Duration::from_millis(100)).await;

@@ -14,6 +14,7 @@ use super::door::{Door, DoorError, Factory, Role};
 use super::embedder::{Embed, Embedder};
 use super::stats::now_ms;
 use crate::config::HEADING_TOKENS;
+use crate::deletion::Deletions;
 use crate::documents::parse::{ParseInput, ParseLimits, is_risky, parse};
 use crate::documents::{Chunk, ParsedDocument, chunk};
 use crate::library::Library;
@@ -62,6 +63,8 @@ pub struct DocumentTools {
     pub model: Arc<dyn models::Embedder>,
     /// The way to the embedder.
     pub embedder: Door<Embedder>,
+    /// Forgets what is kept of what is deleted.
+    pub deletions: Arc<Deletions>,
 }
 
 /// The document workers; see the module. One actor, as many documents at once as its door admits.
@@ -96,13 +99,16 @@ impl Role for DocumentWorkers {
 
 impl DocumentTools {
     async fn process(&self, seq: u64) -> Result<(), ProcessError> {
-        let Some(Pending { seq, document, content, .. }) = self.library.store.operation(seq).await? else {
+        let Some(Pending { seq, document, content, revision, .. }) = self.library.store.operation(seq).await? else {
             return Ok(());
         };
         match content {
             None => {
+                let known = self.library.store.document(&document).await?;
                 let delete = self.library.store.store_delete(seq, now_ms() as i64);
-                Ok(delete.instrument(tracing::debug_span!("store")).await?)
+                delete.instrument(tracing::debug_span!("store")).await?;
+                self.deletions.carried_out(seq, revision, document, known.and_then(|known| known.served));
+                Ok(())
             }
             Some(content) => self.upsert(seq, document, content).await,
         }

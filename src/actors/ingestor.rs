@@ -17,6 +17,7 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 use super::document::{DocumentWorkers, Process, ProcessError};
 use super::door::{Door, DoorError, Factory, Role};
 use super::stats::now_ms;
+use crate::deletion::Deletions;
 use crate::documents::event::Operation;
 use crate::library::Library;
 use crate::stores::StoreError;
@@ -32,11 +33,14 @@ pub struct Receive {
     pub operation: Operation,
     /// The event behind it, if one is.
     pub origin: Option<Origin>,
+    /// Who asks for it, for the receipt of a deletion: the name of a caller, `event:…` or `folder:…`.
+    pub by: String,
 }
 
-impl From<Operation> for Receive {
-    fn from(operation: Operation) -> Self {
-        Self { operation, origin: None }
+impl Receive {
+    /// An operation with no event behind it.
+    pub fn new(operation: Operation, by: impl Into<String>) -> Self {
+        Self { operation, origin: None, by: by.into() }
     }
 }
 
@@ -59,6 +63,7 @@ pub enum IngestError {
 /// What the ingestor shares with the operations under way; it outlives a restart of the actor.
 pub struct Intake {
     library: Arc<Library>,
+    deletions: Arc<Deletions>,
     workers: Door<DocumentWorkers>,
     /// Documents at work, each with the operations that wait for their turn, and the traces these belong to.
     lines: Mutex<HashMap<String, BTreeMap<u64, Context>>>,
@@ -69,8 +74,8 @@ pub struct Ingestor(Arc<Intake>);
 
 impl Intake {
     /// An intake that hands operations to `workers`.
-    pub fn new(library: Arc<Library>, workers: Door<DocumentWorkers>) -> Arc<Self> {
-        Arc::new(Self { library, workers, lines: Mutex::default() })
+    pub fn new(library: Arc<Library>, deletions: Arc<Deletions>, workers: Door<DocumentWorkers>) -> Arc<Self> {
+        Arc::new(Self { library, deletions, workers, lines: Mutex::default() })
     }
 
     /// Sets accepted operations on their way that nobody works on: with `again` also this process's own. Must be called
@@ -185,7 +190,7 @@ impl Role for Ingestor {
     const SERIAL: bool = false;
 
     fn handle(&mut self, message: Receive) -> LocalBoxFuture<'static, Result<Receipt, IngestError>> {
-        let Receive { operation, origin } = message;
+        let Receive { operation, origin, by } = message;
         let intake = Arc::clone(&self.0);
         async move {
             fail::fail_point!("ingestor");
@@ -196,8 +201,12 @@ impl Role for Ingestor {
                 return Err(IngestError::Backlog { waiting, limit });
             }
             let document = operation.id().to_string();
+            let deletes = matches!(operation, Operation::Delete { .. });
             let receipt = store.receive(operation, origin, now_ms() as i64).await?;
             if receipt.outcome == Outcome::Accepted {
+                if deletes {
+                    intake.deletions.accepted(receipt.seq, receipt.revision, &document, &by).await;
+                }
                 intake.dispatch(document, receipt.seq);
             }
             Ok(receipt)

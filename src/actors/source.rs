@@ -514,7 +514,8 @@ impl Shared {
             ));
         }
         let origin = Origin { event: key.hash(), position: Some(arrival.published) };
-        let receive = async || self.receive(operation.clone(), origin, arrival).await;
+        let by = format!("event:{}#{}", key.source, key.id);
+        let receive = async || self.receive(operation.clone(), origin, &by, arrival).await;
         let receipt = self.state.until_done(arrival.sequence, &about, receive).await;
         // From here on it is an operation, and on disk.
         self.library.bus.taken(arrival.sequence);
@@ -546,11 +547,17 @@ impl Shared {
     ///
     /// # Errors
     /// What was not available: to be tried again.
-    async fn receive(&self, operation: Operation, origin: Origin, arrival: &Arrival) -> Result<Receipt, String> {
+    async fn receive(
+        &self,
+        operation: Operation,
+        origin: Origin,
+        by: &str,
+        arrival: &Arrival,
+    ) -> Result<Receipt, String> {
         if arrival.retried {
             self.library.store.forget_event(origin.event).await.map_err(|error| error.to_string())?;
         }
-        let receive = Receive { operation, origin: Some(origin) };
+        let receive = Receive { operation, origin: Some(origin), by: by.to_owned() };
         self.ingestor.ask_patiently(receive).await.map_err(|error| error.to_string())
     }
 }

@@ -186,6 +186,11 @@ impl Generation {
         };
         self.asker().link(&evidence);
         flight.sources(self.inquiry.sources(&evidence.passages));
+        let documents = evidence.rests_on(self.asker().deletions.store());
+        // After they are told: what is deleted from here on finds its answers.
+        if self.asker().deletions.deleted.any(&documents) {
+            return drop(flight.close(&|_| vec![problem(ServiceError::DocumentDeleted)]));
+        }
         if flight.demand() == Demand::Stop {
             return self.cancel();
         }
@@ -200,7 +205,7 @@ impl Generation {
         let keys = (evidence.answer, evidence.near);
         run.generate(Arc::clone(&flight), evidence.prompt, Some(texts)).await;
         if cache.write {
-            kept.keep_answer(&inquiry.question.question, keys, &flight).await;
+            kept.keep_answer(&inquiry.question.question, keys, documents, &flight).await;
         }
         // Who leads next finds the answer.
         drop(lease);
@@ -216,7 +221,8 @@ impl Generation {
         let Some(leads) = asker.leads.as_ref() else { return self.unless_kept(evidence, None).await };
         let flight = Arc::clone(&self.landing.flight);
         loop {
-            let leader = match leads.ask(evidence.answer, &flight).await {
+            let documents = evidence.rests_on(asker.deletions.store());
+            let leader = match leads.ask(evidence.answer, documents, &flight).await {
                 Leader::Alone => return self.unless_kept(evidence, None).await,
                 Leader::This(lease) => return self.unless_kept(evidence, Some(lease)).await,
                 Leader::Other(leader) => leader,
@@ -234,7 +240,8 @@ impl Generation {
                     self.run.account.shared(finished.reason.into(), flight.finish(&finished));
                     if self.cache.write {
                         let keys = (evidence.answer, evidence.near);
-                        asker.kept.keep_answer(&self.inquiry.question.question, keys, &flight).await;
+                        let documents = evidence.rests_on(asker.deletions.store());
+                        asker.kept.keep_answer(&self.inquiry.question.question, keys, documents, &flight).await;
                     }
                     return None;
                 }

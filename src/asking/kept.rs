@@ -17,7 +17,7 @@ use super::sink::Account;
 use crate::actors::cache::{Cache, CacheCounts, CacheMessage};
 use crate::actors::door::Door;
 use crate::actors::embedder::{Embed, Embedder};
-use crate::answer::evidence::{self, Key};
+use crate::answer::evidence::{self, Basis, Key, Level, RestsOn};
 use crate::answer::log::{DoneReason, Event};
 use crate::models::{FinishReason, Finished, Prompt};
 use crate::retrieval::passage::Passage;
@@ -34,6 +34,13 @@ pub(super) struct Evidence {
     pub(super) answer: Key,
     /// Where the answer to one that asks the same may be.
     pub(super) near: Key,
+}
+
+impl Evidence {
+    /// The documents of the store with this id that it is of.
+    pub(super) fn rests_on(&self, store: &str) -> Vec<RestsOn> {
+        RestsOn::all(store, &self.passages)
+    }
 }
 
 /// An answer as it is kept.
@@ -96,10 +103,12 @@ struct NearAnswer {
     answer: Key,
 }
 
-/// An entry names its key: one that came under another, or of another form, is not used.
+/// An entry names its key: one that came under another, or of another form, is not used. And what it rests on: it is
+/// forgotten with that.
 #[derive(Serialize, Deserialize)]
 struct Entry<T> {
     key: Key,
+    basis: Basis,
     value: T,
 }
 
@@ -168,15 +177,24 @@ impl Kept {
         dot(one, other) >= self.near_similarity
     }
 
-    pub(super) async fn keep_evidence(&self, key: Key, evidence: Option<&Evidence>) {
-        self.put(key, evidence).await;
+    /// Keeps what was found in the store with this id.
+    pub(super) async fn keep_evidence(&self, key: Key, evidence: Option<&Evidence>, store: &str) {
+        let documents = evidence.map(|evidence| evidence.rests_on(store)).unwrap_or_default();
+        self.put(key, Basis { level: Level::Evidence, documents }, evidence).await;
     }
 
-    /// Keeps what a flight said, where it is complete.
-    pub(super) async fn keep_answer(&self, question: &str, (answer, near): (Key, Key), flight: &Flight) {
+    /// Keeps what a flight said, where it is complete; it rests on these documents.
+    pub(super) async fn keep_answer(
+        &self,
+        question: &str,
+        (answer, near): (Key, Key),
+        documents: Vec<RestsOn>,
+        flight: &Flight,
+    ) {
         let Some((text, finished)) = flight.outcome() else { return };
-        self.put(answer, KeptAnswer::new(text, &finished)).await;
-        self.put(near, NearAnswer { question: evidence::normalised(question), answer }).await;
+        let basis = Basis { level: Level::Answer, documents };
+        self.put(answer, basis.clone(), KeptAnswer::new(text, &finished)).await;
+        self.put(near, basis, NearAnswer { question: evidence::normalised(question), answer }).await;
     }
 
     async fn get<T: DeserializeOwned>(&self, key: Key) -> Option<T> {
@@ -194,10 +212,11 @@ impl Kept {
         }
     }
 
-    async fn put(&self, key: Key, value: impl Serialize) {
+    async fn put(&self, key: Key, basis: Basis, value: impl Serialize) {
         let Some(door) = &self.door else { return };
-        if let Ok(bytes) = serde_json::to_vec(&Entry { key, value }) {
-            let _ = door.ask(CacheMessage::Put(key, Bytes::from(bytes))).await;
+        let entry = Entry { key, basis, value };
+        if let Ok(bytes) = serde_json::to_vec(&entry) {
+            let _ = door.ask(CacheMessage::Put(key, Bytes::from(bytes), entry.basis)).await;
         }
     }
 }

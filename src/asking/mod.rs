@@ -46,6 +46,7 @@ use crate::answer::evidence::Key;
 use crate::answer::log::{AnswerLog, Bounds, Event, Stage, Writer};
 use crate::answer::prompt;
 use crate::budgets::Budgets;
+use crate::deletion::Deletions;
 use crate::error::ServiceError;
 use crate::identity::Caller;
 use crate::library::Library;
@@ -211,6 +212,8 @@ pub struct Asker {
     pub elsewhere: Option<Arc<Elsewhere>>,
     /// How much callers may ask for.
     pub budgets: Arc<Budgets>,
+    /// What is deleted, and with it all that rests on it.
+    pub deletions: Arc<Deletions>,
 }
 
 /// What is known of a question's answer before a model is asked.
@@ -290,7 +293,7 @@ impl Asker {
             None if cache.only => Some(self.look(&inquiry, cache).await?),
             found => found,
         };
-        let open = self.budgets.open(who)?;
+        let open = self.budgets.open(who).await?;
         let (mut writer, log) = self.open(max_tokens, time);
         open.until_closed(&log);
         writer.append(Event::Status { stage: Stage::Retrieving, queue_position: None });
@@ -375,7 +378,8 @@ impl Asker {
     async fn look(&self, inquiry: &Inquiry, cache: CacheUse) -> Result<Found, ServiceError> {
         let looked = inquiry.look().await?;
         if cache.write && looked.whole {
-            self.kept.keep_evidence(inquiry.key(looked.commit), looked.evidence.as_ref()).await;
+            let key = inquiry.key(looked.commit);
+            self.kept.keep_evidence(key, looked.evidence.as_ref(), self.deletions.store()).await;
         }
         let Some(evidence) = looked.evidence else { return Ok(Found::Nothing) };
         let answer = match cache.read {
@@ -430,7 +434,7 @@ impl Asker {
         let time = self.time(&wishes);
         let (pool, priority) = (pool.clone(), wishes.priority);
         let leave = Leave { pool, caller: Arc::clone(&caller), priority, prompt_tokens: tokens, time };
-        let open = self.budgets.open(who)?;
+        let open = self.budgets.open(who).await?;
         let reserved = self.budgets.reserve(who, tokens + max_tokens).await?;
         let ticket = Some(leave.ask()?);
         let (writer, log) = self.open(max_tokens, time);
@@ -529,7 +533,10 @@ impl Asker {
 
     /// Puts an answer where it can be found, here and by other replicas.
     fn shelved(&self, log: Arc<AnswerLog>, caller: &Arc<str>) -> Arc<AnswerLog> {
-        self.shelf.put(&log, caller);
+        let store = self.deletions.store();
+        self.shelf.put(&log, caller, &store.into());
+        // After it can be found: what is deleted from here on finds it.
+        shelf::withdraw(&log, store, &|one| self.deletions.deleted.has(one));
         if let Some(elsewhere) = &self.elsewhere {
             elsewhere.mirror(&log, caller);
         }

@@ -241,6 +241,7 @@ pub(super) fn ending(reason: FinishReason, log: &AnswerLog, as_of: AsOf) -> Even
         (FinishReason::Stop, _) => DoneReason::Stop,
         (FinishReason::Length, _) => DoneReason::Length,
         (FinishReason::Cancelled, Some(Stopped::Stalled)) => return super::problem(ServiceError::Stalled),
+        (FinishReason::Cancelled, Some(Stopped::Withdrawn)) => return super::problem(ServiceError::DocumentDeleted),
         (FinishReason::Cancelled, Some(Stopped::Late)) => return super::problem(ServiceError::TooLate),
         (FinishReason::Cancelled, _) => DoneReason::Cancelled,
     };

@@ -3,8 +3,10 @@
 //!
 //! Before a model is asked, the most that it may take is reserved, and what it did not take is given back at the end; an
 //! answer that was kept or that another one's generation gave takes none. [`rules`] has the arithmetic. With a Redis all
-//! replicas count together (`shared`); without one, and while it is away, each counts by itself.
+//! replicas count together (`shared`), open answers by leases that end with the replica (`leases`); without one, and while
+//! it is away, each counts by itself.
 
+mod leases;
 pub mod rules;
 mod shared;
 
@@ -14,6 +16,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
+use self::leases::{Lease, Leases};
 use self::rules::{Limited, Limits, Standing, Used};
 use self::shared::Shared;
 use crate::actors::stats::now_ms;
@@ -40,8 +43,10 @@ pub struct Budgets {
     each: Limits,
     more: HashMap<String, Limits>,
     used: Mutex<Counted>,
+    /// Answers that are open in this process: counted whether or not Redis counts them as well, which may go away.
     streams: Arc<Mutex<HashMap<Arc<str>, u64>>>,
     shared: Option<(Shared, Handle)>,
+    leases: Option<Arc<Leases>>,
 }
 
 /// What was used of budgets, as this process counts.
@@ -92,6 +97,7 @@ impl Budgets {
             more: more.iter().map(|entry| (entry.who.clone(), of(entry))).collect(),
             used: Mutex::default(),
             streams: Arc::default(),
+            leases: redis.clone().map(|redis| Leases::start(redis, Handle::current())),
             shared: redis.map(|redis| (Shared::new(redis), Handle::current())),
         })
     }
@@ -135,22 +141,37 @@ impl Budgets {
 
     /// Counts an answer that is open.
     ///
+    /// # Cancel safety
+    /// A dropped future counts nothing.
+    ///
     /// # Errors
     /// [`ServiceError::OverBudget`]
-    pub fn open(&self, caller: &Caller) -> Result<Open, ServiceError> {
+    pub async fn open(&self, caller: &Caller) -> Result<Open, ServiceError> {
         let budgets: Vec<Budget> = self.of(caller).into_iter().filter(|budget| budget.limits.streams > 0).collect();
+        let refused = |Budget { who, limits }: &Budget| {
+            let standing = Standing { limited: Limited::Streams, limit: limits.streams, left: 0, wait_ms: Some(1000) };
+            over(&Refused { who: Arc::clone(who), standing }, 1)
+        };
+        let mut lease = None;
+        if let Some(leases) = self.leases.as_ref().filter(|_| !budgets.is_empty()) {
+            let taken = lease.insert(leases.lease(&budgets));
+            // Where Redis does not answer it is kept all the same: to be known there once it is back.
+            if let Some(Err(full)) = leases.take(taken, &budgets).await {
+                return Err(refused(&budgets[full]));
+            }
+        }
+        // Also where Redis counts: it may have been emptied.
         let mut streams = self.streams.lock();
         for budget in &budgets {
-            let (open, limit) = (streams.get(&budget.who).copied().unwrap_or(0), budget.limits.streams);
-            if open >= limit {
-                let standing = Standing { limited: Limited::Streams, limit, left: 0, wait_ms: Some(1000) };
-                return Err(over(&Refused { who: Arc::clone(&budget.who), standing }, 1));
+            if streams.get(&budget.who).copied().unwrap_or(0) >= budget.limits.streams {
+                return Err(refused(budget));
             }
         }
         for budget in &budgets {
             *streams.entry(Arc::clone(&budget.who)).or_default() += 1;
         }
-        Ok(Open { streams: Arc::clone(&self.streams), of: budgets.into_iter().map(|budget| budget.who).collect() })
+        let of = budgets.into_iter().map(|budget| budget.who).collect();
+        Ok(Open { streams: Arc::clone(&self.streams), of, _lease: lease })
     }
 
     /// How the limit stands that is the next one to be reached, for the headers of a response.
@@ -255,6 +276,7 @@ impl Drop for Reservation {
 pub struct Open {
     streams: Arc<Mutex<HashMap<Arc<str>, u64>>>,
     of: Vec<Arc<str>>,
+    _lease: Option<Lease>,
 }
 
 impl Open {

@@ -412,6 +412,10 @@ pub struct IndexConfig {
     /// The indexes are saved at most so often, in seconds; what came later is replayed at a start. Default 30.
     #[garde(range(min = 1, max = 86_400))]
     pub save_interval_s: u64,
+    /// What was deleted is gone from the files of the catalog and the indexes after so many seconds, or soon after: that
+    /// rewrites the parts of the indexes that have some of it. Default 86,400.
+    #[garde(range(max = 31_536_000))]
+    pub expunge_s: u64,
 }
 
 impl Default for IndexConfig {
@@ -425,6 +429,7 @@ impl Default for IndexConfig {
             rebuild_share: 0.3,
             exact_below: 4096,
             save_interval_s: 30,
+            expunge_s: 86_400,
         }
     }
 }

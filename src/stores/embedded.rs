@@ -21,6 +21,7 @@ use super::view::{DocumentTable, View, Views};
 use super::{ChunkId, Scored, StoreError};
 use crate::actors::compute::{Compute, blocking};
 use crate::config::Config;
+use crate::deletion::receipt::{Removal, State};
 use crate::documents::ParsedDocument;
 use crate::documents::event::Operation;
 use crate::freshness::Freshness;
@@ -47,10 +48,23 @@ pub struct Indexes {
     pub unpublished: Mutex<BTreeMap<u64, u64>>,
     /// Told when something is stored that is not in the indexes.
     pub stored: Notify,
+    /// What is deleted, and is to be gone from the lexical index's files.
+    pub expunging: Mutex<Expunging>,
     /// Held from putting chunks into the graphs until the view with them is published.
     pub changing: Mutex<()>,
     /// The configuration.
     pub config: Arc<Config>,
+}
+
+/// Commits up to which deleted documents are to be gone from the lexical index's files, and are.
+#[derive(Debug, Default)]
+pub struct Expunging {
+    /// As the maintainer wants it.
+    pub wanted: u64,
+    /// As the indexer has done it.
+    pub done: u64,
+    /// They are gone from all other files as well.
+    pub finished: u64,
 }
 
 /// The embedded store; see the module.
@@ -223,6 +237,17 @@ impl DocumentStore for Embedded {
     async fn search(&self, lookup: Lookup) -> Result<Hits, StoreError> {
         let indexes = Arc::clone(&self.indexes);
         self.searching.run(move || find(&indexes, &lookup)).await
+    }
+
+    fn removed_from(&self, chunks: u64, at_ms: u64) -> Vec<Removal> {
+        let hidden = |what: &str, entries| {
+            let until = format!(
+                "no search finds it; its bytes are gone from the files {} s after the deletion, or soon after that ([index] expunge_s)",
+                self.indexes.config.index.expunge_s
+            );
+            Removal::removed(what, entries, at_ms).but(State::Hidden, until)
+        };
+        vec![hidden("catalog", 1), hidden("lexical index", chunks), hidden("vector index", chunks)]
     }
 
     fn describe(&self) -> Value {

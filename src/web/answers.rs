@@ -16,6 +16,7 @@ use super::error::{Kind, Problem, method_not_allowed, response_of};
 use crate::answer::log::{AnswerLog, Event, Reader, event_id, parse_event_id};
 use crate::app::App;
 use crate::asking::{CacheUse, Question, Wishes};
+use crate::error::ServiceError;
 use crate::identity::{Caller, Scope};
 
 /// The routes of this file.
@@ -76,10 +77,14 @@ pub(super) fn at((name, place): (header::HeaderName, String), mut response: Http
 
 /// The answer that an address names.
 pub(super) async fn find(app: &App, id: &str, caller: &Caller) -> Result<Arc<AnswerLog>, Problem> {
-    app.asker()?.find(id, caller).await.ok_or_else(|| {
-        let detail = format!("there is no answer {id} of yours: it never was, or ended too long ago; ask again");
-        Problem::new(Kind::NotFound, detail)
-    })
+    match app.asker()?.find(id, caller).await {
+        Some(log) if log.is_withdrawn() => Err(ServiceError::DocumentDeleted.into()),
+        Some(log) => Ok(log),
+        None => {
+            let detail = format!("there is no answer {id} of yours: it never was, or ended too long ago; ask again");
+            Err(Problem::new(Kind::NotFound, detail))
+        }
+    }
 }
 
 /// What there is of an answer now.

@@ -1,16 +1,18 @@
 //! `/v1/documents`: the documents by HTTP. A `PUT` or `DELETE` is answered with 202 and a `seq` once it is on
-//! disk; with `?wait=` once it is visible. `/v1/collections`: what they are filed under.
+//! disk; with `?wait=` once it is visible, a `DELETE` with its receipt. `/v1/collections`: what they are filed under.
+//! `/v1/deletions/{id}`: the receipt of a deletion, whoever asked for it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
-use percent_encoding::percent_decode_str;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::auth::caller;
 use super::error::{Kind, Problem, limit_of, method_not_allowed};
+use crate::actors::ingestor::Receive;
 use crate::app::App;
 use crate::documents::event::{COLLECTION_DEFAULT, DocumentId, JsonDocument, Metadata, Operation, Upsert};
 use crate::documents::parse::essence;
@@ -20,6 +22,10 @@ use crate::retrieval::sight::{Sight, VISIBLE_TO, groups_of, with_groups};
 use crate::stores::document_store::{DocumentQuery, DocumentRecord, OperationState, Outcome, Progress, Receipt};
 
 const PATH: &str = "/v1/documents";
+const DELETIONS: &str = "/v1/deletions";
+
+/// What is encoded of an id in an address.
+const UNSAFE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// How often a document is read that changes meanwhile.
 const SAME_VERSION: usize = 8;
@@ -42,6 +48,11 @@ pub fn routes(config: &mut web::ServiceConfig) {
                 .route(web::put().to(put))
                 .route(web::get().to(get))
                 .route(web::delete().to(delete))
+                .default_service(web::to(method_not_allowed)),
+        )
+        .service(
+            web::resource("/v1/deletions/{id:.*}")
+                .route(web::get().to(deletion))
                 .default_service(web::to(method_not_allowed)),
         );
 }
@@ -67,7 +78,7 @@ async fn put(
     body: web::Bytes,
 ) -> Result<HttpResponse, Problem> {
     let caller = caller(&request, Scope::Write)?;
-    let id = document_id(&request)?;
+    let id = document_id(&request, PATH)?;
     let query = query.into_inner();
     let groups = groups_of(query.visible_to.as_deref());
     let given = match query.metadata.as_deref().map(serde_json::from_str::<Metadata>) {
@@ -121,8 +132,10 @@ async fn put(
     };
     check(&upsert)?;
     let id = upsert.id.to_string();
-    let receipt = app.ingestor.ask(Operation::Upsert(upsert).into()).await.map_err(ServiceError::from)?;
-    answer(&app, &caller, id, receipt, wait).await
+    let receive = Receive::new(Operation::Upsert(upsert), &*caller.name);
+    let receipt = app.ingestor.ask(receive).await.map_err(ServiceError::from)?;
+    let (settled, body) = answer(&app, &caller, &id, receipt, wait).await?;
+    Ok(respond(settled, body))
 }
 
 async fn delete(
@@ -131,30 +144,79 @@ async fn delete(
     query: web::Query<PutQuery>,
 ) -> Result<HttpResponse, Problem> {
     let caller = caller(&request, Scope::Write)?;
-    let id = document_id(&request)?;
+    let id = document_id(&request, PATH)?;
     let wait = wait_of(query.wait.as_deref(), app.config.ingest.max_wait_s)?;
-    let name = id.to_string();
-    let operation = Operation::Delete { id, revision: query.revision };
-    let receipt = app.ingestor.ask(operation.into()).await.map_err(ServiceError::from)?;
-    if receipt.outcome == Outcome::Absent {
+    let (name, began) = (id.to_string(), Instant::now());
+    let receive = Receive::new(Operation::Delete { id, revision: query.revision }, &*caller.name);
+    let Receipt { seq, revision, outcome } = app.ingestor.ask(receive).await.map_err(ServiceError::from)?;
+    if outcome == Outcome::Absent {
         return Err(Problem::new(Kind::NotFound, format!("there is no document `{name}`")));
     }
-    answer(&app, &caller, name, receipt, wait).await
+    let (mut settled, mut body) = answer(&app, &caller, &name, Receipt { seq, revision, outcome }, wait).await?;
+    if outcome == Outcome::Accepted {
+        body["receipt_at"] = format!("{DELETIONS}/{}?seq={seq}", utf8_percent_encode(&name, UNSAFE)).into();
+        if let Some(limit) = wait.filter(|_| settled) {
+            let left = limit.saturating_sub(began.elapsed());
+            let written = app.deletions.written(seq, left).await.map_err(ServiceError::from)?;
+            settled = written.is_some();
+            body["receipt"] = written.into();
+        }
+    }
+    Ok(respond(settled, body))
 }
 
-/// Answers a write: at once, or when its operation is settled.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DeletionQuery {
+    /// Which deletion of the document; its last one otherwise.
+    seq: Option<u64>,
+}
+
+/// The receipt of a deletion; 202 with what is noted of it before there is one.
+async fn deletion(
+    request: HttpRequest,
+    app: web::Data<App>,
+    query: web::Query<DeletionQuery>,
+) -> Result<HttpResponse, Problem> {
+    caller(&request, Scope::Write)?;
+    let id = document_id(&request, DELETIONS)?.to_string();
+    let last = async || {
+        Ok::<_, Problem>(record(&app, &id).await?.filter(|known| known.last.delete).map(|known| known.last.seq))
+    };
+    let seq = match query.seq {
+        Some(seq) => Some(seq),
+        None => last().await?,
+    };
+    let known = match seq {
+        Some(seq) => app.deletions.receipt(seq).await.map_err(ServiceError::from)?,
+        None => None,
+    };
+    match known.filter(|receipt| receipt["document_id"] == *id) {
+        Some(receipt) => Ok(respond(receipt.get("removed_from").is_some(), receipt)),
+        None => {
+            let detail = format!("no such deletion of `{id}` is known: without `seq` it is the last operation on it");
+            Err(Problem::new(Kind::NotFound, detail))
+        }
+    }
+}
+
+fn respond(settled: bool, body: Value) -> HttpResponse {
+    if settled { HttpResponse::Ok().json(body) } else { HttpResponse::Accepted().json(body) }
+}
+
+/// The answer to a write, and whether it is settled: at once, or when it is.
 async fn answer(
     app: &App,
     caller: &Caller,
-    id: String,
+    id: &str,
     receipt: Receipt,
     wait: Option<Duration>,
-) -> Result<HttpResponse, Problem> {
+) -> Result<(bool, Value), Problem> {
     let waited = match wait {
         Some(limit) => app.library.store.settle(receipt.seq, limit).await.map_err(ServiceError::from)?,
         None => false,
     };
-    let record = record(app, &id).await?;
+    let record = record(app, id).await?;
     let settled =
         waited || receipt.outcome != Outcome::Accepted && record.as_ref().is_none_or(|record| record.last.settled);
     // Who writes may not see what is there.
@@ -165,7 +227,7 @@ async fn answer(
     body["seq"] = receipt.seq.into();
     body["revision"] = receipt.revision.into();
     body["outcome"] = json!(receipt.outcome);
-    Ok(if settled { HttpResponse::Ok().json(body) } else { HttpResponse::Accepted().json(body) })
+    Ok((settled, body))
 }
 
 #[derive(Deserialize)]
@@ -182,7 +244,7 @@ fn yes() -> bool {
 
 async fn get(request: HttpRequest, app: web::Data<App>, query: web::Query<GetQuery>) -> Result<HttpResponse, Problem> {
     let caller = caller(&request, Scope::Ask)?;
-    let id = document_id(&request)?.to_string();
+    let id = document_id(&request, PATH)?.to_string();
     let mut known = seen(&app, &caller, &id).await?;
     if !query.text {
         return Ok(HttpResponse::Ok().json(describe(&app, &known)));
@@ -330,8 +392,8 @@ fn describe(app: &App, record: &DocumentRecord) -> Value {
 }
 
 /// The id in the address: all that follows the prefix, decoded once. Slashes in it may be plain or encoded.
-fn document_id(request: &HttpRequest) -> Result<DocumentId, Problem> {
-    let raw = request.uri().path().strip_prefix(PATH).and_then(|rest| rest.strip_prefix('/')).unwrap_or_default();
+fn document_id(request: &HttpRequest, path: &str) -> Result<DocumentId, Problem> {
+    let raw = request.uri().path().strip_prefix(path).and_then(|rest| rest.strip_prefix('/')).unwrap_or_default();
     let id = percent_decode_str(raw)
         .decode_utf8()
         .map_err(|_| invalid(format!("the document id `{raw}` is not UTF-8 when percent-decoded")))?;

@@ -83,6 +83,8 @@ problems! {
     Stalled = "stalled", REQUEST_TIMEOUT, "The answer was not taken";
     /// The answer's time was up.
     TooLate = "too-late", GATEWAY_TIMEOUT, "The answer's time was up";
+    /// A document that the answer rests on was deleted.
+    DocumentDeleted = "document-deleted", GONE, "The answer is gone with its document";
     /// Only a kept answer would do, and there is none.
     NotCached = "not-cached", GATEWAY_TIMEOUT, "No answer is kept";
     /// The disk is full.
@@ -201,6 +203,7 @@ impl From<ServiceError> for Problem {
             }
             ServiceError::Stalled => Self::new(Kind::Stalled, detail),
             ServiceError::TooLate => Self::new(Kind::TooLate, detail),
+            ServiceError::DocumentDeleted => Self::new(Kind::DocumentDeleted, detail),
             ServiceError::NotCached => Self::new(Kind::NotCached, detail),
             ServiceError::Unavailable { retry_after_s, .. } => {
                 Self::new(Kind::Unavailable, detail).retry_after(retry_after_s)

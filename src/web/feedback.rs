@@ -80,6 +80,11 @@ async fn put(
     });
     let name = name_of(log.id(), &caller);
     app.records.put(Record::Feedback, &name, &record).await.map_err(ServiceError::from)?;
+    // After it is kept: what is deleted from here on finds it.
+    if log.is_withdrawn() {
+        app.records.remove(Record::Feedback, &name).await.map_err(ServiceError::from)?;
+        return Err(ServiceError::DocumentDeleted.into());
+    }
     Ok(HttpResponse::NoContent().finish())
 }
 

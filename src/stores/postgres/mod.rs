@@ -45,6 +45,7 @@ use super::document_store::{
 };
 use super::settled::Settled;
 use crate::config::{Config, PostgresConfig};
+use crate::deletion::receipt::{Removal, State};
 use crate::documents::ParsedDocument;
 use crate::documents::event::Operation;
 use crate::http::root_certificates;
@@ -343,6 +344,21 @@ impl DocumentStore for Postgres {
 
     async fn search(&self, lookup: Lookup) -> Result<Hits, StoreError> {
         self.find(lookup).await
+    }
+
+    fn removed_from(&self, chunks: u64, at_ms: u64) -> Vec<Removal> {
+        let hidden = |what: &str, entries, until: &str| {
+            Removal::removed(what, entries, at_ms).but(State::Hidden, until.to_owned())
+        };
+        vec![
+            hidden(
+                "Postgres tables",
+                1,
+                "a dead row and its chunks, until a VACUUM; the write-ahead log is the server's",
+            ),
+            hidden("Postgres word index (GIN)", chunks, "entries of dead rows, until a VACUUM"),
+            hidden("Postgres vector index (HNSW)", chunks, "entries of dead rows, until a VACUUM"),
+        ]
     }
 
     fn describe(&self) -> Value {

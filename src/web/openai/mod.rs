@@ -109,6 +109,7 @@ fn error_body(kind: Kind, message: &str, param: Option<&str>, members: &Map<Stri
         | Kind::NotFound
         | Kind::BodyTimeout
         | Kind::NotCached
+        | Kind::DocumentDeleted
         | Kind::OtherSite
         | Kind::UpgradeRequired
         | Kind::MethodNotAllowed => ("invalid_request_error", None),
