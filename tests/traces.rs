@@ -159,6 +159,8 @@ async fn a_line_of_the_log_says_which_request_answer_and_trace_it_is_about_and_n
     assert_eq!(response.headers()["x-request-id"], "order-4711");
     let answer: Value = response.json().await.expect("JSON");
     assert_eq!(ask("").await.expect("a response").status(), StatusCode::UNPROCESSABLE_ENTITY);
+    // The line may come after the answer.
+    server.until("the answer is in the log", async || server.log_text().contains("\"answered\"")).await;
     let own = server.http.get(server.url("/healthz")).header("x-request-id", "no id").send().await.expect("a response");
     let own = own.headers()["x-request-id"].to_str().expect("text").to_owned();
     assert!(own.len() == 32 && own.bytes().all(|byte| byte.is_ascii_hexdigit()), "{own}");

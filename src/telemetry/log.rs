@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::Layer;
-use tracing_subscriber::fmt::format::{JsonFields, Writer};
+use tracing_subscriber::fmt::format::{JsonFields, Writer, debug_fn};
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormattedFields};
 use tracing_subscriber::registry::LookupSpan;
@@ -15,7 +15,19 @@ use tracing_subscriber::registry::LookupSpan;
 /// Lines for people.
 pub fn text<S: Subscriber + for<'s> LookupSpan<'s>>() -> impl Layer<S> + Send + Sync {
     let colours = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(colours).with_target(false)
+    // One by one with a space before each, so that one that is left out leaves nothing behind.
+    let fields = debug_fn(|writer, field, value| match field.name() {
+        "message" => write!(writer, "{value:?}"),
+        name if is_of_traces(name) => Ok(()),
+        name => write!(writer, " {name}={value:?}"),
+    });
+    let layer = tracing_subscriber::fmt::layer().fmt_fields(fields).with_writer(std::io::stderr);
+    layer.with_ansi(colours).with_target(false)
+}
+
+/// Whether a field is for traces alone: those have the names of OpenTelemetry's conventions, with dots in them.
+fn is_of_traces(name: &str) -> bool {
+    name.contains('.')
 }
 
 /// A JSON object a line.
@@ -45,7 +57,7 @@ impl<S: Subscriber + for<'s> LookupSpan<'s>> FormatEvent<S, JsonFields> for Json
             let extensions = span.extensions();
             let Some(fields) = extensions.get::<FormattedFields<JsonFields>>() else { continue };
             let fields: Map<String, Value> = serde_json::from_str(fields).unwrap_or_default();
-            for (name, value) in fields {
+            for (name, value) in fields.into_iter().filter(|(name, _)| !is_of_traces(name)) {
                 line.entry(name).or_insert(value);
             }
         }

@@ -6,11 +6,15 @@ use std::time::Instant;
 
 use actix_web::body::{BodySize, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::StatusCode;
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use actix_web::middleware::Next;
 use actix_web::{Error, web};
+use opentelemetry::KeyValue;
+use opentelemetry::trace::{Status, TraceContextExt};
 use tracing::field::Empty;
 use tracing::{Instrument, Span};
+use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use crate::app::App;
 use crate::telemetry::trace::{self, Carried};
@@ -46,12 +50,7 @@ pub async fn observe<B: MessageBody + 'static>(
         request_id = id.to_str().unwrap_or_default(),
         trace_id = Empty,
         caller = Empty,
-        otel.name = Empty,
         otel.kind = "server",
-        otel.status_code = Empty,
-        http.request.method = Empty,
-        http.route = Empty,
-        http.response.status_code = Empty,
     );
     trace::adopt(&span, &Carried::of(|name| request.headers().get(name)?.to_str().ok()));
     let mut response = next.call(request).instrument(span.clone()).await?;
@@ -62,13 +61,7 @@ pub async fn observe<B: MessageBody + 'static>(
         let route = request.match_pattern().unwrap_or_else(|| "none".to_owned());
         (request.method().clone(), route, response.status())
     };
-    span.record("otel.name", tracing::field::display(format_args!("{method} {route}")))
-        .record("http.request.method", method.as_str())
-        .record("http.route", &route)
-        .record("http.response.status_code", status.as_u16());
-    if status.is_server_error() {
-        span.record("otel.status_code", "ERROR");
-    }
+    describe(&span, method.as_str(), &route, status);
     let elapsed = began.elapsed();
     if let Some(app) = app {
         app.metrics.request(method.as_str(), &route, status.as_u16(), elapsed);
@@ -82,6 +75,24 @@ pub async fn observe<B: MessageBody + 'static>(
         }
     });
     Ok(response.map_body(|_, body| Observed { body, span }))
+}
+
+/// Tells the traces of a request what OpenTelemetry's conventions for HTTP want to know. The log has it in its own way.
+fn describe(span: &Span, method: &str, route: &str, status: StatusCode) {
+    let context = span.context();
+    let traced = context.span();
+    if !traced.is_recording() {
+        return;
+    }
+    traced.update_name(format!("{method} {route}"));
+    traced.set_attributes([
+        KeyValue::new("http.request.method", method.to_owned()),
+        KeyValue::new("http.route", route.to_owned()),
+        KeyValue::new("http.response.status_code", i64::from(status.as_u16())),
+    ]);
+    if status.is_server_error() {
+        traced.set_status(Status::error(""));
+    }
 }
 
 /// The id that a caller gave, if it is one.
