@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::door::{Factory, Role};
 use crate::answer::evidence::Key;
+use crate::config::Live;
 use crate::stores::StoreError;
 use crate::stores::memory::MemoryCache;
 use crate::stores::redis::Redis;
@@ -69,14 +70,15 @@ impl CacheCounts {
 pub struct Cache {
     memory: Arc<MemoryCache>,
     redis: Option<Arc<Redis>>,
-    time: Duration,
+    settings: Arc<Live>,
 }
 
 impl Cache {
     /// The factory of the cache. What is kept outlives a restart of the actor.
-    pub fn factory(memory: Arc<MemoryCache>, redis: Option<Arc<Redis>>, time: Duration) -> Factory<Self> {
+    pub fn factory(memory: Arc<MemoryCache>, redis: Option<Arc<Redis>>, settings: Arc<Live>) -> Factory<Self> {
         Arc::new(move || {
-            let cache = Self { memory: Arc::clone(&memory), redis: redis.clone(), time };
+            let (memory, redis, settings) = (Arc::clone(&memory), redis.clone(), Arc::clone(&settings));
+            let cache = Self { memory, redis, settings };
             async move { Ok(cache) }.boxed_local()
         })
     }
@@ -94,7 +96,8 @@ impl Role for Cache {
     const SERIAL: bool = false;
 
     fn handle(&mut self, message: CacheMessage) -> LocalBoxFuture<'static, Result<Option<Bytes>, StoreError>> {
-        let (memory, redis, time) = (Arc::clone(&self.memory), self.redis.clone(), self.time);
+        let (memory, redis) = (Arc::clone(&self.memory), self.redis.clone());
+        let time = Duration::from_secs(self.settings.now().cache.ttl_s);
         async move {
             fail::fail_point!("cache");
             let named = |key: Key| redis.as_ref().map(|redis| (redis, redis.key("kept", &key.to_string())));

@@ -263,7 +263,8 @@ struct Opened<'s> {
 
 impl Shared {
     async fn take_events(&self) -> Result<(), String> {
-        let config = &self.library.config.nats;
+        let settings = self.library.config();
+        let config = &settings.nats;
         let bus = match self.state.bus.load_full().filter(|bus| !bus.ended()) {
             Some(bus) => bus,
             None => {
@@ -379,7 +380,7 @@ impl Shared {
         let Opened { message, arrival, event } = opened;
         let sequence = arrival.sequence;
         let mut work = std::pin::pin!(self.see_through(&bus, &message, &arrival, event));
-        let mut tick = actix_rt::time::interval(Duration::from_secs(self.library.config.nats.ack_wait_s) / 3);
+        let mut tick = actix_rt::time::interval(Duration::from_secs(self.library.config().nats.ack_wait_s) / 3);
         tick.tick().await;
         loop {
             tokio::select! {
@@ -474,7 +475,7 @@ impl Shared {
                 Err(reason) => return Verdict::Poison(reason),
             }
         }
-        let limit = self.library.config.ingest.max_document_bytes;
+        let limit = self.library.config().ingest.max_document_bytes;
         if let Operation::Upsert(upsert) = &operation
             && upsert.content.len() > limit
         {

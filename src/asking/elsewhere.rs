@@ -15,6 +15,8 @@ use serde::{Deserialize, Serialize};
 
 use super::shelf::Shelf;
 use crate::answer::log::{AnswerLog, Bounds, Event, Reader, Stopped, Writer};
+use crate::config::Live;
+use crate::error::ServiceError;
 use crate::models::Demand;
 use crate::stores::redis::{Redis, RedisTrouble};
 
@@ -33,8 +35,7 @@ const BATCH: usize = 512;
 pub struct Elsewhere {
     redis: Arc<Redis>,
     shelf: Arc<Shelf>,
-    /// How long an answer can be read after its end.
-    keep: Duration,
+    settings: Arc<Live>,
     mirrored: Mutex<Vec<Mirrored>>,
     /// Held by who sends: another one waits for it, and finds what it left.
     sending: tokio::sync::Mutex<()>,
@@ -70,8 +71,9 @@ struct Mirrored {
 
 impl Elsewhere {
     /// Begins to mirror; it ends with the last reference to it.
-    pub fn start(redis: Arc<Redis>, shelf: Arc<Shelf>, keep: Duration) -> Arc<Self> {
-        let elsewhere = Arc::new(Self { redis, shelf, keep, mirrored: Mutex::default(), sending: Default::default() });
+    pub fn start(redis: Arc<Redis>, shelf: Arc<Shelf>, settings: Arc<Live>) -> Arc<Self> {
+        let elsewhere =
+            Arc::new(Self { redis, shelf, settings, mirrored: Mutex::default(), sending: Default::default() });
         let watched = Arc::downgrade(&elsewhere);
         actix_rt::spawn(async move {
             let mut tick = actix_rt::time::interval(TICK);
@@ -130,7 +132,8 @@ impl Elsewhere {
         let events = log.events(sent.saturating_sub(1), BATCH);
         entries.extend(events.iter().map(|event| to_json(&**event)));
         let all = closed && sent.saturating_sub(1) + events.len() >= log.length();
-        let alive = if all { self.keep } else { ALIVE };
+        let keep = Duration::from_secs(self.settings.now().answer.keep_s);
+        let alive = if all { keep } else { ALIVE };
         match self.redis.extend((&list, &want), *sent, &entries, alive).await {
             Ok((Some(length), want)) => {
                 mirrored.sent = length;
@@ -176,6 +179,10 @@ impl Elsewhere {
             let cancelled = matches!(log.stopped(), Some(Stopped::Cancelled));
             // Who has left may come again, to any replica; only then is it off the shelf here.
             if !cancelled && log.demand() == Demand::Stop {
+                // It goes on where it is written.
+                if let Some(Stopped::Service { elsewhere }) = log.stopped() {
+                    writer.append(super::problem(ServiceError::Stopping { elsewhere }));
+                }
                 self.shelf.remove(log.id());
                 return;
             }

@@ -14,14 +14,20 @@ use std::io::{IsTerminal, Write};
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
 use futures_util::StreamExt;
 use serde_json::Value;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing_subscriber::prelude::*;
+use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
 
 use crate::actors::retriever::Mode;
-use crate::app::{App, Parts};
-use crate::config::{Config, LogFormat};
+use crate::app::{App, Parts, Startup};
+use crate::config::{Config, Live, LogFormat, reference};
+use crate::web::health::serve_the_start;
 use client::{Description, Target};
 
 /// Search an organisation's documents, and call the model.
@@ -109,6 +115,11 @@ enum Command {
     Migrate(migrate::Migrate),
     /// Check the configuration and print every mistake with its path.
     Check,
+    /// Describe the configuration: every key with its default, its limits, and what it is for.
+    Config {
+        #[command(subcommand)]
+        what: Describe,
+    },
     /// Parse one document from standard input: what the service starts for formats whose parsers it does not trust.
     #[command(hide = true)]
     ParseWorker,
@@ -123,6 +134,14 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+}
+
+#[derive(Subcommand)]
+enum Describe {
+    /// For people, as Markdown: docs/configuration.md.
+    Reference,
+    /// For editors, as a JSON schema: docs/config.schema.json.
+    Schema,
 }
 
 #[derive(clap::Args)]
@@ -152,18 +171,26 @@ async fn execute(cli: Cli) -> Result<(), String> {
     if matches!(cli.command, Command::ParseWorker) {
         return crate::actors::contained::work().map_err(|error| error.to_string());
     }
+    // It needs no configuration, and one that is wrong is no reason to say nothing.
+    if let Command::Config { what } = &cli.command {
+        match what {
+            Describe::Reference => print!("{}", reference::markdown()),
+            Describe::Schema => print_json(&reference::schema()),
+        }
+        return Ok(());
+    }
     let path = cli.config.or_else(|| Some(PathBuf::from("config.toml")).filter(|path| path.exists()));
     let config = Config::load(path.as_deref()).map_err(|errors| errors.to_string())?;
     match cli.command {
-        Command::ParseWorker => Ok(()),
+        Command::ParseWorker | Command::Config { .. } => Ok(()),
         Command::Check => {
             let from = path.map_or_else(|| "the defaults".to_owned(), |path| path.display().to_string());
             println!("{from}: no mistakes");
             Ok(())
         }
         Command::Serve => {
-            start_log(&config, &config.log.level);
-            serve(config).await
+            let level = start_log(&config, &config.log.level);
+            serve(config, path, level).await
         }
         Command::Ask { question, json, server } => {
             start_log(&config, "warn");
@@ -232,41 +259,83 @@ async fn execute(cli: Cli) -> Result<(), String> {
     }
 }
 
-fn start_log(config: &Config, level: &str) {
-    use tracing_subscriber::EnvFilter;
-    // RUST_LOG wins, as everywhere.
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| {
-        EnvFilter::new(format!(
-            "{level},tantivy=warn,hnsw_rs=warn,llama-cpp-2=warn,actix_server=warn,async_nats=warn,deadpool=error"
-        ))
-    });
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+/// What changes the level of the log.
+struct LogLevel {
+    filter: reload::Handle<EnvFilter, Registry>,
+    /// RUST_LOG was given, which wins, as everywhere.
+    given: bool,
+}
+
+impl LogLevel {
+    /// Sets it, as `[log] level` gives it.
+    fn set(&self, level: &str) {
+        if self.given {
+            tracing::warn!("the variable RUST_LOG wins over [log] level: the log stays as it is");
+        } else if let Err(error) = self.filter.reload(log_filter(level)) {
+            tracing::error!(%error, "the level of the log cannot be changed");
+        }
+    }
+}
+
+fn log_filter(level: &str) -> EnvFilter {
+    EnvFilter::new(format!(
+        "{level},tantivy=warn,hnsw_rs=warn,llama-cpp-2=warn,actix_server=warn,async_nats=warn,deadpool=error"
+    ))
+}
+
+fn start_log(config: &Config, level: &str) -> LogLevel {
+    let given = EnvFilter::try_from_default_env().ok();
+    let wins = given.is_some();
+    let (layer, filter) = reload::Layer::new(given.unwrap_or_else(|| log_filter(level)));
+    let (log, lines) = (tracing_subscriber::registry().with(layer), fmt::layer().with_writer(std::io::stderr));
     let started = match config.log.format {
-        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).with_target(false).try_init(),
-        LogFormat::Json => log.json().try_init(),
+        LogFormat::Text => log.with(lines.with_ansi(std::io::stderr().is_terminal()).with_target(false)).try_init(),
+        LogFormat::Json => log.with(lines.json()).try_init(),
     };
     if let Err(error) = started {
         eprintln!("answerd: no log: {error}");
     }
+    LogLevel { filter, given: wins }
 }
 
-async fn serve(config: Config) -> Result<(), String> {
+/// How long the ends of answers that are cut short may take to their readers.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+async fn serve(config: Config, path: Option<PathBuf>, level: LogLevel) -> Result<(), String> {
     let bind = config.server.bind;
     allow_many_connections();
+    // Without somebody who hears it, it ends the process.
+    let hangup = signal(SignalKind::hangup()).map_err(|error| format!("signals cannot be heard: {error}"))?;
     // First of all: a port in use is found before minutes of work.
     let listener = TcpListener::bind(bind).map_err(|error| {
         format!("cannot listen on {bind}: {error}. Stop what uses the port, or choose another in [server] bind.")
     })?;
     let address = listener.local_addr().map_err(|error| error.to_string())?;
     tracing::info!(%address, "starting");
+    let not_served = |error: std::io::Error| format!("cannot serve on {address}: {error}");
+    let startup = Arc::<Startup>::default();
+    let meanwhile = listener.try_clone().and_then(|listener| serve_the_start(Arc::clone(&startup), listener));
+    let meanwhile = meanwhile.map_err(not_served)?;
+    let no_more = meanwhile.handle();
+    actix_rt::spawn(meanwhile);
     let address_file = config.data.dir.join("address");
-    let app = App::start(config, Parts { folders: true, chat: true }).await?;
+    let in_force = parking_lot::Mutex::new(config.log.level.clone());
+    let live = Live::new(config, path);
+    live.on_change(move |config| {
+        let mut in_force = in_force.lock();
+        if *in_force != config.log.level {
+            level.set(&config.log.level);
+            config.log.level.clone_into(&mut in_force);
+        }
+    });
+    let app = App::start_with(live, Parts { folders: true, chat: true }, startup).await?;
     // Where to find this one, for those who let the system choose the port.
     std::fs::write(&address_file, address.to_string())
         .map_err(|error| format!("cannot write {}: {error}", address_file.display()))?;
-    let server = crate::web::serve(std::sync::Arc::clone(&app), listener)
-        .map_err(|error| format!("cannot serve on {address}: {error}"))?;
-    let announcing = std::sync::Arc::clone(&app);
+    let server = crate::web::serve(Arc::clone(&app), listener).map_err(not_served)?;
+    // Both listen now; who is being answered by the first one is answered.
+    actix_rt::spawn(no_more.stop(true));
+    let announcing = Arc::clone(&app);
     let handle = server.handle();
     let (failed, why) = tokio::sync::oneshot::channel();
     actix_rt::spawn(async move {
@@ -280,18 +349,39 @@ async fn serve(config: Config) -> Result<(), String> {
         let counts = announcing.library.store.counts().await.unwrap_or_default();
         tracing::info!("ready on http://{address} with {} documents, {} passages", counts.documents, counts.chunks);
     });
-    let (handle, told) = (server.handle(), std::sync::Arc::clone(&app));
-    actix_rt::spawn(async move {
-        until_told_to_stop().await;
-        told.begin_to_stop();
-        handle.stop(true).await;
-    });
-    // Ends after SIGINT or SIGTERM, once the streams have ended or their time is up.
-    let ended = server.await.map_err(|error| format!("the HTTP server failed: {error}"));
+    actix_rt::spawn(reload_when_told(hangup, Arc::clone(&app)));
+    let handle = server.handle();
+    let ended = tokio::select! {
+        ended = server => ended.map_err(|error| format!("the HTTP server failed: {error}")),
+        () = stop_when_told(&app, handle) => Ok(()),
+    };
     tracing::info!("stopping");
     app.stop().await;
     let mut why = why;
     why.try_recv().map_or(ended, Err)
+}
+
+/// After SIGINT or SIGTERM: answers under way have `[server] shutdown_timeout_s` to end, and while they do, who asks is told
+/// to ask elsewhere. Then the server ends, which takes no more than what is left of the time; answers that are still
+/// under way are cut short, and their readers told.
+async fn stop_when_told(app: &App, server: actix_web::dev::ServerHandle) {
+    until_told_to_stop().await;
+    let (began, limit) = (Instant::now(), Duration::from_secs(app.config().server.shutdown_timeout_s));
+    tracing::info!(limit_s = limit.as_secs(), "told to stop: answers under way may end");
+    app.drain(limit).await;
+    // It ends by itself once every connection has.
+    actix_rt::spawn(server.stop(true));
+    actix_rt::time::sleep(limit.saturating_sub(began.elapsed())).await;
+    app.interrupt();
+    actix_rt::time::sleep(LAST_WORDS).await;
+}
+
+/// Reads the configuration again at each SIGHUP.
+async fn reload_when_told(mut hangup: Signal, app: Arc<App>) {
+    while hangup.recv().await.is_some() {
+        // It says in the log what came of it.
+        let _ = app.reload("signal:SIGHUP").await;
+    }
 }
 
 /// Every connection is an open file, and the system's first limit is often lower than what it allows.
@@ -305,7 +395,6 @@ pub fn allow_many_connections() {
 
 /// Waits for SIGINT or SIGTERM.
 async fn until_told_to_stop() {
-    use tokio::signal::unix::{SignalKind, signal};
     match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
         (Ok(mut interrupt), Ok(mut terminate)) => {
             tokio::select! {

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use self::key::KEY_PREFIX;
 use self::keyring::Keyring;
 use self::token::Tokens;
-use crate::config::IdentityConfig;
+use crate::config::Live;
 use crate::retrieval::sight::Sight;
 use crate::stores::records::Records;
 
@@ -105,10 +105,10 @@ impl Identity {
     ///
     /// # Errors
     /// In words for the operator.
-    pub fn start(config: &IdentityConfig, records: Arc<dyn Records>) -> Result<Self, String> {
-        let tokens = match config.jwt.issuer.is_empty() {
+    pub fn start(settings: &Arc<Live>, records: Arc<dyn Records>) -> Result<Self, String> {
+        let tokens = match settings.now().identity.jwt.issuer.is_empty() {
             true => None,
-            false => Some(Tokens::start(&config.jwt)?),
+            false => Some(Tokens::start(settings)?),
         };
         Ok(Self { keyring: Keyring::start(records), tokens })
     }

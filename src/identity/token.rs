@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use tokio::sync::Mutex;
 
 use super::{Caller, Refused, Scope};
-use crate::config::JwtConfig;
+use crate::config::{JwtConfig, Live};
 use crate::http::client_builder;
 use crate::retrieval::sight::{Sight, validate_group};
 
@@ -31,7 +31,7 @@ const MOST_GROUPS: usize = 1000;
 
 /// See the module.
 pub struct Tokens {
-    config: JwtConfig,
+    settings: Arc<Live>,
     http: reqwest::Client,
     keys: ArcSwapOption<JwkSet>,
     /// Held while they are read for a token; when that was last.
@@ -43,12 +43,17 @@ impl Tokens {
     ///
     /// # Errors
     /// In words for the operator.
-    pub fn start(config: &JwtConfig) -> Result<Arc<Self>, String> {
+    pub fn start(settings: &Arc<Live>) -> Result<Arc<Self>, String> {
+        let config = &settings.now().identity.jwt;
         let ca = Some(config.tls_ca_file.as_path()).filter(|path| !path.as_os_str().is_empty());
         let http = client_builder(ca)?.timeout(WITHIN).redirect(reqwest::redirect::Policy::none());
         let http = http.build().map_err(|error| error.to_string())?;
-        let tokens =
-            Arc::new(Self { config: config.clone(), http, keys: ArcSwapOption::empty(), reading: Mutex::default() });
+        let tokens = Arc::new(Self {
+            settings: Arc::clone(settings),
+            http,
+            keys: ArcSwapOption::empty(),
+            reading: Mutex::default(),
+        });
         let (watched, every) = (Arc::downgrade(&tokens), Duration::from_secs(config.refresh_s));
         actix_rt::spawn(async move {
             let mut tick = actix_rt::time::interval(every);
@@ -84,54 +89,18 @@ impl Tokens {
             return Err(invalid("the token's algorithm is not the one that its key is for".into()));
         }
         let key = DecodingKey::from_jwk(jwk).map_err(|error| invalid(format!("its key cannot be used: {error}")))?;
+        let settings = self.settings.now();
+        let config = &settings.identity.jwt;
         let mut rules = Validation::new(header.alg);
         rules.leeway = LEEWAY_S;
         rules.validate_nbf = true;
-        rules.set_issuer(&[&self.config.issuer]);
-        rules.set_audience(&[&self.config.audience]);
+        rules.set_issuer(&[&config.issuer]);
+        rules.set_audience(&[&config.audience]);
         rules.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
         let claims = decode::<Map<String, Value>>(token, &key, &rules)
             .map_err(|error| invalid(format!("the token does not count: {error}")))?
             .claims;
-        self.bearer(&claims)
-    }
-
-    fn bearer(&self, claims: &Map<String, Value>) -> Result<Caller, Refused> {
-        let subject = claims.get("sub").and_then(Value::as_str).filter(|subject| !subject.is_empty());
-        let subject = subject.filter(|subject| subject.len() <= SUBJECT_BYTES);
-        let subject = subject.ok_or_else(|| {
-            Refused::Invalid(format!("the token has no `sub`, or one of more than {SUBJECT_BYTES} bytes"))
-        })?;
-        // Many providers nest it: `realm_access.roles`.
-        let claim = claims.get(&self.config.groups_claim).or_else(|| {
-            let mut path = self.config.groups_claim.split('.');
-            let first = path.next().and_then(|part| claims.get(part));
-            path.fold(first, |value, part| value?.get(part))
-        });
-        let mut groups: BTreeSet<String> = match claim {
-            Some(Value::Array(names)) => names.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
-            Some(Value::String(names)) => names.split_whitespace().map(str::to_owned).collect(),
-            _ => BTreeSet::new(),
-        };
-        if groups.len() > MOST_GROUPS {
-            return Err(Refused::Invalid(format!("the token brings more than {MOST_GROUPS} groups")));
-        }
-        let in_one_of = |wanted: &[String]| wanted.iter().any(|group| group == "*" || groups.contains(group));
-        let JwtConfig { ask, write, admin, metrics, sees_all, .. } = &self.config;
-        let scopes = [(Scope::Ask, ask), (Scope::Write, write), (Scope::Admin, admin), (Scope::Metrics, metrics)];
-        let scopes: BTreeSet<Scope> =
-            scopes.into_iter().filter(|(_, wanted)| in_one_of(wanted)).map(|(s, _)| s).collect();
-        let name = format!("user:{subject}");
-        let sight = match in_one_of(sees_all) {
-            true => Sight::All,
-            false => {
-                // A provider's group of such a name is nobody's own.
-                groups.retain(|group| !group.starts_with("user:") && validate_group(group).is_ok());
-                groups.insert(name.clone());
-                Sight::Groups(groups)
-            }
-        };
-        Ok(Caller { name: name.into(), scopes: scopes.into(), sight: sight.into() })
+        bearer(config, &claims)
     }
 
     /// The keys, read once more where this one is not among them.
@@ -157,10 +126,11 @@ impl Tokens {
     }
 
     async fn read(&self) -> Result<Arc<JwkSet>, String> {
-        let address = match self.config.jwks_url.as_str() {
+        let config = &self.settings.now().identity.jwt;
+        let address = match config.jwks_url.as_str() {
             // OpenID Connect Discovery 1.0, section 4.
             "" => {
-                let base = self.config.issuer.trim_end_matches('/');
+                let base = config.issuer.trim_end_matches('/');
                 let found = self.fetch(&format!("{base}/.well-known/openid-configuration")).await?;
                 let address = found["jwks_uri"].as_str().map(str::to_owned);
                 address.ok_or_else(|| format!("{base} says nothing of its keys (jwks_uri)"))?
@@ -190,6 +160,44 @@ impl Tokens {
         }
         serde_json::from_slice(&bytes).map_err(|error| format!("{address} gives no JSON: {error}"))
     }
+}
+
+/// The caller that a token's claims tell of.
+fn bearer(config: &JwtConfig, claims: &Map<String, Value>) -> Result<Caller, Refused> {
+    let subject = claims.get("sub").and_then(Value::as_str).filter(|subject| !subject.is_empty());
+    let subject = subject.filter(|subject| subject.len() <= SUBJECT_BYTES);
+    let subject = subject.ok_or_else(|| {
+        Refused::Invalid(format!("the token has no `sub`, or one of more than {SUBJECT_BYTES} bytes"))
+    })?;
+    // Many providers nest it: `realm_access.roles`.
+    let claim = claims.get(&config.groups_claim).or_else(|| {
+        let mut path = config.groups_claim.split('.');
+        let first = path.next().and_then(|part| claims.get(part));
+        path.fold(first, |value, part| value?.get(part))
+    });
+    let mut groups: BTreeSet<String> = match claim {
+        Some(Value::Array(names)) => names.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+        Some(Value::String(names)) => names.split_whitespace().map(str::to_owned).collect(),
+        _ => BTreeSet::new(),
+    };
+    if groups.len() > MOST_GROUPS {
+        return Err(Refused::Invalid(format!("the token brings more than {MOST_GROUPS} groups")));
+    }
+    let in_one_of = |wanted: &[String]| wanted.iter().any(|group| group == "*" || groups.contains(group));
+    let JwtConfig { ask, write, admin, metrics, sees_all, .. } = config;
+    let scopes = [(Scope::Ask, ask), (Scope::Write, write), (Scope::Admin, admin), (Scope::Metrics, metrics)];
+    let scopes: BTreeSet<Scope> = scopes.into_iter().filter(|(_, wanted)| in_one_of(wanted)).map(|(s, _)| s).collect();
+    let name = format!("user:{subject}");
+    let sight = match in_one_of(sees_all) {
+        true => Sight::All,
+        false => {
+            // A provider's group of such a name is nobody's own.
+            groups.retain(|group| !group.starts_with("user:") && validate_group(group).is_ok());
+            groups.insert(name.clone());
+            Sight::Groups(groups)
+        }
+    };
+    Ok(Caller { name: name.into(), scopes: scopes.into(), sight: sight.into() })
 }
 
 /// The key that a token names; a token that names none is signed with the only one.
