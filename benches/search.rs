@@ -96,7 +96,7 @@ async fn measure(name: &str, config: Config, made: &[Made], queries: &[Query]) {
     ingest(&app, made).await;
     let chunks: usize = made.iter().map(|document| document.chunks.len()).sum();
     let rate = chunks as f64 / began.elapsed().as_secs_f64();
-    until_indexed(&app.config).await;
+    until_indexed(&app.config()).await;
     let resident = resident_bytes().unwrap_or_default() as f64 / f64::from(1 << 20);
     for (mode, word) in [(Mode::Hybrid, "hybrid"), (Mode::Lexical, "lexical"), (Mode::Vector, "vector")] {
         let (mut times, mut found) = (Vec::new(), 0);
@@ -111,6 +111,7 @@ async fn measure(name: &str, config: Config, made: &[Made], queries: &[Query]) {
                     sight: Sight::All.into(),
                     limit: 10,
                     vector,
+                    settings: app.config().search.clone(),
                 };
                 let began = Instant::now();
                 let answer = app.retriever.ask(search).await.expect("found");

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use dashmap::DashMap;
 
-use crate::config::Config;
+use crate::config::{Config, Live};
 use crate::error::ServiceError;
 use crate::freshness::{AsOf, OnBus};
 use crate::stores::StoreError;
@@ -23,14 +23,19 @@ pub struct Library {
     pub progress: DashMap<u64, Progress>,
     /// The traces of the documents' last versions.
     pub origins: Origins,
-    /// The configuration.
-    pub config: Arc<Config>,
+    settings: Arc<Live>,
 }
 
 impl Library {
     /// The documents in a store.
-    pub fn new(store: Arc<dyn DocumentStore>, config: Arc<Config>) -> Arc<Self> {
-        Arc::new(Self { store, bus: OnBus::default(), progress: DashMap::new(), origins: Origins::default(), config })
+    pub fn new(store: Arc<dyn DocumentStore>, settings: Arc<Live>) -> Arc<Self> {
+        let (bus, progress, origins) = (OnBus::default(), DashMap::new(), Origins::default());
+        Arc::new(Self { store, bus, progress, origins, settings })
+    }
+
+    /// The settings in force. Who works on a request takes them once.
+    pub fn config(&self) -> Arc<Config> {
+        self.settings.now()
     }
 
     /// Where the store stands, and with it what waits on the bus.
@@ -60,7 +65,7 @@ impl Library {
     /// [`ServiceError::NotYetVisible`] after `[search] min_seq_timeout_ms`; what the store says.
     pub async fn wait_for(&self, min_seq: Option<u64>) -> Result<(), ServiceError> {
         let Some(wanted) = min_seq else { return Ok(()) };
-        let limit = Duration::from_millis(self.config.search.min_seq_timeout_ms);
+        let limit = Duration::from_millis(self.config().search.min_seq_timeout_ms);
         if self.store.reach(wanted, limit).await? {
             return Ok(());
         }

@@ -164,7 +164,8 @@ impl DocumentTools {
 
     /// Parses a document: here where that is bounded, else in a process of its own.
     async fn parse(&self, document: &str, content: PendingContent) -> Result<ParsedDocument, ProcessError> {
-        let config = &self.library.config.ingest;
+        let settings = self.library.config();
+        let config = &settings.ingest;
         let limits = ParseLimits {
             max_text_bytes: config.max_text_bytes,
             max_nesting: config.max_nesting,
@@ -213,7 +214,7 @@ fn cut(
     title: Option<&str>,
     parsed: &ParsedDocument,
 ) -> Result<Vec<Piece>, ProcessError> {
-    let config = &library.config;
+    let config = library.config();
     let limits =
         chunk::ChunkLimits { max_tokens: config.chunking.max_tokens, overlap_tokens: config.chunking.overlap_tokens };
     let chunks = chunk::chunk(parsed, &|text| model.count_tokens(text), limits)

@@ -129,7 +129,7 @@ impl Intake {
 
     /// Carries one operation out, however often it takes.
     async fn see_through(&self, document: &str, seq: u64) {
-        let max_attempts = self.library.config.ingest.max_attempts;
+        let max_attempts = self.library.config().ingest.max_attempts;
         let mut failures = 0;
         for round in 0u32.. {
             let reason = match self.workers.ask_patiently(Process { seq }).await {
@@ -195,7 +195,7 @@ impl Role for Ingestor {
         async move {
             fail::fail_point!("ingestor");
             let store = &intake.library.store;
-            let limit = intake.library.config.ingest.max_pending;
+            let limit = intake.library.config().ingest.max_pending;
             let waiting = store.waiting().await?;
             if waiting >= limit {
                 return Err(IngestError::Backlog { waiting, limit });

@@ -292,7 +292,8 @@ fn span_of(message: &async_nats::jetstream::Message, arrival: &Arrival, event: O
 
 impl Shared {
     async fn take_events(&self) -> Result<(), String> {
-        let config = &self.library.config.nats;
+        let settings = self.library.config();
+        let config = &settings.nats;
         let bus = match self.state.bus.load_full().filter(|bus| !bus.ended()) {
             Some(bus) => bus,
             None => {
@@ -409,7 +410,7 @@ impl Shared {
         let sequence = arrival.sequence;
         let span = span_of(&message, &arrival, event.as_ref().ok().map(|(event, _)| event));
         let mut work = std::pin::pin!(self.see_through(&bus, &message, &arrival, event).instrument(span.clone()));
-        let mut tick = actix_rt::time::interval(Duration::from_secs(self.library.config.nats.ack_wait_s) / 3);
+        let mut tick = actix_rt::time::interval(Duration::from_secs(self.library.config().nats.ack_wait_s) / 3);
         tick.tick().await;
         loop {
             tokio::select! {
@@ -504,7 +505,7 @@ impl Shared {
                 Err(reason) => return Verdict::Poison(reason),
             }
         }
-        let limit = self.library.config.ingest.max_document_bytes;
+        let limit = self.library.config().ingest.max_document_bytes;
         if let Operation::Upsert(upsert) = &operation
             && upsert.content.len() > limit
         {

@@ -243,6 +243,9 @@ pub(super) fn ending(reason: FinishReason, log: &AnswerLog, as_of: AsOf) -> Even
         (FinishReason::Cancelled, Some(Stopped::Stalled)) => return super::problem(ServiceError::Stalled),
         (FinishReason::Cancelled, Some(Stopped::Withdrawn)) => return super::problem(ServiceError::DocumentDeleted),
         (FinishReason::Cancelled, Some(Stopped::Late)) => return super::problem(ServiceError::TooLate),
+        (FinishReason::Cancelled, Some(Stopped::Service { elsewhere })) => {
+            return super::problem(ServiceError::Stopping { elsewhere });
+        }
         (FinishReason::Cancelled, _) => DoneReason::Cancelled,
     };
     Event::Done { finish_reason, cached: false, as_of }

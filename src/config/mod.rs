@@ -4,15 +4,17 @@
 //! `settings` holds the sections and the range of each value, `events` those of `[nats]` and `[fetch]`, `models` those of
 //! `[models]`, `store` those of `[store]` and `[postgres]`, `cache` those of `[cache]` and `[redis]`, `identity` those of `[identity]`, `budgets`
 //! those of `[budgets]`; `read` finds what is no
-//! setting at all, `shown` hides what is secret; this file checks what lies between settings. Called once, by the command line. It never warns and goes
-//! on, and opens nothing that a setting names, but for the files that hold the values of variables.
+//! setting at all, `shown` hides what is secret, `live` holds what is in force and reads it again, [`reference`] describes all of it; this file checks
+//! what lies between settings. It never warns and goes on, and opens nothing that a setting names, but for the files that hold the values of variables.
 
 mod budgets;
 mod cache;
 mod events;
 mod identity;
+mod live;
 mod models;
 mod read;
+pub mod reference;
 mod settings;
 mod shown;
 mod store;
@@ -27,6 +29,7 @@ pub use self::budgets::{BudgetConfig, BudgetsConfig};
 pub use self::cache::{CacheConfig, RedisConfig};
 pub use self::events::{FetchConfig, NatsConfig};
 pub use self::identity::{IdentityConfig, JwtConfig};
+pub use self::live::{Change, Live, is_reloadable, reloadable};
 pub use self::models::{ChatModelConfig, Engine, ModelsConfig, UpstreamConfig};
 use self::read::{Merged, Reader};
 pub use self::settings::*;
@@ -102,8 +105,7 @@ impl Config {
     /// # Errors
     /// Every mistake in the file and in the variables.
     pub fn load(path: Option<&Path>) -> Result<Self, ConfigErrors> {
-        let lossy = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
-        Self::load_with(path, std::env::vars_os().map(|(name, value)| (lossy(name), lossy(value))))
+        Self::load_with(path, environment())
     }
 
     /// Settings: the defaults, over them the file at `path`, over it those of `variables` that begin with
@@ -119,6 +121,14 @@ impl Config {
         path: Option<&Path>,
         variables: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, ConfigErrors> {
+        Self::read(path, variables).map(|(config, _)| config)
+    }
+
+    /// See [`Config::load_with`]; with where each setting comes from.
+    fn read(
+        path: Option<&Path>,
+        variables: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<(Self, Merged), ConfigErrors> {
         let mut reader = Reader::new();
         if let Some(path) = path {
             let text = std::fs::read_to_string(path).map_err(|error| {
@@ -161,7 +171,7 @@ impl Config {
         errors.retain(|error| error.path.is_empty() || !broken.contains(&error.origin));
         errors.sort_by(|a, b| (&a.origin, &a.path).cmp(&(&b.origin, &b.path)));
         match checked {
-            Some(config) if errors.is_empty() => Ok(config),
+            Some(config) if errors.is_empty() => Ok((config, merged)),
             _ => Err(ConfigErrors(errors)),
         }
     }
@@ -389,6 +399,12 @@ impl Config {
         }
         errors
     }
+}
+
+/// This process's environment.
+fn environment() -> impl Iterator<Item = (String, String)> {
+    let lossy = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
+    std::env::vars_os().map(move |(name, value)| (lossy(name), lossy(value)))
 }
 
 fn resolved(path: &Path, base: &Path) -> Result<PathBuf, String> {

@@ -35,15 +35,7 @@ enum Step {
 
 impl Reader {
     pub(super) fn new() -> Self {
-        let defaults = Config::default();
-        let merged = as_value(&defaults);
-        let models = ModelsConfig {
-            more: vec![ChatModelConfig::default()],
-            upstreams: vec![UpstreamConfig::default()],
-            ..ModelsConfig::default()
-        };
-        let budgets = BudgetsConfig { more: vec![BudgetConfig::default()], ..BudgetsConfig::default() };
-        let schema = as_value(&Config { folders: vec![FolderConfig::default()], models, budgets, ..defaults });
+        let (schema, merged) = (as_value(&with_examples()), as_value(&Config::default()));
         Self { schema, merged, origins: BTreeMap::new(), errors: Vec::new() }
     }
 
@@ -264,6 +256,17 @@ fn origin_of(origins: &BTreeMap<String, Origin>, path: &str) -> Origin {
             None => return Origin::Default,
         }
     }
+}
+
+/// The defaults, with one entry in every array of tables: all keys there are.
+pub(super) fn with_examples() -> Config {
+    let models = ModelsConfig {
+        more: vec![ChatModelConfig::default()],
+        upstreams: vec![UpstreamConfig::default()],
+        ..ModelsConfig::default()
+    };
+    let budgets = BudgetsConfig { more: vec![BudgetConfig::default()], ..BudgetsConfig::default() };
+    Config { folders: vec![FolderConfig::default()], models, budgets, ..Config::default() }
 }
 
 fn as_value(config: &Config) -> Value {

@@ -22,7 +22,7 @@ pub use self::caller::{BY_ADDRESS, Caller, Refused, Scope};
 use self::key::KEY_PREFIX;
 use self::keyring::Keyring;
 use self::token::Tokens;
-use crate::config::IdentityConfig;
+use crate::config::Live;
 use crate::stores::records::Records;
 
 /// Tells who calls.
@@ -37,10 +37,10 @@ impl Identity {
     ///
     /// # Errors
     /// In words for the operator.
-    pub fn start(config: &IdentityConfig, records: Arc<dyn Records>) -> Result<Self, String> {
-        let tokens = match config.jwt.issuer.is_empty() {
+    pub fn start(settings: &Arc<Live>, records: Arc<dyn Records>) -> Result<Self, String> {
+        let tokens = match settings.now().identity.jwt.issuer.is_empty() {
             true => None,
-            false => Some(Tokens::start(&config.jwt)?),
+            false => Some(Tokens::start(settings)?),
         };
         Ok(Self { keyring: Keyring::start(records), tokens })
     }

@@ -11,7 +11,7 @@ use tokio::sync::Mutex;
 
 use super::claims::{self, key_set, named};
 use super::{Caller, Refused};
-use crate::config::JwtConfig;
+use crate::config::Live;
 use crate::http::client_builder;
 
 /// The least time between two readings of the keys, whatever the tokens say.
@@ -23,7 +23,7 @@ const MOST_BYTES: usize = 1 << 20;
 
 /// See the module.
 pub struct Tokens {
-    config: JwtConfig,
+    settings: Arc<Live>,
     http: reqwest::Client,
     keys: ArcSwapOption<JwkSet>,
     /// Held while they are read for a token; when that was last.
@@ -35,12 +35,17 @@ impl Tokens {
     ///
     /// # Errors
     /// In words for the operator.
-    pub fn start(config: &JwtConfig) -> Result<Arc<Self>, String> {
+    pub fn start(settings: &Arc<Live>) -> Result<Arc<Self>, String> {
+        let config = &settings.now().identity.jwt;
         let ca = Some(config.tls_ca_file.as_path()).filter(|path| !path.as_os_str().is_empty());
         let http = client_builder(ca)?.timeout(WITHIN).redirect(reqwest::redirect::Policy::none());
         let http = http.build().map_err(|error| error.to_string())?;
-        let tokens =
-            Arc::new(Self { config: config.clone(), http, keys: ArcSwapOption::empty(), reading: Mutex::default() });
+        let tokens = Arc::new(Self {
+            settings: Arc::clone(settings),
+            http,
+            keys: ArcSwapOption::empty(),
+            reading: Mutex::default(),
+        });
         let (watched, every) = (Arc::downgrade(&tokens), Duration::from_secs(config.refresh_s));
         actix_rt::spawn(async move {
             let mut tick = actix_rt::time::interval(every);
@@ -63,7 +68,9 @@ impl Tokens {
     pub async fn caller(&self, token: &str) -> Result<Caller, Refused> {
         let header = claims::header(token)?;
         let keys = self.keys_with(header.kid.as_deref()).await?;
-        claims::bearer(&claims::verified(token, &header, &keys, &self.config)?, &self.config)
+        let settings = self.settings.now();
+        let config = &settings.identity.jwt;
+        claims::bearer(&claims::verified(token, &header, &keys, config)?, config)
     }
 
     /// The keys, read once more where this one is not among them.
@@ -89,10 +96,11 @@ impl Tokens {
     }
 
     async fn read(&self) -> Result<Arc<JwkSet>, String> {
-        let address = match self.config.jwks_url.as_str() {
+        let config = &self.settings.now().identity.jwt;
+        let address = match config.jwks_url.as_str() {
             // OpenID Connect Discovery 1.0, section 4.
             "" => {
-                let base = self.config.issuer.trim_end_matches('/');
+                let base = config.issuer.trim_end_matches('/');
                 let found = self.fetch(&format!("{base}/.well-known/openid-configuration")).await?;
                 let address = found["jwks_uri"].as_str().map(str::to_owned);
                 address.ok_or_else(|| format!("{base} says nothing of its keys (jwks_uri)"))?

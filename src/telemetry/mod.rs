@@ -10,22 +10,45 @@ pub mod trace;
 
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer, Registry};
+use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
 use self::trace::Traces;
 use crate::config::{Config, LogFormat, TracesConfig};
 
 /// What keeps log and traces going. Dropped, it sends what is left of the traces.
 pub struct Telemetry {
+    /// The level of the log.
+    pub level: LogLevel,
     _traces: Option<Traces>,
 }
 
-/// Starts the log at `level` (`RUST_LOG` wins, as everywhere), and traces where `traces` says where to.
+/// What changes the level of the log.
+#[derive(Clone)]
+pub struct LogLevel {
+    filter: reload::Handle<EnvFilter, Registry>,
+    /// RUST_LOG was given, which wins, as everywhere.
+    given: bool,
+}
+
+impl LogLevel {
+    /// Sets it, as `[log] level` gives it.
+    pub fn set(&self, level: &str) {
+        if self.given {
+            tracing::warn!("the variable RUST_LOG wins over [log] level: the log stays as it is");
+        } else if let Err(error) = self.filter.reload(EnvFilter::new(directives(level))) {
+            tracing::error!(%error, "the level of the log cannot be changed");
+        }
+    }
+}
+
+/// Starts the log at `level`, and traces where `traces` says where to.
 ///
 /// # Errors
 /// In words for the operator: traces cannot be sent so.
 pub fn start(config: &Config, level: &str, traces: Option<&TracesConfig>) -> Result<Telemetry, String> {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(directives(level)));
+    let given = EnvFilter::try_from_default_env().ok();
+    let wins = given.is_some();
+    let (filter, handle) = reload::Layer::new(given.unwrap_or_else(|| EnvFilter::new(directives(level))));
     let written: Box<dyn Layer<Registry> + Send + Sync> = match config.log.format {
         LogFormat::Text => Box::new(log::text().with_filter(filter)),
         LogFormat::Json => Box::new(log::json().with_filter(filter)),
@@ -38,7 +61,7 @@ pub fn start(config: &Config, level: &str, traces: Option<&TracesConfig>) -> Res
     if let Err(error) = tracing_subscriber::registry().with(written).with(spans).try_init() {
         eprintln!("answerd: no log: {error}");
     }
-    Ok(Telemetry { _traces: traces })
+    Ok(Telemetry { level: LogLevel { filter: handle, given: wins }, _traces: traces })
 }
 
 /// The level, and less of the libraries that say much.

@@ -98,7 +98,7 @@ fn tell(headers: &mut header::HeaderMap, standing: &Standing) {
 /// The pages, which show nothing by themselves, and what an orchestrator asks. All else is for those who are known,
 /// whatever a router makes of its path.
 fn is_for_everybody(path: &str) -> bool {
-    matches!(path, "/healthz" | "/readyz") || ui::is_page(path)
+    matches!(path, "/healthz" | "/startupz" | "/readyz") || ui::is_page(path)
 }
 
 /// What a connection that stays open was let in with: whether it still counts is asked again.

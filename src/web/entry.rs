@@ -22,7 +22,7 @@ pub async fn limit_head<B: MessageBody + 'static>(
     request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<EitherBody<B>>, Error> {
-    let limit = request.app_data::<web::Data<App>>().map_or(usize::MAX, |app| app.config.server.max_header_bytes);
+    let limit = request.app_data::<web::Data<App>>().map_or(usize::MAX, |app| app.config().server.max_header_bytes);
     let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
     // A line has a colon, a space and its end besides.
     let lines = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4);

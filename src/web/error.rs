@@ -49,6 +49,8 @@ problems! {
     PromptTooLong = "prompt-too-long", UNPROCESSABLE_ENTITY, "The conversation is too long";
     /// No model has this name.
     UnknownModel = "unknown-model", NOT_FOUND, "There is no such model";
+    /// The configuration that is to be taken has mistakes.
+    InvalidConfiguration = "invalid-configuration", UNPROCESSABLE_ENTITY, "The configuration has mistakes";
     /// The body is larger than its limit.
     TooLarge = "too-large", PAYLOAD_TOO_LARGE, "The body is too large";
     /// The head of the request is larger than its limit.
@@ -118,7 +120,8 @@ impl Problem {
         self
     }
 
-    fn retry_after(mut self, seconds: u64) -> Self {
+    /// Says when to try again, in seconds.
+    pub fn retry_after(mut self, seconds: u64) -> Self {
         self.retry_after_s = Some(seconds);
         self
     }
@@ -213,6 +216,9 @@ impl From<ServiceError> for Problem {
             }
             ServiceError::StorageFull(_) => Self::new(Kind::StorageFull, detail),
             ServiceError::Interrupted => Self::new(Kind::Internal, detail),
+            ServiceError::Stopping { elsewhere } => {
+                Self::new(Kind::Unavailable, detail).with("resumable", elsewhere).retry_after(2)
+            }
             ServiceError::Internal(_) => {
                 tracing::error!(detail, "a request failed");
                 Self::new(Kind::Internal, detail)

@@ -61,7 +61,7 @@ pub fn routes(config: &mut web::ServiceConfig) {
 }
 
 async fn open(request: HttpRequest, body: web::Payload, app: web::Data<App>) -> Result<HttpResponse, actix_web::Error> {
-    if is_of_another_site(&request, &app.config.server.allowed_origins) {
+    if is_of_another_site(&request, &app.config().server.allowed_origins) {
         return Err(Problem::new(
             Kind::OtherSite,
             "the Origin of the request is another site than its Host, and not one of [server] allowed_origins",
@@ -69,7 +69,7 @@ async fn open(request: HttpRequest, body: web::Payload, app: web::Data<App>) -> 
         .into());
     }
     let pass = Rc::new(Pass::of(&request, Scope::Ask)?);
-    let limit = app.config.server.max_json_bytes;
+    let limit = app.config().server.max_json_bytes;
     let unread = Unread::default();
     let body = bounded(&request, body, limit + READ_AHEAD, &unread).await?;
     let (mut response, session, messages) = actix_ws::handle(&request, body).map_err(|error| {
@@ -88,7 +88,7 @@ async fn open(request: HttpRequest, body: web::Payload, app: web::Data<App>) -> 
     let messages = messages.max_frame_size(most).aggregate_continuations().max_continuation_size(most);
     actix_web::rt::spawn(async move {
         let connection = Connection {
-            patience: Duration::from_secs(app.config.answer.stall_timeout_s),
+            patience: Duration::from_secs(app.config().answer.stall_timeout_s),
             app,
             pass,
             limit,
@@ -169,7 +169,7 @@ struct Gone;
 impl Connection {
     /// Lives until either side ends it; gives why, for the client to hear.
     async fn run(mut self, mut messages: actix_ws::AggregatedMessageStream) -> Option<CloseReason> {
-        let alive = Duration::from_secs(self.app.config.server.keep_alive_s);
+        let alive = Duration::from_secs(self.app.config().server.keep_alive_s);
         let mut heard = Instant::now();
         let mut tick = actix_web::rt::time::interval(alive);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -281,7 +281,9 @@ impl Connection {
             return Err(Problem::new(Kind::Overloaded, detail).with("limit", MOST_OPEN));
         }
         match frame {
-            Frame::Ask(_) if stops => Err(Problem::new(Kind::Unavailable, "the service stops; ask another one")),
+            Frame::Ask(_) if stops => {
+                Err(Problem::new(Kind::Unavailable, "the service stops; ask another one").retry_after(2))
+            }
             Frame::Ask(question) => {
                 // It may have to wait for its documents: meanwhile the others go on.
                 let (app, pass, own) = (self.app.clone(), Rc::clone(&self.pass), Arc::clone(id));
