@@ -76,7 +76,8 @@ pub struct App {
     /// The embedding model, to count tokens with.
     pub embedding: Arc<dyn models::Embedder>,
     asker: Option<Arc<Asker>>,
-    metrics: Arc<Metrics>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
     redis: Option<Arc<Redis>>,
     intake: Arc<Intake>,
     keepers: Option<Keepers>,
@@ -513,10 +514,21 @@ impl App {
 
     /// The metrics, as text.
     pub async fn metrics_text(&self) -> String {
+        let actors = self.registry.statuses();
+        let cache = actors.iter().map(|actor| &actor.detail["memory"]).find(|memory| memory.is_object());
+        let of_cache = |name: &str| cache.and_then(|memory| memory[name].as_u64()).unwrap_or(0);
         let snapshot = Snapshot {
             store: self.library.store.counts().await.ok().zip(self.library.as_of().await.ok()),
             dead_letters: self.events.as_ref().map_or(0, |events| events.dead_letters()),
+            events_taken: self.events.as_ref().map_or(0, |events| events.taken()),
             resident_bytes: resident_bytes().unwrap_or(0),
+            cpu: watching::cpu_time(),
+            ready: self.troubles().is_empty(),
+            degraded: self.degraded().len(),
+            answers_open: self.pools().map(|pool| pool.door.depth()).sum(),
+            answers_kept: self.asker.as_ref().map_or(0, |asker| asker.shelf.len()),
+            cache: (of_cache("entries"), of_cache("bytes")),
+            actors,
             answers: self.asker.iter().flat_map(|asker| asker.kept.counts.all()).collect(),
             models: self
                 .pools()

@@ -11,6 +11,7 @@ use crate::error::ServiceError;
 use crate::freshness::{AsOf, OnBus};
 use crate::stores::StoreError;
 use crate::stores::document_store::{DocumentStore, Progress, Standing};
+use crate::telemetry::trace::Origins;
 
 /// See the module.
 pub struct Library {
@@ -20,6 +21,8 @@ pub struct Library {
     pub bus: OnBus,
     /// How far the operations at work in this process are, by `seq`.
     pub progress: DashMap<u64, Progress>,
+    /// The traces of the documents' last versions.
+    pub origins: Origins,
     /// The configuration.
     pub config: Arc<Config>,
 }
@@ -27,7 +30,7 @@ pub struct Library {
 impl Library {
     /// The documents in a store.
     pub fn new(store: Arc<dyn DocumentStore>, config: Arc<Config>) -> Arc<Self> {
-        Arc::new(Self { store, bus: OnBus::default(), progress: DashMap::new(), config })
+        Arc::new(Self { store, bus: OnBus::default(), progress: DashMap::new(), origins: Origins::default(), config })
     }
 
     /// Where the store stands, and with it what waits on the bus.

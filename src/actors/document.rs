@@ -6,6 +6,7 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
 use sha2::{Digest, Sha256};
+use tracing::Instrument;
 
 use super::compute::Compute;
 use super::contained::{self, Job};
@@ -99,14 +100,18 @@ impl DocumentTools {
             return Ok(());
         };
         match content {
-            None => Ok(self.library.store.store_delete(seq, now_ms() as i64).await?),
+            None => {
+                let delete = self.library.store.store_delete(seq, now_ms() as i64);
+                Ok(delete.instrument(tracing::debug_span!("store")).await?)
+            }
             Some(content) => self.upsert(seq, document, content).await,
         }
     }
 
     async fn upsert(&self, seq: u64, document: String, content: PendingContent) -> Result<(), ProcessError> {
         let title = content.title.clone();
-        let parsed = self.parse(&document, content).await?;
+        let span = tracing::debug_span!("parse", bytes = content.bytes.len());
+        let parsed = self.parse(&document, content).instrument(span).await?;
         let (library, model) = (Arc::clone(&self.library), Arc::clone(&self.model));
         let (parsed, chunks) = self
             .compute
@@ -115,6 +120,7 @@ impl DocumentTools {
                 let pieces = cut(&library, &*model, title.as_deref(), &parsed)?;
                 Ok::<_, ProcessError>((parsed, pieces))
             })
+            .instrument(tracing::debug_span!("chunk"))
             .await?;
         let parsed_ms = Some(now_ms() as i64);
         self.library.progress.insert(seq, Progress { parsed_ms, embedded_ms: None });
@@ -145,7 +151,9 @@ impl DocumentTools {
                 vector: vector.unwrap_or_default(),
             })
             .collect();
-        Ok(self.library.store.store_version(seq, parsed, chunks, progress, now_ms() as i64).await?)
+        let span = tracing::debug_span!("store", chunks = chunks.len());
+        let store = self.library.store.store_version(seq, parsed, chunks, progress, now_ms() as i64);
+        Ok(store.instrument(span).await?)
     }
 
     /// Parses a document: here where that is bounded, else in a process of its own.

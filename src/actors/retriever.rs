@@ -6,6 +6,7 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
 use serde::{Deserialize, Serialize};
+use tracing::Instrument;
 
 use super::door::{Door, Factory, Role};
 use super::embedder::{Embed, Embedder};
@@ -119,7 +120,8 @@ impl Role for Retriever {
             let vector = vector.filter(|_| mode != Mode::Lexical);
             let bus = library.bus.now();
             let lookup = Lookup { words, vector, filter: sight.narrow(filter), limit };
-            let Hits { mut passages, standing, best_similarity, index_us } = library.store.search(lookup).await?;
+            let search = library.store.search(lookup).instrument(tracing::debug_span!("search"));
+            let Hits { mut passages, standing, best_similarity, index_us } = search.await?;
             // The store has left out the rest already; what a mistake of its would show is too much to rely on that.
             passages.retain(|passage| sight.sees(&passage.metadata));
             let Standing { commit, as_of } = standing;

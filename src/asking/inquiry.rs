@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tracing::Instrument;
+
 use super::Question;
 use super::kept::Evidence;
 use crate::actors::compute::blocking;
@@ -84,7 +86,7 @@ impl Inquiry {
         let evidence = match relevant {
             true => {
                 let inquiry = self.clone();
-                blocking(move || inquiry.pack(found.passages)).await
+                blocking(move || inquiry.pack(found.passages)).instrument(tracing::debug_span!("pack")).await
             }
             false => None,
         };

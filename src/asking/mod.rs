@@ -27,6 +27,8 @@ use std::time::{Duration, Instant};
 use dashmap::mapref::entry::Entry;
 use parking_lot::Mutex;
 use serde::{Deserialize, Deserializer};
+use tracing::field::Empty;
+use tracing::{Instrument, Span};
 
 use self::elsewhere::Elsewhere;
 use self::flight::{Flight, Member};
@@ -227,6 +229,7 @@ impl Asker {
     ///
     /// # Errors
     /// [`ServiceError`]: invalid or too long, overloaded, or without a model; nothing was begun then.
+    #[tracing::instrument(name = "answer", skip_all, fields(answer = Empty))]
     pub async fn ask(
         self: &Arc<Self>,
         question: Question,
@@ -298,6 +301,7 @@ impl Asker {
             Some(Found::Evidence(evidence)) => Some(evidence),
             None => None,
             Some(Found::Answer(evidence, answer)) => {
+                self.link(&evidence);
                 answer.tell(&inquiry, &evidence, &Flight::new(member, false), &account);
                 return Ok(self.shelved(log, &caller));
             }
@@ -352,7 +356,7 @@ impl Asker {
             stop: inquiry.stop.clone(),
             account,
         };
-        actix_rt::spawn(Generation { inquiry, landing, evidence, run, cache }.run());
+        actix_rt::spawn(Generation { inquiry, landing, evidence, run, cache }.run().in_current_span());
         Ok(self.shelved(log, &caller))
     }
 
@@ -384,6 +388,12 @@ impl Asker {
         })
     }
 
+    /// Links the answer at hand to how its passages came here.
+    fn link(&self, evidence: &Evidence) {
+        let documents = evidence.passages.iter().map(|passage| passage.document_id.as_str());
+        self.library.origins.link(&Span::current(), documents);
+    }
+
     /// What the cache is used for.
     fn cache_use(&self, wishes: &Wishes) -> CacheUse {
         let CacheUse { read, write, only } = wishes.cache;
@@ -395,6 +405,7 @@ impl Asker {
     ///
     /// # Errors
     /// See [`Asker::ask`].
+    #[tracing::instrument(name = "answer", skip_all, fields(answer = Empty))]
     pub async fn chat(
         self: &Arc<Self>,
         pool: &PoolDoor,
@@ -434,11 +445,11 @@ impl Asker {
             stop: wishes.stop,
             account,
         };
-        tracing::debug!(answer = log.id(), model = name, "asked without documents");
+        tracing::debug!(model = name, "asked without documents");
         // A model by itself needs no store; what it says of the documents' age is nothing where the store does not answer.
         let as_of = self.library.as_of().await.unwrap_or_default();
         let flight = Flight::new(Member::new(writer, Arc::clone(&log), as_of, Arc::clone(&caller)), false);
-        actix_rt::spawn(run.generate(flight, prompt, None));
+        actix_rt::spawn(run.generate(flight, prompt, None).in_current_span());
         Ok(self.shelved(log, &caller))
     }
 
@@ -511,7 +522,9 @@ impl Asker {
             stall: Duration::from_secs(config.stall_timeout_s),
             time,
         };
-        AnswerLog::new(uuid::Uuid::now_v7().simple().to_string(), bounds)
+        let id = uuid::Uuid::now_v7().simple().to_string();
+        Span::current().record("answer", &id);
+        AnswerLog::new(id, bounds)
     }
 
     /// Puts an answer where it can be found, here and by other replicas.

@@ -11,7 +11,7 @@ mod keys;
 mod migrate;
 mod publish;
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -22,7 +22,8 @@ use serde_json::Value;
 
 use crate::actors::retriever::Mode;
 use crate::app::{App, Parts};
-use crate::config::{Config, LogFormat};
+use crate::config::Config;
+use crate::telemetry;
 use client::{Description, Target};
 
 /// Search an organisation's documents, and call the model.
@@ -161,6 +162,12 @@ async fn execute(cli: Cli) -> Result<(), String> {
     }
     let path = cli.config.or_else(|| Some(PathBuf::from("config.toml")).filter(|path| path.exists()));
     let config = Config::load(path.as_deref()).map_err(|errors| errors.to_string())?;
+    // A service says what it does, and sends traces; of a command only trouble is heard.
+    let _telemetry = match &cli.command {
+        Command::ParseWorker | Command::Check => None,
+        Command::Serve => Some(telemetry::start(&config, &config.log.level, Some(&config.traces))?),
+        _ => Some(telemetry::start(&config, "warn", None)?),
+    };
     match cli.command {
         Command::ParseWorker => Ok(()),
         Command::Check => {
@@ -173,12 +180,11 @@ async fn execute(cli: Cli) -> Result<(), String> {
             start_log(&config, &config.log.level);
             serve(config).await
         }
+        Command::Serve => serve(config).await,
         Command::Ask { question, json, server } => {
-            start_log(&config, "warn");
             ask(Target::choose(config, server, true).await?, question, json).await
         }
         Command::Search { query, mode, limit, json, server } => {
-            start_log(&config, "warn");
             let mode: Mode = serde_json::from_value(Value::from(mode.as_str()))
                 .map_err(|_| format!("--mode is {mode}, it must be hybrid, lexical or vector"))?;
             let target = Target::choose(config, server, false).await?;
@@ -192,43 +198,17 @@ async fn execute(cli: Cli) -> Result<(), String> {
             Ok(())
         }
         Command::Ingest { path, collection, visible_to, server } => {
-            start_log(&config, "warn");
             ingest(Target::choose(config, server, false).await?, path, Description { collection, visible_to }).await
         }
-        Command::Publish(what) => {
-            start_log(&config, "warn");
-            publish::run(config, what).await
-        }
-        Command::Migrate(what) => {
-            start_log(&config, "warn");
-            migrate::run(config, what).await
-        }
-        Command::Audit => {
-            start_log(&config, "warn");
-            export::audit(config).await
-        }
-        Command::Backup { to } => {
-            start_log(&config, "warn");
-            backup::back_up(&config, to)
-        }
-        Command::Restore { from } => {
-            start_log(&config, "warn");
-            backup::restore(&config, from)
-        }
-        Command::Feedback => {
-            start_log(&config, "warn");
-            export::feedback(config).await
-        }
-        Command::Keys { what } => {
-            start_log(&config, "warn");
-            keys::run(config, what).await
-        }
-        Command::Dlq { what } => {
-            start_log(&config, "warn");
-            dlq::run(&config, what).await
-        }
+        Command::Publish(what) => publish::run(config, what).await,
+        Command::Migrate(what) => migrate::run(config, what).await,
+        Command::Audit => export::audit(config).await,
+        Command::Backup { to } => backup::back_up(&config, to),
+        Command::Restore { from } => backup::restore(&config, from),
+        Command::Feedback => export::feedback(config).await,
+        Command::Keys { what } => keys::run(config, what).await,
+        Command::Dlq { what } => dlq::run(&config, what).await,
         Command::Eval { folder, data, json } => {
-            start_log(&config, "warn");
             let report = crate::eval::run(config, &folder, data).await?;
             if json {
                 print_json(&serde_json::json!(report))
@@ -237,24 +217,6 @@ async fn execute(cli: Cli) -> Result<(), String> {
             }
             Ok(())
         }
-    }
-}
-
-fn start_log(config: &Config, level: &str) {
-    use tracing_subscriber::EnvFilter;
-    // RUST_LOG wins, as everywhere.
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| {
-        EnvFilter::new(format!(
-            "{level},tantivy=warn,hnsw_rs=warn,llama-cpp-2=warn,actix_server=warn,async_nats=warn,deadpool=error"
-        ))
-    });
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let started = match config.log.format {
-        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).with_target(false).try_init(),
-        LogFormat::Json => log.json().try_init(),
-    };
-    if let Err(error) = started {
-        eprintln!("answerd: no log: {error}");
     }
 }
 

@@ -94,6 +94,9 @@ pub struct Config {
     /// What the process logs.
     #[garde(dive)]
     pub log: LogConfig,
+    /// See [`TracesConfig`].
+    #[garde(dive)]
+    pub traces: TracesConfig,
 }
 
 impl Default for Config {
@@ -124,6 +127,7 @@ impl Default for Config {
             redis: RedisConfig::default(),
             actors: ActorsConfig::default(),
             log: LogConfig::default(),
+            traces: TracesConfig::default(),
         }
     }
 }
@@ -146,6 +150,13 @@ pub struct ServerConfig {
     /// Default 1 MiB.
     #[garde(range(min = 1024, max = 1024 * MIB))]
     pub max_json_bytes: usize,
+    /// Largest head of a request, in bytes. Default 32 KiB.
+    #[garde(range(min = 1024, max = 131_072))]
+    pub max_header_bytes: usize,
+    /// Other sites whose pages may call from a browser, as `https://intranet.example.com`; each is one that the keys of its
+    /// users are safe with. Default none.
+    #[garde(custom(origins))]
+    pub allowed_origins: Vec<String>,
     /// Time a client has to send the head of a request, in milliseconds. Default 5,000.
     #[garde(range(min = 100, max = 600_000))]
     pub request_timeout_ms: u64,
@@ -170,6 +181,8 @@ impl Default for ServerConfig {
             workers: 2,
             max_connections: 8192,
             max_json_bytes: MIB,
+            max_header_bytes: 32 << 10,
+            allowed_origins: Vec::new(),
             request_timeout_ms: 5000,
             body_timeout_s: 60,
             write_timeout_s: 60,
@@ -608,6 +621,32 @@ pub enum LogFormat {
     Json,
 }
 
+/// `[traces]`: spans of its work, for a collector of OpenTelemetry.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate)]
+#[serde(default, deny_unknown_fields)]
+pub struct TracesConfig {
+    /// Address of a collector that takes OTLP over HTTP, such as `http://127.0.0.1:4318`; without one there are no traces.
+    /// What it asks for beside (a key, say) is in the variable `OTEL_EXPORTER_OTLP_HEADERS`. Default none.
+    #[garde(custom(collector))]
+    pub endpoint: String,
+    /// Share of the requests and events that a trace is begun with, 0 to 1. One that comes with a trace of its own goes on
+    /// with it as that one says. Default 1.
+    #[garde(range(min = 0.0, max = 1.0))]
+    pub sample: f64,
+    /// Name of this service in the traces. Default `answerd`.
+    #[garde(length(min = 1))]
+    pub service: String,
+    /// Time for sending one batch, in milliseconds. Default 5,000.
+    #[garde(range(min = 100, max = 60_000))]
+    pub timeout_ms: u64,
+}
+
+impl Default for TracesConfig {
+    fn default() -> Self {
+        Self { endpoint: String::new(), sample: 1.0, service: "answerd".into(), timeout_ms: 5000 }
+    }
+}
+
 fn socket_address<'de, D: Deserializer<'de>>(from: D) -> Result<SocketAddr, D::Error> {
     let text = String::deserialize(from)?;
     text.parse().map_err(|_| {
@@ -637,6 +676,22 @@ fn id_prefix(prefix: &str, _: &()) -> garde::Result {
     match DocumentId::parse(&format!("{prefix}x")) {
         Ok(_) => Ok(()),
         Err(error) => Err(garde::Error::new(format!("{prefix:?} cannot start the id of a document: {error}"))),
+    }
+}
+
+/// An origin is written as browsers write it, or it would never be one that comes.
+fn origins(origins: &[String], _: &()) -> garde::Result {
+    origins.iter().try_for_each(|origin| match url::Url::parse(origin) {
+        Ok(url) if ["http", "https"].contains(&url.scheme()) && url.origin().ascii_serialization() == *origin => Ok(()),
+        _ => Err(garde::Error::new(format!("{origin:?} is no origin, such as https://intranet.example.com"))),
+    })
+}
+
+fn collector(endpoint: &str, _: &()) -> garde::Result {
+    match url::Url::parse(endpoint) {
+        _ if endpoint.is_empty() => Ok(()),
+        Ok(url) if ["http", "https"].contains(&url.scheme()) => Ok(()),
+        _ => Err(garde::Error::new(format!("{endpoint:?} is not an address such as http://127.0.0.1:4318"))),
     }
 }
 

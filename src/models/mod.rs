@@ -165,6 +165,8 @@ pub struct Sequence {
     pub stop: Vec<String>,
     /// Where the tokens go.
     pub sink: Box<dyn Sink>,
+    /// Whose work it is: an engine that asks another service has that one go on with its trace.
+    pub span: tracing::Span,
 }
 
 /// A sequence that an engine does not take; its sink has heard nothing.

@@ -51,6 +51,8 @@ problems! {
     UnknownModel = "unknown-model", NOT_FOUND, "There is no such model";
     /// The body is larger than its limit.
     TooLarge = "too-large", PAYLOAD_TOO_LARGE, "The body is too large";
+    /// The head of the request is larger than its limit.
+    HeadTooLarge = "head-too-large", REQUEST_HEADER_FIELDS_TOO_LARGE, "The head of the request is too large";
     /// The content type is not one that is taken here.
     UnsupportedMediaType = "unsupported-media-type", UNSUPPORTED_MEDIA_TYPE, "The content type is not supported here";
     /// None of the media types that are accepted can be given.

@@ -17,19 +17,23 @@
 //! | [`ui`] | `/`, `/documents`, `/admin`, `/ui/...`: the browser pages |
 //!
 //! [`error`] makes RFC 9457 problem documents of everything that goes wrong, [`openai`] errors of OpenAI's form;
-//! [`auth`] says who calls and what it may (and `/v1/me` tells it), [`slow`] ends connections of those who neither send nor take anything.
+//! [`auth`] says who calls and what it may (and `/v1/me` tells it), [`entry`] bounds the
+//! head of a request and says from where it may come, [`observe`] tells
+//! of each request, [`slow`] ends connections of those who neither send nor take anything.
 
 pub mod admin;
 pub mod answers;
 pub mod auth;
 pub mod dead_letters;
 pub mod documents;
+pub mod entry;
 pub mod error;
 pub mod events;
 pub mod feedback;
 pub mod health;
 pub mod keys;
 pub mod metrics;
+pub mod observe;
 pub mod openai;
 pub mod search;
 pub mod slow;
@@ -41,7 +45,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::dev::Server;
-use actix_web::middleware::{DefaultHeaders, from_fn};
+use actix_web::middleware::{Condition, DefaultHeaders, from_fn};
 use actix_web::{HttpServer, web};
 use actix_web_lab::middleware::map_response;
 
@@ -61,6 +65,7 @@ pub fn serve(app: Arc<App>, listener: TcpListener) -> std::io::Result<Server> {
     let config = Arc::clone(&app.config);
     let server = HttpServer::new(move || {
         let json = web::JsonConfig::default().limit(app.config.server.max_json_bytes).error_handler(error::json_error);
+        let origins = &app.config.server.allowed_origins;
         actix_web::App::new()
             .app_data(web::Data::from(Arc::clone(&app)))
             .app_data(json)
@@ -68,6 +73,8 @@ pub fn serve(app: Arc<App>, listener: TcpListener) -> std::io::Result<Server> {
             .app_data(web::PayloadConfig::new(app.config.ingest.max_document_bytes))
             .wrap(from_fn(auth::identify))
             .wrap(from_fn(slow::limit_body))
+            .wrap(Condition::new(!origins.is_empty(), entry::cors(origins)))
+            .wrap(from_fn(entry::limit_head))
             .wrap(map_response(async |response| Ok(error::unify(response))))
             .wrap(
                 DefaultHeaders::new()
@@ -77,6 +84,7 @@ pub fn serve(app: Arc<App>, listener: TcpListener) -> std::io::Result<Server> {
                     .add(("Cross-Origin-Opener-Policy", "same-origin"))
                     .add(("Cross-Origin-Resource-Policy", "same-origin")),
             )
+            .wrap(from_fn(observe::observe))
             .configure(answers::routes)
             .configure(openai::routes)
             .configure(ws::routes)

@@ -30,14 +30,19 @@ use futures_util::{FutureExt, StreamExt, stream};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::MissedTickBehavior;
+use tracing::Span;
+use tracing::field::Empty;
 
 use super::answers::{find, is_past_the_end, position_after};
-use super::auth::{Pass, is_of_another_site};
+use super::auth::Pass;
+use super::entry::is_of_another_site;
 use super::error::{Kind, Problem, method_not_allowed};
+use super::observe;
 use crate::answer::log::{AnswerLog, Event, event_id, parse_event_id};
 use crate::app::App;
 use crate::asking::{CacheUse, Question, Wishes};
 use crate::identity::Scope;
+use crate::telemetry::trace;
 
 /// The protocol that is spoken, for those who name one.
 const PROTOCOL: &str = "answerd";
@@ -56,8 +61,12 @@ pub fn routes(config: &mut web::ServiceConfig) {
 }
 
 async fn open(request: HttpRequest, body: web::Payload, app: web::Data<App>) -> Result<HttpResponse, actix_web::Error> {
-    if is_of_another_site(&request) {
-        return Err(Problem::new(Kind::OtherSite, "the Origin of the request is another site than its Host").into());
+    if is_of_another_site(&request, &app.config.server.allowed_origins) {
+        return Err(Problem::new(
+            Kind::OtherSite,
+            "the Origin of the request is another site than its Host, and not one of [server] allowed_origins",
+        )
+        .into());
     }
     let pass = Rc::new(Pass::of(&request, Scope::Ask)?);
     let limit = app.config.server.max_json_bytes;
@@ -366,10 +375,15 @@ impl Connection {
     }
 }
 
+/// Asks a question of a connection. In traces and in the log it is by itself: the connection's own span goes on for as long
+/// as that is open.
+#[tracing::instrument(name = "request", parent = None, skip_all, fields(request_id = %observe::new_id(), otel.kind = "server", trace_id = Empty, caller = Empty))]
 async fn ask(app: &App, question: Question, cache: CacheUse, pass: &Pass) -> Result<Arc<AnswerLog>, Problem> {
+    trace::name(&Span::current());
     let wishes = Wishes { cache, ..question.wishes() };
     // A connection may outlive its key.
     let caller = pass.caller(app).await?;
+    Span::current().record("caller", &*caller.name);
     app.budgets.request(&caller).await?;
     Ok(app.asker()?.ask(question, wishes, &caller).await?)
 }

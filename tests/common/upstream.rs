@@ -71,6 +71,7 @@ pub enum Fault {
 pub struct Asked {
     pub path: String,
     pub authorization: Option<String>,
+    pub traceparent: Option<String>,
     pub body: Value,
 }
 
@@ -185,10 +186,11 @@ impl Drop for Open {
 
 async fn serve(request: HttpRequest, body: Value, shared: Shared) -> HttpResponse {
     let script = shared.script.lock().clone();
-    let authorization = request.headers().get("authorization").and_then(|value| value.to_str().ok());
+    let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
     shared.asked.lock().push(Asked {
         path: request.path().to_owned(),
-        authorization: authorization.map(str::to_owned),
+        authorization: header("authorization"),
+        traceparent: header("traceparent"),
         body: body.clone(),
     });
     let open = Open::new(&shared.open);

@@ -12,6 +12,7 @@ use futures_util::{FutureExt, Stream, StreamExt};
 use reqwest::Response;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tracing::Instrument;
 
 use super::upstream::{Failure, Upstream, Upstreams, error_text};
 use super::{Counter, runtime};
@@ -145,7 +146,7 @@ impl Generator for OpenAi {
         };
         let (inner, mut sink) = (Arc::clone(&self.inner), sequence.sink);
         inner.running.fetch_add(1, Ordering::Relaxed);
-        runtime.spawn(async move {
+        let work = async move {
             sink.started();
             // A panic is the end of this stream, and of no other.
             let work = std::panic::AssertUnwindSafe(inner.stream(&body, stream, &mut *sink)).catch_unwind().await;
@@ -157,7 +158,8 @@ impl Generator for OpenAi {
                 inner.prefill_tokens.fetch_add(computed as u64, Ordering::Relaxed);
             }
             sink.finish(result);
-        });
+        };
+        runtime.spawn(work.instrument(sequence.span));
         Ok(())
     }
 

@@ -7,9 +7,11 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
+use tracing::Span;
 
 use crate::config::UpstreamConfig;
 use crate::models::ModelError;
+use crate::telemetry::trace;
 
 /// How often all of them are tried.
 const ROUNDS: u32 = 2;
@@ -139,6 +141,9 @@ impl Upstream {
     fn request(&self, client: &Client, path: &str, mut body: Value) -> Result<RequestBuilder, Failure> {
         body["model"] = self.model.clone().into();
         let request = client.post(format!("{}/{path}", self.url)).json(&body);
+        let request = trace::headers(&Span::current())
+            .into_iter()
+            .fold(request, |request, (name, value)| request.header(name, value));
         Ok(match self.key()? {
             Some(key) => request.bearer_auth(key),
             None => request,

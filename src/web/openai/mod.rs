@@ -103,6 +103,7 @@ fn error_body(kind: Kind, message: &str, param: Option<&str>, members: &Map<Stri
         Kind::InvalidJson
         | Kind::InvalidRequest
         | Kind::TooLarge
+        | Kind::HeadTooLarge
         | Kind::UnsupportedMediaType
         | Kind::NotAcceptable
         | Kind::NotFound
