@@ -176,10 +176,6 @@ async fn execute(cli: Cli) -> Result<(), String> {
             Ok(())
         }
         Command::Health { server } => health::run(&config, server).await,
-        Command::Serve => {
-            start_log(&config, &config.log.level);
-            serve(config).await
-        }
         Command::Serve => serve(config).await,
         Command::Ask { question, json, server } => {
             ask(Target::choose(config, server, true).await?, question, json).await
