@@ -451,6 +451,21 @@ fn who_stops_it_waits_longer_than_answers_have_to_end() {
 }
 
 #[test]
+fn the_version_is_the_same_everywhere() {
+    let version = env!("CARGO_PKG_VERSION");
+    let mut found = Vec::new();
+    for variant in ["base", "embedded", "gpu"] {
+        let kustomization = yaml(here(&format!("deploy/kubernetes/{variant}/kustomization.yaml"))).remove(0);
+        found.push((variant, str(&kustomization, "/images/0/newTag").trim_end_matches("-cuda").to_owned()));
+    }
+    let compose = yaml(here("deploy/compose/compose.yaml")).remove(0);
+    let image = str(&compose, "/services/answerd/image");
+    found.push(("Compose", image.trim_end_matches('}').rsplit(':').next().unwrap_or_default().to_owned()));
+    found.push(("Dockerfile", between(&text(here("deploy/Dockerfile")), "ARG VERSION=", "\n").remove(0)));
+    assert!(found.iter().all(|(_, one)| one == version), "{version} is built: {found:?}");
+}
+
+#[test]
 fn nothing_runs_as_root_or_writes_where_it_need_not() {
     for file in files(&["yaml"]) {
         for document in yaml(&file) {
