@@ -25,7 +25,7 @@ use url::Url;
 use self::rules::{Forbidden, Rules, shown};
 use super::nats::Bus;
 use crate::config::{Config, FetchConfig};
-use crate::documents::event::Operation;
+use crate::documents::event::{MAX_MEDIA_TYPE_BYTES, Operation};
 use crate::http::client_builder;
 
 /// An address in the object store: `nats-object://<bucket>/<name>`.
@@ -174,7 +174,8 @@ impl Datarefs {
         }
         // What servers say where they know nothing.
         let unknown = ["application/octet-stream", "binary/octet-stream"];
-        let media_type = header(CONTENT_TYPE).filter(|given| !unknown.contains(given)).map(str::to_owned);
+        let fits = |given: &&str| !unknown.contains(given) && given.len() <= MAX_MEDIA_TYPE_BYTES;
+        let media_type = header(CONTENT_TYPE).filter(fits).map(str::to_owned);
         let expected = response.content_length().map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
         if let Some(bytes) = expected {
             self.within_limit(bytes)?;
