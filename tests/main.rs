@@ -12,6 +12,7 @@ mod cli;
 mod common;
 mod connections;
 mod datarefs;
+mod deletion;
 mod documents;
 mod embedding;
 mod events;

@@ -298,10 +298,8 @@ impl LexicalIndex {
                 continue;
             }
             // One that failed, because another merge was in the way or there was no room, is begun again.
-            let work = match work {
-                Some(mut work) if (&mut work).now_or_never().is_none() => work,
-                _ => writer.merge(&[segment]),
-            };
+            let at_work = work.and_then(|mut work| (&mut work).now_or_never().is_none().then_some(work));
+            let work = at_work.unwrap_or_else(|| writer.merge(&[segment]));
             self.rewriting.push((segment, Some(work)));
         }
         Ok(self.rewriting.is_empty())
