@@ -250,7 +250,7 @@ impl Deletions {
         // First of all: who keeps something from here on looks there after it has kept it.
         self.deleted.add(deleted);
         let mut counts = ByDocument::new();
-        let mut count = |document, level| counts.entry(document).or_insert_with(Counts::default).add(level);
+        let mut count = |document, level| counts.entry(document).or_default().add(level);
         let upto: HashMap<u64, u64> = deleted.iter().map(|one| (one.document, one.revision)).collect();
         let is_deleted = |one: &RestsOn| upto.get(&one.document).is_some_and(|revision| one.revision <= *revision);
         self.memory.purge(&is_deleted).into_iter().for_each(|(document, level)| count(document, level));
