@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use super::door::{Factory, Role};
 use crate::answer::evidence::{Basis, Key};
+use crate::config::Live;
 use crate::deletion::{Deletions, shared};
 use crate::stores::StoreError;
 use crate::stores::memory::MemoryCache;
@@ -71,14 +72,14 @@ impl CacheCounts {
 /// The cache; see the module.
 pub struct Cache {
     deletions: Arc<Deletions>,
-    time: Duration,
+    settings: Arc<Live>,
 }
 
 impl Cache {
     /// The factory of the cache. What is kept outlives a restart of the actor.
-    pub fn factory(deletions: Arc<Deletions>, time: Duration) -> Factory<Self> {
+    pub fn factory(deletions: Arc<Deletions>, settings: Arc<Live>) -> Factory<Self> {
         Arc::new(move || {
-            let cache = Self { deletions: Arc::clone(&deletions), time };
+            let cache = Self { deletions: Arc::clone(&deletions), settings: Arc::clone(&settings) };
             async move { Ok(cache) }.boxed_local()
         })
     }
@@ -102,7 +103,8 @@ impl Role for Cache {
     const SERIAL: bool = false;
 
     fn handle(&mut self, message: CacheMessage) -> LocalBoxFuture<'static, Result<Option<Bytes>, StoreError>> {
-        let (deletions, time) = (Arc::clone(&self.deletions), self.time);
+        let deletions = Arc::clone(&self.deletions);
+        let time = Duration::from_secs(self.settings.now().cache.ttl_s);
         async move {
             fail::fail_point!("cache");
             let (memory, redis) = (&deletions.memory, &deletions.redis);

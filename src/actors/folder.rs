@@ -210,7 +210,7 @@ impl Watch {
                 return Ok(false);
             }
         };
-        let limit = self.library.config.ingest.max_document_bytes;
+        let limit = self.library.config().ingest.max_document_bytes;
         let read = path.to_owned();
         let content = match blocking(move || read_file(&read, limit)).await {
             Ok(content) => content,

@@ -232,6 +232,11 @@ pub enum Stopped {
     Late,
     /// A document that it rests on was deleted.
     Withdrawn,
+    /// The service stops.
+    Service {
+        /// Another replica has what was said.
+        elsewhere: bool,
+    },
 }
 
 /// The log of one answer; see the module.
@@ -355,6 +360,11 @@ impl AnswerLog {
     /// Ends it: whoever computes for it stops within a token.
     pub fn cancel(&self) {
         self.lock().stopped.get_or_insert(Stopped::Cancelled);
+    }
+
+    /// Ends it because the service stops.
+    pub fn interrupt(&self, elsewhere: bool) {
+        self.lock().stopped.get_or_insert(Stopped::Service { elsewhere });
     }
 
     /// Why it was ended early, if it was.

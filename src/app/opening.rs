@@ -17,7 +17,7 @@ use crate::actors::model_pool::{ModelPool, PoolDoor, PoolState, PooledWorker};
 use crate::actors::model_worker::{EnginePlan, EngineSlot, Loader, ModelWorker, Orphans};
 use crate::answer::evidence::Key;
 use crate::asking::kept::Kept;
-use crate::config::{ChatModelConfig, Config, EmbeddingEngine, Engine, StoreEngine};
+use crate::config::{ChatModelConfig, Config, EmbeddingEngine, Engine, Live, StoreEngine};
 use crate::deletion::Deletions;
 use crate::freshness::Freshness;
 use crate::models::admission::Limits;
@@ -177,38 +177,37 @@ pub(super) fn open_model(doors: &Doors, config: &Config, model: &ChatModelConfig
 /// Opens the cache of evidence and answers.
 pub(super) async fn open_cache(
     doors: &Doors,
-    config: &Arc<Config>,
+    live: &Arc<Live>,
     embedder: &Door<Embedder>,
     deletions: &Arc<Deletions>,
     arbiter: &Arbiter,
 ) -> Kept {
     let counts = Arc::<CacheCounts>::default();
-    let cache = &config.cache;
+    let settings = live.now();
+    let cache = &settings.cache;
     let door = cache.enabled.then(|| {
         let (shown, shown_counts) = (Arc::clone(deletions), Arc::clone(&counts));
         doors.open(
             "read/cache",
             (CACHE_CAPACITY, "lookups at once; more go without the cache"),
-            Cache::factory(Arc::clone(deletions), Duration::from_secs(cache.ttl_s)),
+            Cache::factory(Arc::clone(deletions), Arc::clone(live)),
             Some(Arc::new(move || Cache::describe(&shown.memory, shown.redis.as_deref(), &shown_counts))),
             arbiter,
         )
     });
-    let settings = Arc::clone(config);
-    let setup = blocking(move || setup(&settings)).await;
-    Kept::new(door, embedder.clone(), cache.near_similarity, setup, counts)
+    let base = blocking(move || setup(&settings)).await;
+    Kept::new(door, embedder.clone(), Arc::clone(live), base, counts)
 }
 
 /// Lookups in the cache at once.
 const CACHE_CAPACITY: usize = 4096;
 
-/// Names all that makes answers differ although the same is asked of the same passages: the models and the settings.
+/// Names all that makes answers differ although the same is asked of the same passages, but for the settings that can change
+/// while the service runs: those come to it with each question ([`Kept`]).
 fn setup(config: &Config) -> Key {
     let chat = &config.models.chat;
     let parts = json!({
         "version": env!("CARGO_PKG_VERSION"),
-        "search": config.search,
-        "answer": config.answer,
         "embedding": [config.embedding.name, config.embedding.engine.name()],
         "chat": chat,
         "file": fingerprint(&chat.path),

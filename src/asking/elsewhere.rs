@@ -16,7 +16,9 @@ use serde::{Deserialize, Serialize};
 use super::shelf::{self, Shelf};
 use crate::answer::evidence::{Level, RestsOn};
 use crate::answer::log::{AnswerLog, Bounds, Event, Reader, Source, Stopped, Writer};
+use crate::config::Live;
 use crate::deletion::{Deletions, shared};
+use crate::error::ServiceError;
 use crate::models::Demand;
 use crate::stores::redis::{Redis, RedisTrouble};
 
@@ -36,8 +38,7 @@ pub struct Elsewhere {
     redis: Arc<Redis>,
     shelf: Arc<Shelf>,
     deletions: Arc<Deletions>,
-    /// How long an answer can be read after its end.
-    keep: Duration,
+    settings: Arc<Live>,
     mirrored: Mutex<Vec<Mirrored>>,
     /// Held by who sends: another one waits for it, and finds what it left.
     sending: tokio::sync::Mutex<()>,
@@ -76,10 +77,10 @@ struct Mirrored {
 
 impl Elsewhere {
     /// Begins to mirror; it ends with the last reference to it.
-    pub fn start(redis: Arc<Redis>, deletions: Arc<Deletions>, keep: Duration) -> Arc<Self> {
+    pub fn start(redis: Arc<Redis>, deletions: Arc<Deletions>, settings: Arc<Live>) -> Arc<Self> {
         let shelf = Arc::clone(&deletions.shelf);
         let (mirrored, sending) = (Mutex::default(), Default::default());
-        let elsewhere = Arc::new(Self { redis, shelf, deletions, keep, mirrored, sending });
+        let elsewhere = Arc::new(Self { redis, shelf, deletions, settings, mirrored, sending });
         let watched = Arc::downgrade(&elsewhere);
         actix_rt::spawn(async move {
             let mut tick = actix_rt::time::interval(TICK);
@@ -126,6 +127,11 @@ impl Elsewhere {
         }
     }
 
+    /// How long an answer can be read after its end.
+    fn keep(&self) -> Duration {
+        Duration::from_secs(self.settings.now().answer.keep_s)
+    }
+
     /// Sends what is new of an answer, and does what is wanted elsewhere.
     async fn mirror_one(&self, mut mirrored: Mirrored) -> Mirrored {
         let Mirrored { log, caller, sent, .. } = &mirrored;
@@ -139,7 +145,7 @@ impl Elsewhere {
         let events = log.events(sent.saturating_sub(1), BATCH);
         entries.extend(events.iter().map(|event| to_json(&**event)));
         let all = closed && sent.saturating_sub(1) + events.len() >= log.length();
-        let alive = if all { self.keep } else { ALIVE };
+        let alive = if all { self.keep() } else { ALIVE };
         if self.note(&list, &events, &log.bounds()).await.is_err() {
             mirrored.obey(None);
             mirrored.ended = closed && self.redis.trouble().is_some();
@@ -175,7 +181,7 @@ impl Elsewhere {
                 let store = self.deletions.store();
                 let one = |source: &Source| RestsOn::new(store, &source.document_id, source.revision);
                 let documents: Vec<RestsOn> = sources.iter().map(one).collect();
-                shared::note(&self.redis, Level::Stream, list, &documents, bounds.time + self.keep + ALIVE).await?;
+                shared::note(&self.redis, Level::Stream, list, &documents, bounds.time + self.keep() + ALIVE).await?;
             }
         }
         Ok(())
@@ -218,6 +224,10 @@ impl Elsewhere {
             let cancelled = matches!(log.stopped(), Some(Stopped::Cancelled));
             // Who has left may come again, to any replica; only then is it off the shelf here.
             if !cancelled && log.demand() == Demand::Stop {
+                // It goes on where it is written.
+                if let Some(Stopped::Service { elsewhere }) = log.stopped() {
+                    writer.append(super::problem(ServiceError::Stopping { elsewhere }));
+                }
                 self.shelf.remove(log.id());
                 return;
             }

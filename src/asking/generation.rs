@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dashmap::mapref::entry::Entry;
+use tracing::field::Empty;
+use tracing::{Instrument, Span};
 
 use super::flight::{Flight, usage};
 use super::inquiry::Inquiry;
 use super::kept::Evidence;
 use super::lead::{Followed, Leader, Lease};
-use super::sink::{Account, AnswerSink};
+use super::sink::{Account, AnswerSink, Stages};
 use super::{Asker, CacheUse, Found, problem};
 use crate::actors::cache::CacheCounts;
 use crate::actors::model_pool::{Generate, PoolDoor, Ticket};
@@ -58,9 +60,10 @@ impl Run {
     /// Generates into a flight. The sink tells its answers how they end; one that is dropped untold, because its actor
     /// failed, ends them with an error as well.
     pub(super) async fn generate(self, flight: Arc<Flight>, prompt: Prompt, passages: Option<Vec<String>>) {
+        let span = self.span();
         let Some(ticket) = self.ticket else { return };
-        let answer = self.account.record.answer.clone();
         let sink = AnswerSink {
+            stages: Stages::new(span.clone()),
             flight,
             citations: passages.map(Citations::new),
             account: self.account,
@@ -74,10 +77,35 @@ impl Run {
             stop: self.stop,
             sink: Box::new(sink),
             ticket,
+            span: span.clone(),
         };
-        if let Err(error) = self.leave.pool.generate(generate).await {
-            tracing::warn!(answer, %error, "a generation failed");
+        if let Err(error) = self.leave.pool.generate(generate).instrument(span).await {
+            tracing::warn!(%error, "a generation failed");
         }
+    }
+
+    /// The span of the model's work, as the conventions of OpenTelemetry for generative AI have it (see
+    /// [`crate::metrics`]).
+    fn span(&self) -> Span {
+        let record = &self.account.record;
+        tracing::debug_span!(
+            "chat",
+            otel.name = format_args!("chat {}", record.model),
+            otel.kind = "client",
+            otel.status_code = Empty,
+            gen_ai.operation.name = record.operation.name(),
+            gen_ai.provider.name = record.provider,
+            gen_ai.request.model = record.model,
+            gen_ai.request.max_tokens = self.max_tokens,
+            gen_ai.request.temperature = self.sampling.temperature,
+            gen_ai.request.top_p = self.sampling.top_p,
+            gen_ai.usage.input_tokens = Empty,
+            gen_ai.usage.output_tokens = Empty,
+            gen_ai.usage.cache_read.input_tokens = Empty,
+            gen_ai.response.finish_reasons = Empty,
+            gen_ai.response.time_to_first_chunk = Empty,
+            error.type = Empty,
+        )
     }
 }
 
@@ -156,6 +184,7 @@ impl Generation {
                 }
             }
         };
+        self.asker().link(&evidence);
         flight.sources(self.inquiry.sources(&evidence.passages));
         let documents = evidence.rests_on(self.asker().deletions.store());
         // After they are told: what is deleted from here on finds its answers.

@@ -19,6 +19,7 @@ use crate::actors::door::Door;
 use crate::actors::embedder::{Embed, Embedder};
 use crate::answer::evidence::{self, Basis, Key, Level, RestsOn};
 use crate::answer::log::{DoneReason, Event};
+use crate::config::{Config, Live};
 use crate::models::{FinishReason, Finished, Prompt};
 use crate::retrieval::passage::Passage;
 use crate::stores::hnsw::dot;
@@ -117,9 +118,9 @@ pub struct Kept {
     /// The way to the cache; none where `[cache] enabled` is false.
     door: Option<Door<Cache>>,
     embedder: Door<Embedder>,
-    near_similarity: f32,
-    /// What is the same for all questions.
-    pub(super) setup: Key,
+    settings: Arc<Live>,
+    /// What is the same for all questions until a restart.
+    base: Key,
     /// How answers came about.
     pub counts: Arc<CacheCounts>,
     /// The generations that others may join, under what is asked and under what they rest on.
@@ -131,11 +132,16 @@ impl Kept {
     pub fn new(
         door: Option<Door<Cache>>,
         embedder: Door<Embedder>,
-        near_similarity: f32,
-        setup: Key,
+        settings: Arc<Live>,
+        base: Key,
         counts: Arc<CacheCounts>,
     ) -> Self {
-        Self { door, embedder, near_similarity, setup, counts, flights: DashMap::new() }
+        Self { door, embedder, settings, base, counts, flights: DashMap::new() }
+    }
+
+    /// Stands for all that makes answers differ although the same is asked of the same passages, with these settings.
+    pub(super) fn setup(&self, config: &Config) -> Key {
+        Key::of("setup", &(self.base, &config.search, &config.answer))
     }
 
     /// Whether anything is kept and shared at all.
@@ -174,7 +180,7 @@ impl Kept {
         let Ok(vectors) = self.embedder.ask(Embed { texts, urgent: true }).await else { return false };
         let [one, other] = vectors.as_slice() else { return false };
         // Their norm is 1.
-        dot(one, other) >= self.near_similarity
+        dot(one, other) >= self.settings.now().cache.near_similarity
     }
 
     /// Keeps what was found in the store with this id.

@@ -60,14 +60,12 @@ struct Names {
 pub struct Leads {
     redis: Arc<Redis>,
     deletions: Arc<Deletions>,
-    /// How long a list may be written to.
-    time: Duration,
 }
 
 impl Leads {
     /// Leads by way of this Redis, of generations that may take so long.
-    pub fn new(redis: Arc<Redis>, deletions: Arc<Deletions>, time: Duration) -> Self {
-        Self { redis, deletions, time }
+    pub fn new(redis: Arc<Redis>, deletions: Arc<Deletions>) -> Self {
+        Self { redis, deletions }
     }
 
     fn names(&self, key: Key) -> Names {
@@ -116,7 +114,8 @@ impl Leads {
 
     fn begin(&self, names: Names, own: String, documents: Vec<RestsOn>, flight: Arc<Flight>) -> Lease {
         let (sender, mut ended) = tokio::sync::watch::channel(false);
-        let (redis, deletions, time) = (Arc::clone(&self.redis), Arc::clone(&self.deletions), self.time + 2 * LEASE);
+        let (redis, deletions, time) =
+            (Arc::clone(&self.redis), Arc::clone(&self.deletions), self.deletions.longest_answer() + 2 * LEASE);
         let list = names.said + &own;
         actix_rt::spawn(async move {
             let (mut sent, mut entries, mut noted) = (0, 0, false);

@@ -18,10 +18,9 @@ pub(super) fn may_have(owner: &str, caller: &str) -> bool {
 }
 
 /// See the module.
+#[derive(Default)]
 pub struct Shelf {
     answers: DashMap<String, Shelved>,
-    keep: Duration,
-    most: usize,
 }
 
 struct Shelved {
@@ -49,11 +48,6 @@ pub(super) fn withdraw(log: &AnswerLog, store: &str, is_deleted: &impl Fn(&Rests
 }
 
 impl Shelf {
-    /// An empty shelf, which keeps at most so many answers for so long after their end.
-    pub fn new(keep: Duration, most: usize) -> Self {
-        Self { answers: DashMap::new(), keep, most }
-    }
-
     /// Puts an answer on it, that `caller` asked for, with the id of the store that its documents are in.
     pub fn put(&self, log: &Arc<AnswerLog>, caller: &Arc<str>, store: &Arc<str>) {
         self.answers.insert(log.id().to_owned(), Shelved::new(log, caller, store));
@@ -97,12 +91,22 @@ impl Shelf {
         self.answers.is_empty()
     }
 
-    /// Takes off what has been kept long enough, and the oldest of what is too much.
-    pub fn sweep(&self) {
+    /// How many of them have not ended.
+    pub fn open(&self) -> usize {
+        self.answers.iter().filter(|answer| answer.log.closed().is_none()).count()
+    }
+
+    /// Ends those that have not ended, because the service stops; `elsewhere` is whether another replica has what was said.
+    pub fn interrupt(&self, elsewhere: bool) {
+        self.answers.iter().for_each(|answer| answer.log.interrupt(elsewhere));
+    }
+
+    /// Takes off what ended longer ago than this, and the oldest of what is more than so many.
+    pub fn sweep(&self, keep: Duration, most: usize) {
         let mut ended: Vec<_> =
             self.answers.iter().filter_map(|answer| Some((answer.log.closed()?, answer.log.id().to_owned()))).collect();
         ended.sort_unstable_by(|a, b| b.cmp(a));
-        let gone = ended.iter().enumerate().filter(|(n, (closed, _))| *n >= self.most || closed.elapsed() >= self.keep);
+        let gone = ended.iter().enumerate().filter(|(n, (closed, _))| *n >= most || closed.elapsed() >= keep);
         for (_, (_, id)) in gone {
             self.answers.remove(id);
         }
@@ -122,27 +126,27 @@ mod tests {
 
     #[test]
     fn what_has_ended_goes_after_a_while_and_the_oldest_first_where_it_is_too_much() {
-        let shelf = Shelf::new(Duration::from_millis(50), 2);
+        let shelf = Shelf::default();
         let running = answer(&shelf, "running");
         for id in ["one", "two", "three"] {
             drop(answer(&shelf, id));
             std::thread::sleep(Duration::from_millis(2));
         }
-        shelf.sweep();
+        shelf.sweep(Duration::from_millis(50), 2);
         assert!(
             shelf.get("one", "ip:127.0.0.2").is_none()
                 && shelf.get("two", "ip:127.0.0.2").is_some()
                 && shelf.get("three", "ip:127.0.0.2").is_some()
         );
         std::thread::sleep(Duration::from_millis(60));
-        shelf.sweep();
+        shelf.sweep(Duration::from_millis(50), 2);
         assert_eq!(shelf.len(), 1);
         drop(running);
     }
 
     #[test]
     fn what_was_asked_for_with_a_key_is_its_holders_alone() {
-        let shelf = Shelf::new(Duration::from_secs(60), 2);
+        let shelf = Shelf::default();
         let (_writer, log) = AnswerLog::new("a".into(), Bounds::default());
         shelf.put(&log, &"key:one".into(), &"store".into());
         assert!(shelf.get("a", "key:one").is_some());

@@ -13,6 +13,7 @@ mod shared;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
@@ -40,13 +41,40 @@ struct Budget {
 
 /// See the module.
 pub struct Budgets {
-    each: Limits,
-    more: HashMap<String, Limits>,
+    rules: ArcSwap<Rules>,
     used: Mutex<Counted>,
     /// Answers that are open in this process: counted whether or not Redis counts them as well, which may go away.
     streams: Arc<Mutex<HashMap<Arc<str>, u64>>>,
     shared: Option<(Shared, Handle)>,
     leases: Option<Arc<Leases>>,
+}
+
+/// Who has which.
+#[derive(Debug)]
+struct Rules {
+    each: Limits,
+    more: HashMap<String, Limits>,
+}
+
+impl Rules {
+    fn new(config: &BudgetsConfig) -> Self {
+        let BudgetsConfig { requests_per_minute, tokens_per_minute, tokens_per_day, streams, more } = config;
+        let of = |entry: &BudgetConfig| Limits {
+            requests: entry.requests_per_minute,
+            minute: entry.tokens_per_minute,
+            day: entry.tokens_per_day,
+            streams: entry.streams,
+        };
+        Self {
+            each: Limits {
+                requests: *requests_per_minute,
+                minute: *tokens_per_minute,
+                day: *tokens_per_day,
+                streams: *streams,
+            },
+            more: more.iter().map(|entry| (entry.who.clone(), of(entry))).collect(),
+        }
+    }
 }
 
 /// What was used of budgets, as this process counts.
@@ -80,21 +108,8 @@ struct Refused {
 impl Budgets {
     /// Budgets as configured; with a Redis, those of all replicas. To be called on a runtime that lives as long as they do.
     pub fn new(config: &BudgetsConfig, redis: Option<Arc<Redis>>) -> Arc<Self> {
-        let BudgetsConfig { requests_per_minute, tokens_per_minute, tokens_per_day, streams, more } = config;
-        let of = |entry: &BudgetConfig| Limits {
-            requests: entry.requests_per_minute,
-            minute: entry.tokens_per_minute,
-            day: entry.tokens_per_day,
-            streams: entry.streams,
-        };
         Arc::new(Self {
-            each: Limits {
-                requests: *requests_per_minute,
-                minute: *tokens_per_minute,
-                day: *tokens_per_day,
-                streams: *streams,
-            },
-            more: more.iter().map(|entry| (entry.who.clone(), of(entry))).collect(),
+            rules: ArcSwap::from_pointee(Rules::new(config)),
             used: Mutex::default(),
             streams: Arc::default(),
             leases: redis.clone().map(|redis| Leases::start(redis, Handle::current())),
@@ -102,18 +117,24 @@ impl Budgets {
         })
     }
 
+    /// Has other budgets count from now on. What was used of the old ones counts for the new ones, too.
+    pub fn set(&self, config: &BudgetsConfig) {
+        self.rules.store(Arc::new(Rules::new(config)));
+    }
+
     /// The budgets that what a caller asks for comes out of: its own, and those of its groups.
     fn of(&self, caller: &Caller) -> Vec<Budget> {
+        let rules = self.rules.load();
         // Where nobody has one, no request pays for looking.
-        if self.more.is_empty() && self.each == Limits::default() {
+        if rules.more.is_empty() && rules.each == Limits::default() {
             return Vec::new();
         }
-        let own = self.more.get(&*caller.name).copied().unwrap_or(self.each);
+        let own = rules.more.get(&*caller.name).copied().unwrap_or(rules.each);
         let mut budgets = vec![Budget { who: Arc::clone(&caller.name), limits: own }];
         if let Sight::Groups(groups) = &*caller.sight {
             let of_group = |group: &String| {
                 let who = format!("group:{group}");
-                self.more.get(&who).map(|limits| Budget { who: who.into(), limits: *limits })
+                rules.more.get(&who).map(|limits| Budget { who: who.into(), limits: *limits })
             };
             budgets.extend(groups.iter().filter_map(of_group));
         }

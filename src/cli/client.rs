@@ -119,6 +119,7 @@ impl Target {
                     sight: Sight::All.into(),
                     limit,
                     vector: None,
+                    settings: app.config().search.clone(),
                 };
                 let found = app.retriever.ask(search).await.map_err(|error| error.to_string())?;
                 Ok(json!({ "results": found.passages, "degraded": found.degraded }))

@@ -14,13 +14,20 @@ const SWEEP_AT: usize = 1024;
 pub struct Deleted {
     /// Up to which revision, and when it was told.
     documents: RwLock<HashMap<u64, (u64, Instant)>>,
-    keep: Duration,
+    /// How long that is remembered.
+    keep: RwLock<Duration>,
 }
 
 impl Deleted {
     /// Remembers what is deleted for so long: at least as long as anybody works with what was found before.
     pub fn new(keep: Duration) -> Self {
-        Self { documents: RwLock::default(), keep }
+        Self { documents: RwLock::default(), keep: RwLock::new(keep) }
+    }
+
+    /// Remembers it for so long, if that is longer: who began before may still work under what held then.
+    pub fn keep_at_least(&self, keep: Duration) {
+        let mut now = self.keep.write();
+        *now = keep.max(*now);
     }
 
     /// These documents are deleted, up to these revisions.
@@ -32,7 +39,8 @@ impl Deleted {
             *known = (known.0.max(*revision), now);
         }
         if documents.len() > SWEEP_AT {
-            documents.retain(|_, (_, since)| since.elapsed() < self.keep);
+            let keep = *self.keep.read();
+            documents.retain(|_, (_, since)| since.elapsed() < keep);
         }
     }
 

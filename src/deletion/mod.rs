@@ -113,8 +113,8 @@ impl Deletions {
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         let unique = uuid::Uuid::new_v4().simple().to_string();
         let deletions = Arc::new(Self {
-            deleted: Deleted::new(Duration::from_secs(library.config.answer.max_time_s) + MARGIN),
-            memory: Arc::new(MemoryCache::new(library.config.cache.memory_bytes)),
+            deleted: Deleted::new(Duration::from_secs(library.config().answer.max_time_s) + MARGIN),
+            memory: Arc::new(MemoryCache::new(library.config().cache.memory_bytes)),
             shelf,
             redis,
             library,
@@ -248,6 +248,7 @@ impl Deletions {
 
     fn forget_now(&self, deleted: &[RestsOn]) -> ByDocument {
         // First of all: who keeps something from here on looks there after it has kept it.
+        self.deleted.keep_at_least(self.longest_answer() + MARGIN);
         self.deleted.add(deleted);
         let mut counts = ByDocument::new();
         let mut count = |document, level| counts.entry(document).or_default().add(level);
@@ -378,7 +379,8 @@ impl Deletions {
     ) -> (Result<Option<ByDocument>, String>, BTreeMap<String, Option<ByDocument>>) {
         let mut replicas = BTreeMap::new();
         let Some(redis) = self.redis.as_ref().filter(|_| !deleted.is_empty()) else { return (Ok(None), replicas) };
-        let keep = Duration::from_secs(self.library.config.cache.ttl_s.max(self.library.config.answer.keep_s));
+        let config = self.library.config();
+        let keep = Duration::from_secs(config.cache.ttl_s.max(config.answer.keep_s));
         let notice = Notice { from: self.process.clone(), deleted: deleted.to_vec() };
         // First the others: what one of them is about to put into Redis it takes out again.
         let told = shared::tell(redis, &notice, keep).await;
@@ -441,9 +443,14 @@ impl Deletions {
         all
     }
 
+    /// The longest that an answer may take that begins now.
+    pub fn longest_answer(&self) -> Duration {
+        Duration::from_secs(self.library.config().answer.max_time_s)
+    }
+
     /// What nobody here can reach.
     fn remains(&self) -> Vec<String> {
-        let config = &self.library.config;
+        let config = self.library.config();
         let mut remains = vec![
             "backups and exports made before".to_owned(),
             "what callers have read, and their questions about it".to_owned(),

@@ -17,6 +17,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::StoreError;
+use crate::config::SearchConfig;
 use crate::deletion::receipt::Removal;
 use crate::documents::event::{Metadata, Operation};
 use crate::documents::{Format, ParsedDocument};
@@ -375,6 +376,8 @@ pub struct Lookup {
     pub filter: Option<Filter>,
     /// The most passages wanted.
     pub limit: usize,
+    /// How they are ranked.
+    pub settings: SearchConfig,
 }
 
 /// What a search found.

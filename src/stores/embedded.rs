@@ -275,7 +275,7 @@ fn find(indexes: &Indexes, lookup: &Lookup) -> Result<Hits, StoreError> {
     // Before the view, so that what is said to be seen is seen.
     let as_of = indexes.freshness.now();
     let view = indexes.views.current().ok_or_else(not_open)?;
-    let config = &indexes.config.search;
+    let config = &lookup.settings;
     let began = Instant::now();
     let matching = lookup.filter.as_ref().map(|filter| view.matching(filter));
     let matching = matching.as_deref();

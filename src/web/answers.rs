@@ -176,7 +176,7 @@ fn stream_events(
         let data = sse::Data::new(event.data().to_string()).event(event.name()).id(event_id(&id, position));
         Ok(sse::Event::Data(data))
     });
-    sse::Sse::from_stream(stream).with_keep_alive(Duration::from_secs(app.config.server.keep_alive_s))
+    sse::Sse::from_stream(stream).with_keep_alive(Duration::from_secs(app.config().server.keep_alive_s))
 }
 
 /// The whole answer as one object, or its problem document. Reads to the end.

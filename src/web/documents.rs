@@ -85,7 +85,7 @@ async fn put(
         None => Metadata::new(),
         Some(given) => given.map_err(|error| invalid(format!("`metadata` is no JSON object: {error}")))?,
     };
-    let wait = wait_of(query.wait.as_deref(), app.config.ingest.max_wait_s)?;
+    let wait = wait_of(query.wait.as_deref(), app.config().ingest.max_wait_s)?;
     let declared = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let envelope: Option<JsonDocument> = match declared {
         Some(media_type) if essence(media_type) == "application/json" => {
@@ -145,7 +145,7 @@ async fn delete(
 ) -> Result<HttpResponse, Problem> {
     let caller = caller(&request, Scope::Write)?;
     let id = document_id(&request, PATH)?;
-    let wait = wait_of(query.wait.as_deref(), app.config.ingest.max_wait_s)?;
+    let wait = wait_of(query.wait.as_deref(), app.config().ingest.max_wait_s)?;
     let (name, began) = (id.to_string(), Instant::now());
     let receive = Receive::new(Operation::Delete { id, revision: query.revision }, &*caller.name);
     let Receipt { seq, revision, outcome } = app.ingestor.ask(receive).await.map_err(ServiceError::from)?;

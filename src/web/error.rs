@@ -49,8 +49,12 @@ problems! {
     PromptTooLong = "prompt-too-long", UNPROCESSABLE_ENTITY, "The conversation is too long";
     /// No model has this name.
     UnknownModel = "unknown-model", NOT_FOUND, "There is no such model";
+    /// The configuration that is to be taken has mistakes.
+    InvalidConfiguration = "invalid-configuration", UNPROCESSABLE_ENTITY, "The configuration has mistakes";
     /// The body is larger than its limit.
     TooLarge = "too-large", PAYLOAD_TOO_LARGE, "The body is too large";
+    /// The head of the request is larger than its limit.
+    HeadTooLarge = "head-too-large", REQUEST_HEADER_FIELDS_TOO_LARGE, "The head of the request is too large";
     /// The content type is not one that is taken here.
     UnsupportedMediaType = "unsupported-media-type", UNSUPPORTED_MEDIA_TYPE, "The content type is not supported here";
     /// None of the media types that are accepted can be given.
@@ -116,7 +120,8 @@ impl Problem {
         self
     }
 
-    fn retry_after(mut self, seconds: u64) -> Self {
+    /// Says when to try again, in seconds.
+    pub fn retry_after(mut self, seconds: u64) -> Self {
         self.retry_after_s = Some(seconds);
         self
     }
@@ -211,6 +216,9 @@ impl From<ServiceError> for Problem {
             }
             ServiceError::StorageFull(_) => Self::new(Kind::StorageFull, detail),
             ServiceError::Interrupted => Self::new(Kind::Internal, detail),
+            ServiceError::Stopping { elsewhere } => {
+                Self::new(Kind::Unavailable, detail).with("resumable", elsewhere).retry_after(2)
+            }
             ServiceError::Internal(_) => {
                 tracing::error!(detail, "a request failed");
                 Self::new(Kind::Internal, detail)

@@ -103,6 +103,7 @@ fn error_body(kind: Kind, message: &str, param: Option<&str>, members: &Map<Stri
         Kind::InvalidJson
         | Kind::InvalidRequest
         | Kind::TooLarge
+        | Kind::HeadTooLarge
         | Kind::UnsupportedMediaType
         | Kind::NotAcceptable
         | Kind::NotFound
@@ -117,6 +118,7 @@ fn error_body(kind: Kind, message: &str, param: Option<&str>, members: &Map<Stri
         | Kind::Unavailable
         | Kind::NotYetVisible
         | Kind::StorageFull
+        | Kind::InvalidConfiguration
         | Kind::Internal => ("server_error", None),
     };
     let mut error = members.clone();
@@ -157,7 +159,7 @@ async fn body<T: serde::de::DeserializeOwned>(
     if media_type.is_none_or(|media_type| media_type.subtype() != "json") {
         return Err(Problem::new(Kind::UnsupportedMediaType, "send Content-Type: application/json").into());
     }
-    let limit = app.config.server.max_json_bytes;
+    let limit = app.config().server.max_json_bytes;
     let read = payload.to_bytes_limited(limit).await;
     let too_large =
         || Problem::new(Kind::TooLarge, format!("the body has more than {limit} bytes")).with("limit", limit);
