@@ -89,7 +89,10 @@ async fn few() {
     }
     let (server, _) = start(&home, &setup).await;
     let (all, own) = idle(&server).await;
-    println!("sample documents: ready after {:.0} ms; idle {all} MiB, {own} of them its own", support::median(&mut times));
+    println!(
+        "sample documents: ready after {:.0} ms; idle {all} MiB, {own} of them its own",
+        support::median(&mut times)
+    );
 }
 
 async fn many(chunks: usize, kept: &Path) {
