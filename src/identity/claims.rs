@@ -152,9 +152,7 @@ mod tests {
 
     #[test]
     fn a_key_that_is_damaged_or_unknown_leaves_the_others() {
-        let key = |name: &str, bytes: usize| {
-            json!({ "kty": "OKP", "crv": "Ed25519", "kid": name, "x": URL_SAFE_NO_PAD.encode(vec![9; bytes]) })
-        };
+        let key = |name: &str, bytes: usize| json!({ "kty": "OKP", "crv": "Ed25519", "kid": name, "x": URL_SAFE_NO_PAD.encode(vec![9; bytes]) });
         let published = json!({ "keys": [key("short", 1), key("empty", 0), key("long", 33), { "kty": "new" }, 7, key("whole", 32)] });
         let keys = key_set(published).expect("keys");
         let names: Vec<_> = keys.keys.iter().map(|key| key.common.key_id.as_deref()).collect();
