@@ -47,7 +47,8 @@ def browser_packages(ui: pathlib.Path):
     for path, package in sorted(lock["packages"].items()):
         if path and not package.get("dev"):
             name = path.removeprefix("node_modules/")
-            yield f"{name} {package['version']} (browser)", package.get("license", "see its text"), f"https://www.npmjs.com/package/{name}", [ui / path]
+            about = json.loads((ui / path / "package.json").read_text())
+            yield f"{name} {package['version']} (browser)", package.get("license", "see its text"), about.get("homepage", ""), [ui / path]
 
 
 def texts(folders: list[pathlib.Path]):
