@@ -4,7 +4,7 @@
 //!   second); beside it the same with the search, after the index has moved, and through Redis, after a restart
 //! - *together*: 1,000 clients who ask one new question at once, of a scripted model: generations, and how far apart their
 //!   first tokens are
-//! - *callers*: a kept answer where everybody may ask, and where each says who it is and has a budget, in turn
+//! - *callers*: a kept answer where everybody may ask, where each says who it is and has a budget, and where traces are taken, in turn
 //! - *near*: pairs of questions that ask the same, and pairs that do not (`tests/question_pairs.json`): how many of each
 //!   would share an answer by similarity alone, by their gist alone, and by both
 //!
@@ -21,6 +21,7 @@ use answerd::answer::evidence::gist;
 use answerd::eval::percentile;
 use answerd::models::Embedder;
 use answerd::models::minilm::MiniLm;
+use common::collector::Collector;
 use common::redis::Redis;
 use common::upstream::{Script, Upstream, chat_on};
 use common::{Home, Server, Setup, sample};
@@ -121,49 +122,64 @@ async fn kept() {
     );
 }
 
-/// The same kept answer from a service that does not ask who calls, and from one that does and counts what it may.
+/// The same kept answer from a service that does not ask who calls, from one that does and counts what it may, and from such
+/// ones that tell a collector of each request, or of each tenth. All are asked with a key, in turn.
 async fn callers() {
-    let upstream = Upstream::start(Script { tokens: 200, ..Script::default() });
-    let (home, asking) = (Home::new(), Home::new());
-    let more = "\nidentity.enabled=true\nbudgets.requests_per_minute=1000000\nbudgets.tokens_per_minute=1000000000\nbudgets.tokens_per_day=1000000000000\nbudgets.streams=1000";
-    let settings = format!("{}\ncache.enabled=true{more}", chat_on(&[&upstream]));
-    let setup = Setup { settings, folder: Some(sample()), ..Setup::default() };
-    let key = common::make_key(&asking, &setup, &["bench", "--groups", "staff"]);
-    let servers = [(serve(&home, &upstream, "").await, None), (asking.serve(&setup).await, Some(key))];
-    let ask = async |(server, key): &(Server, Option<String>)| {
+    let (upstream, collector) = (Upstream::start(Script { tokens: 200, ..Script::default() }), Collector::start());
+    let known = "identity.enabled=true\nbudgets.requests_per_minute=1000000\nbudgets.tokens_per_minute=1000000000\nbudgets.tokens_per_day=1000000000000\nbudgets.streams=1000";
+    let traced = format!("{known}\n{}", collector.settings());
+    let kinds = [
+        ("without", String::new()),
+        ("with identity and budgets", known.to_owned()),
+        ("and every trace", traced.clone()),
+        ("and one trace in ten", format!("{traced}\ntraces.sample=0.1")),
+    ];
+    let mut servers = Vec::new();
+    for (kind, more) in kinds {
+        let settings = format!("{}\ncache.enabled=true\n{more}", chat_on(&[&upstream]));
+        let (home, setup) = (Home::new(), Setup { settings, folder: Some(sample()), ..Setup::default() });
+        let key = common::make_key(&home, &setup, &["bench", "--groups", "staff"]);
+        let server = home.serve(&setup).await;
+        servers.push((kind, server, key, home));
+    }
+    let ask = async |server: &Server, key: &str| {
         let start = Instant::now();
         let request = server.http.post(server.url("/v1/answers")).json(&json!({ "question": QUESTION }));
-        let request = match key {
-            Some(key) => request.bearer_auth(key),
-            None => request,
-        };
-        let answer: Value = request.send().await.expect("a response").json().await.expect("JSON");
+        let answer: Value = request.bearer_auth(key).send().await.expect("a response").json().await.expect("JSON");
         (start.elapsed().as_secs_f64() * 1e3, answer["cached"] == true)
     };
-    for server in &servers {
+    for (_, server, key, _) in &servers {
         // Until it has its documents, and the answer is kept.
-        while !ask(server).await.1 {
+        while !ask(server, key).await.1 {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
-    let mut times = [Vec::new(), Vec::new()];
-    for n in 0..6_000 {
-        for (server, times) in servers.iter().zip(&mut times) {
-            let (ms, cached) = ask(server).await;
-            if n >= 1_000 && cached {
-                times.push(ms);
+    const ROUNDS: usize = 5_000;
+    let mut times = vec![Vec::new(); servers.len()];
+    let mut cpu = vec![0.0; servers.len()];
+    // By blocks, so that what one does beside its answers is seen in its own processor time.
+    for block in 0..ROUNDS / 100 {
+        for ((_, server, key, _), (times, cpu)) in servers.iter().zip(times.iter_mut().zip(&mut cpu)) {
+            let before = support::cpu_seconds(server.child.id());
+            for _ in 0..100 {
+                let (ms, cached) = ask(server, key).await;
+                if block >= 5 && cached {
+                    times.push(ms);
+                }
             }
+            *cpu += support::cpu_seconds(server.child.id()) - before;
         }
     }
-    let [open, known] = times.each_mut().map(|times| (percentile(times, 0.5), percentile(times, 0.99)));
-    println!(
-        "kept: p50 {:.3} ms, p99 {:.3} ms; the same with identity and budgets: p50 {:.3} ms, p99 {:.3} ms: {:.2} at the median",
-        open.0,
-        open.1,
-        known.0,
-        known.1,
-        known.0 / open.0
-    );
+    let (mut first, cpu_first) = (None, cpu[0]);
+    for (((kind, ..), times), cpu) in servers.iter().zip(&mut times).zip(&cpu) {
+        let (p50, p99) = (percentile(times, 0.5), percentile(times, 0.99));
+        println!(
+            "kept, {kind}: p50 {p50:.3} ms, p99 {p99:.3} ms, {:.2} at the median; processor time {:.3} ms an answer, {:.2}",
+            p50 / *first.get_or_insert(p50),
+            cpu * 1e3 / ROUNDS as f64,
+            cpu / cpu_first
+        );
+    }
 }
 
 /// Answers that were kept before a restart: what the process does not have, Redis has.

@@ -89,4 +89,8 @@ if [ -z "${FUZZ_TARGETS:-}" ]; then
     for target in "${contained[@]}"; do FUZZ_SECONDS=0 "$0" --one "$target"; done
     mapfile -t targets < <(printf '%s\n' "${targets[@]}" | grep -vxF "$(printf '%s\n' "${contained[@]}")")
 fi
+if [ ${#targets[@]} -eq 0 ]; then
+    printf 'fuzz: no target is named %s; there are those of fuzz/fuzz_targets\n' "$FUZZ_TARGETS" >&2
+    exit 1
+fi
 printf '%s\n' "${targets[@]}" | xargs -P "${FUZZ_JOBS:-2}" -I '{}' "$0" --one '{}'

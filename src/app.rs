@@ -600,14 +600,15 @@ impl App {
         }
     }
 
-    /// Ends the answers that are still under way. Their readers are told why.
-    pub fn interrupt(&self) {
-        if let Some(asker) = &self.asker {
-            if asker.shelf.open() > 0 {
-                tracing::warn!(answers = asker.shelf.open(), "ended before they were complete: the service stops");
-            }
+    /// Ends the answers that are still under way; gives how many. Their readers are told why.
+    pub fn interrupt(&self) -> usize {
+        let Some(asker) = &self.asker else { return 0 };
+        let answers = asker.shelf.open();
+        if answers > 0 {
+            tracing::warn!(answers, "ended before they were complete: the service stops");
             asker.shelf.interrupt(asker.elsewhere.is_some());
         }
+        answers
     }
 
     /// Whether it is about to stop.

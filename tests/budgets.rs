@@ -152,17 +152,7 @@ async fn so_many_answers_are_open_at_the_same_time_and_an_end_makes_room() {
     let home = Home::new();
     let upstream = Upstream::start(Script::paced(2000, 20));
     let server = home.serve(&setup(&upstream, "budgets.streams=2")).await;
-    let open = async |who: &str| {
-        let body = json!({ "model": "far", "stream": true, "messages": [{ "role": "user", "content": "Go on." }] });
-        server
-            .http
-            .post(server.url("/v1/chat/completions"))
-            .bearer_auth(who)
-            .json(&body)
-            .send()
-            .await
-            .expect("a response")
-    };
+    let open = async |who: &str| open(&server, who).await;
     let (one, two) = (open("ann").await, open("ann").await);
     assert_eq!((one.status(), two.status()), (StatusCode::OK, StatusCode::OK));
     let (status, body) = outcome(open("ann").await).await;
@@ -229,4 +219,92 @@ async fn replicas_count_together_and_each_by_itself_while_redis_is_away() {
     for server in &servers {
         server.until("it counts by itself", async || begin(server).await == StatusCode::NOT_FOUND).await;
     }
+}
+
+/// Begins an answer that takes long, and gives the response.
+async fn open(server: &Server, who: &str) -> Response {
+    let body = json!({ "model": "far", "stream": true, "messages": [{ "role": "user", "content": "Go on." }] });
+    let request = server.http.post(server.url("/v1/chat/completions")).bearer_auth(who).json(&body);
+    request.send().await.expect("a response")
+}
+
+#[tokio::test]
+async fn replicas_count_open_answers_together_and_those_of_one_that_dies_end() {
+    let redis = Redis::start(&[]).await;
+    let (home, other) = (Home::new(), Home::new());
+    let upstream = Upstream::start(Script::paced(20_000, 20));
+    let setup = setup(
+        &upstream,
+        &format!("budgets.streams=2\nanswer.max_output_tokens=20000\nmodels.chat.slots=8\nredis.url={}", redis.url()),
+    );
+    let (a, b) = (home.serve(&setup).await, other.serve(&setup).await);
+    let (one, two) = (open(&a, "ann").await, open(&b, "ann").await);
+    assert_eq!((one.status(), two.status()), (StatusCode::OK, StatusCode::OK));
+    for server in [&a, &b] {
+        let refused = open(server, "ann").await;
+        assert_eq!(header(&refused, "retry-after"), Some(1));
+        let (status, body) = outcome(refused).await;
+        assert_eq!(
+            (status, &body["error"]["limited"], &body["error"]["left"]),
+            (StatusCode::TOO_MANY_REQUESTS, &json!("streams"), &json!(0)),
+            "{body}"
+        );
+        assert_eq!(open(server, "bob").await.status(), StatusCode::OK);
+    }
+    // An end makes room, on whichever replica.
+    let place = one.headers()["location"].to_str().expect("text").to_owned();
+    let cancelled = a.http.delete(a.url(&place)).bearer_auth("ann").send().await.expect("a response");
+    assert_eq!(cancelled.status(), StatusCode::NO_CONTENT);
+    let third = std::cell::RefCell::new(None);
+    b.until("there is room", async || {
+        let response = open(&b, "ann").await;
+        let is_open = response.status() == StatusCode::OK;
+        if is_open {
+            *third.borrow_mut() = Some(response);
+        }
+        is_open
+    })
+    .await;
+    assert_eq!(open(&a, "ann").await.status(), StatusCode::TOO_MANY_REQUESTS);
+    // Longer than a lease lives by itself: they are renewed.
+    tokio::time::sleep(std::time::Duration::from_secs(17)).await;
+    assert_eq!(open(&a, "ann").await.status(), StatusCode::TOO_MANY_REQUESTS);
+    b.kill();
+    a.until("what the dead one had is there again", async || open(&a, "ann").await.status() == StatusCode::OK).await;
+}
+
+#[tokio::test]
+async fn over_a_restart_of_redis_open_answers_are_neither_stuck_nor_forgotten() {
+    let mut redis = Redis::start(&[]).await;
+    let (home, other) = (Home::new(), Home::new());
+    let upstream = Upstream::start(Script::paced(20_000, 20));
+    let setup = setup(
+        &upstream,
+        &format!("budgets.streams=2\nanswer.max_output_tokens=20000\nmodels.chat.slots=8\nredis.url={}", redis.url()),
+    );
+    let (a, b) = (home.serve(&setup).await, other.serve(&setup).await);
+    let (one, two) = (open(&a, "ann").await, open(&a, "ann").await);
+    assert_eq!((one.status(), two.status()), (StatusCode::OK, StatusCode::OK));
+    assert_eq!(open(&b, "ann").await.status(), StatusCode::TOO_MANY_REQUESTS);
+    // Without it each counts by itself.
+    redis.kill();
+    assert_eq!(open(&a, "ann").await.status(), StatusCode::TOO_MANY_REQUESTS);
+    // It comes back empty, and is told what is open.
+    redis.run().await;
+    b.until("they are known again", async || {
+        redis.command::<usize>("ZCARD", &redis.keys("answerd:open").await).await == 2
+    })
+    .await;
+    assert_eq!(open(&b, "ann").await.status(), StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(open(&a, "ann").await.status(), StatusCode::TOO_MANY_REQUESTS);
+    // What ends while it is away is not there when it is back.
+    redis.kill();
+    for response in [one, two] {
+        let place = response.headers()["location"].to_str().expect("text").to_owned();
+        let cancelled = a.http.delete(a.url(&place)).bearer_auth("ann").send().await.expect("a response");
+        assert_eq!(cancelled.status(), StatusCode::NO_CONTENT);
+    }
+    a.until_idle().await;
+    redis.run().await;
+    b.until("there is room", async || open(&b, "ann").await.status() == StatusCode::OK).await;
 }

@@ -12,6 +12,7 @@ mod cli;
 mod common;
 mod connections;
 mod datarefs;
+mod deletion;
 mod deploy;
 mod documents;
 mod embedding;

@@ -73,9 +73,10 @@ pub async fn watch(world: Rc<World>) {
         tick.tick().await;
         sample(&world, false);
         for node in &world.nodes {
+            // Who makes a fault looks after the process itself.
+            let Ok(_one) = node.fault.try_lock() else { continue };
             if let Some(status) = node.ended() {
                 world.violation(Kind::Stuck, &format!("{} ended by itself: {status}", node.name));
-                let _one = node.fault.lock().await;
                 if let Err(why) = node.start(&world.http).await {
                     world.violation(Kind::Stuck, &why);
                 }

@@ -272,7 +272,6 @@ fn unrest(status: &Value) -> Option<String> {
         ("/ready", json!(true)),
         ("/freshness/lag_events", json!(0)),
         ("/catalog/pending", json!(0)),
-        ("/catalog/failed", json!(0)),
         ("/events/connected", json!(true)),
         ("/events/at_work", json!(0)),
     ];
@@ -333,9 +332,15 @@ async fn compare(world: &World, node: usize) {
         Err(why) => world.violation(Kind::Wrong, &format!("the list of documents: {why}")),
         Ok(listed) => {
             let known: BTreeSet<&str> = documents.iter().map(|(id, _)| id.as_str()).collect();
-            for (id, times) in listed {
+            for (id, (times, failed)) in listed {
                 let name = world.nodes[node].name;
-                if !known.contains(id.as_str()) {
+                // What cannot be read is there as that.
+                if id.starts_with("poison/") && failed {
+                    continue;
+                }
+                if failed {
+                    world.violation(Kind::Wrong, &format!("{id} at {name} has failed"));
+                } else if !known.contains(id.as_str()) {
                     world.violation(Kind::Doubled, &format!("{id} at {name} was never put"));
                 } else if times > 1 {
                     world.violation(Kind::Doubled, &format!("{id} at {name} is listed {times} times"));
@@ -345,16 +350,19 @@ async fn compare(world: &World, node: usize) {
     }
 }
 
-/// The documents that are listed, and how often.
-async fn listed(world: &World, node: usize) -> Result<BTreeMap<String, usize>, String> {
-    let mut all: BTreeMap<String, usize> = BTreeMap::new();
+/// The documents that are listed: how often, and whether they have failed.
+async fn listed(world: &World, node: usize) -> Result<BTreeMap<String, (usize, bool)>, String> {
+    let mut all: BTreeMap<String, (usize, bool)> = BTreeMap::new();
     let mut after = String::new();
     loop {
         let path = format!("/v1/documents?limit=100{after}");
         let page = world.nodes[node].get(&world.http, Caller::Root, &path).await;
         let (_, page) = page.map_err(|error| format!("{error:?}"))?;
         for document in page["documents"].as_array().ok_or_else(|| page.to_string())? {
-            *all.entry(document["id"].as_str().unwrap_or_default().to_owned()).or_default() += 1;
+            let id = document["id"].as_str().unwrap_or_default();
+            let (times, failed) = all.entry(id.to_owned()).or_default();
+            *times += 1;
+            *failed |= document["status"] == "failed";
         }
         match page["next"].as_str() {
             None => return Ok(all),

@@ -18,7 +18,7 @@ use tokio::sync::{Mutex, RwLock};
 use crate::common::nats::Nats;
 use crate::common::postgres::Postgres;
 use crate::common::redis::Redis;
-use crate::common::upstream::{Script, Upstream, chat_on};
+use crate::common::upstream::{Script, Upstream, chat_on_with};
 use crate::common::{Home, Setup, free_port, make_key, outcome};
 use crate::faults::Spells;
 use crate::health::Life;
@@ -357,7 +357,7 @@ impl World {
         let shared = format!(
             "{common}{}{}\nredis.url={}\n{}\n",
             postgres.settings(),
-            chat_on(&[&upstream]),
+            chat_on_with(&[&upstream], 64, 20_000),
             redis.url(),
             nats.settings().replace("nats.ack_wait_s=2", "")
         );

@@ -51,3 +51,14 @@ pub fn number(name: &str, default: usize) -> usize {
 pub fn median(values: &mut [f64]) -> f64 {
     answerd::eval::percentile(values, 0.5)
 }
+
+/// Processor time of another process since its start, in seconds.
+pub fn cpu_seconds(pid: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("its figures");
+    // After the name, which may have blanks in it: `utime` and `stime` are the twelfth and thirteenth (proc_pid_stat(5)).
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let ticks = |n: usize| fields[n].parse::<f64>().expect("a number");
+    // SAFETY: it asks for a number.
+    let per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) } as f64;
+    (ticks(11) + ticks(12)) / per_second
+}

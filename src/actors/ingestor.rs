@@ -148,19 +148,19 @@ impl Intake {
                 }
                 Err(error) => error.to_string(),
             };
-            tracing::warn!(document, seq, reason, "will be tried again");
+            tracing::warn!(reason, "will be tried again");
             let pause = Duration::from_millis(50).saturating_mul(1 << round.min(12)).min(LONGEST_PAUSE);
             actix_rt::time::sleep(pause).await;
         }
     }
 
     async fn give_up(&self, document: &str, seq: u64, reason: String) {
-        tracing::warn!(document, seq, reason, "the document could not be taken; what was there before stays");
+        tracing::warn!(reason, "the document could not be taken; what was there before stays");
         loop {
             match self.library.store.give_up(seq, &reason, now_ms() as i64).await {
                 Ok(()) => break,
                 Err(error) => {
-                    tracing::error!(document, seq, %error, "cannot record a failed document, trying again");
+                    tracing::error!(%error, "cannot record a failed document, trying again");
                     actix_rt::time::sleep(LONGEST_PAUSE).await;
                 }
             }

@@ -314,8 +314,9 @@ async fn stop_when_told(app: &App, server: actix_web::dev::ServerHandle) {
     // It ends by itself once every connection has.
     actix_rt::spawn(server.stop(true));
     actix_rt::time::sleep(limit.saturating_sub(began.elapsed())).await;
-    app.interrupt();
-    actix_rt::time::sleep(LAST_WORDS).await;
+    if app.interrupt() > 0 {
+        actix_rt::time::sleep(LAST_WORDS).await;
+    }
 }
 
 /// Reads the configuration again at each SIGHUP.

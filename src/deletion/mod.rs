@@ -27,7 +27,7 @@ use tokio::sync::{Notify, watch};
 
 use self::deleted::Deleted;
 use self::receipt::{Receipt, Removal, State};
-use self::shared::{ByDocument, Counts, Notice};
+use self::shared::{ByDocument, Notice};
 use crate::actors::compute::blocking;
 use crate::actors::stats::now_ms;
 use crate::answer::evidence::{Level, RestsOn};
@@ -291,6 +291,25 @@ impl Deletions {
                 unreached.push(work);
             }
         }
+        if !works.is_empty() {
+            unreached.extend(self.carry_out_all(works).await);
+            self.written.send_replace(());
+        }
+        if !unreached.is_empty() {
+            let deletions = Arc::clone(self);
+            actix_rt::spawn(async move {
+                actix_rt::time::sleep(AGAIN).await;
+                while deletions.redis.as_ref().is_some_and(|redis| redis.trouble().is_some()) {
+                    actix_rt::time::sleep(AGAIN).await;
+                }
+                deletions.again(unreached);
+            });
+        }
+    }
+
+    /// The same of those that nothing finds any more; gives those that are not complete.
+    async fn carry_out_all(self: &Arc<Self>, works: Vec<Work>) -> Vec<Work> {
+        let mut unreached = Vec::new();
         let deleted: Vec<RestsOn> =
             works.iter().map(|work| RestsOn::new(self.store(), &work.document, work.revision)).collect();
         let here = self.forget(&deleted).await;
@@ -327,17 +346,7 @@ impl Deletions {
                 unreached.push(work);
             }
         }
-        self.written.send_replace(());
-        if !unreached.is_empty() {
-            let deletions = Arc::clone(self);
-            actix_rt::spawn(async move {
-                actix_rt::time::sleep(AGAIN).await;
-                while deletions.redis.as_ref().is_some_and(|redis| redis.trouble().is_some()) {
-                    actix_rt::time::sleep(AGAIN).await;
-                }
-                deletions.again(unreached);
-            });
-        }
+        unreached
     }
 
     /// Blanks out the answers that people thought something of; how many, by document.

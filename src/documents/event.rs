@@ -400,7 +400,8 @@ mod tests {
 
     #[test]
     fn what_is_said_of_a_document_is_bounded() {
-        for (field, most) in [("title", MAX_TITLE_BYTES), ("url", MAX_URL_BYTES), ("media_type", MAX_MEDIA_TYPE_BYTES)] {
+        for (field, most) in [("title", MAX_TITLE_BYTES), ("url", MAX_URL_BYTES), ("media_type", MAX_MEDIA_TYPE_BYTES)]
+        {
             let with = |bytes: usize| {
                 let (mut upsert, text) = (upsert(), Some("x".repeat(bytes)));
                 match field {

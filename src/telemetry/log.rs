@@ -7,7 +7,8 @@ use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::Layer;
-use tracing_subscriber::fmt::format::{JsonFields, Writer, debug_fn};
+use tracing_subscriber::field::RecordFields;
+use tracing_subscriber::fmt::format::{FormatFields, JsonFields, Writer};
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormattedFields};
 use tracing_subscriber::registry::LookupSpan;
@@ -15,14 +16,40 @@ use tracing_subscriber::registry::LookupSpan;
 /// Lines for people.
 pub fn text<S: Subscriber + for<'s> LookupSpan<'s>>() -> impl Layer<S> + Send + Sync {
     let colours = std::io::stderr().is_terminal();
-    // One by one with a space before each, so that one that is left out leaves nothing behind.
-    let fields = debug_fn(|writer, field, value| match field.name() {
-        "message" => write!(writer, "{value:?}"),
-        name if is_of_traces(name) => Ok(()),
-        name => write!(writer, " {name}={value:?}"),
-    });
-    let layer = tracing_subscriber::fmt::layer().fmt_fields(fields).with_writer(std::io::stderr);
+    let layer = tracing_subscriber::fmt::layer().fmt_fields(Words).with_writer(std::io::stderr);
     layer.with_ansi(colours).with_target(false)
+}
+
+/// The fields of a line for people: the message, and then `name=value`.
+struct Words;
+
+impl<'w> FormatFields<'w> for Words {
+    fn format_fields<R: RecordFields>(&self, writer: Writer<'w>, fields: R) -> fmt::Result {
+        let mut words = Written { writer, begun: false, outcome: Ok(()) };
+        fields.record(&mut words);
+        words.outcome
+    }
+}
+
+struct Written<'w> {
+    writer: Writer<'w>,
+    begun: bool,
+    outcome: fmt::Result,
+}
+
+impl Visit for Written<'_> {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        let between = if std::mem::replace(&mut self.begun, true) { " " } else { "" };
+        let written = match field.name() {
+            name if is_of_traces(name) => {
+                self.begun = !between.is_empty();
+                return;
+            }
+            "message" => write!(self.writer, "{between}{value:?}"),
+            name => write!(self.writer, "{between}{name}={value:?}"),
+        };
+        self.outcome = self.outcome.and(written);
+    }
 }
 
 /// Whether a field is for traces alone: those have the names of OpenTelemetry's conventions, with dots in them.

@@ -7,7 +7,7 @@
 //! | [`openai`] | `/v1/chat/completions`, `/v1/models`, `/v1/embeddings` |
 //! | [`ws`] | `/v1/ws` |
 //! | [`search`] | `POST /v1/search` |
-//! | [`documents`] | `/v1/documents`, `/v1/documents/{id}`, `/v1/collections` |
+//! | [`documents`] | `/v1/documents`, `/v1/documents/{id}`, `/v1/deletions/{id}`, `/v1/collections` |
 //! | [`events`] | `POST /v1/events` |
 //! | [`admin`] | `/admin/status`, `/admin/events`, `/admin/series`, `/admin/config`, `/admin/reload`, `/admin/audit` |
 //! | [`dead_letters`] | `/admin/dead-letters` |

@@ -87,6 +87,26 @@ impl Redis {
         redis::cmd(name).arg(args).query_async(&mut connection).await.expect("an answer")
     }
 
+    /// All that it holds, as text.
+    pub async fn everything(&self) -> String {
+        let mut all = String::new();
+        for key in self.keys("").await {
+            let kind: String = self.command("TYPE", &[&key]).await;
+            let parts: Vec<String> = match kind.as_str() {
+                "string" => vec![self.command::<Option<String>>("GET", &[&key]).await.unwrap_or_default()],
+                "list" => self.command("LRANGE", &[&key, "0", "-1"]).await,
+                "hash" => self.command("HGETALL", &[&key]).await,
+                "zset" => self.command("ZRANGE", &[&key, "0", "-1"]).await,
+                "stream" => vec![format!("{:?}", self.command::<redis::Value>("XRANGE", &[&key, "-", "+"]).await)],
+                // It has expired meanwhile.
+                "none" => Vec::new(),
+                other => panic!("a {other} at {key}"),
+            };
+            all += &format!("{key}\n{}\n", parts.join("\n"));
+        }
+        all
+    }
+
     /// The keys that begin so.
     pub async fn keys(&self, beginning: &str) -> Vec<String> {
         self.command("KEYS", &[format!("{beginning}*")]).await

@@ -55,6 +55,46 @@ fn words(catalog: &Catalog, version: &Version) -> Vec<String> {
 }
 
 #[test]
+fn nothing_of_what_was_removed_is_in_the_file() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let catalog = open(folder.path());
+    let name = |n: usize| format!("d{n}");
+    let mark = |n: usize| format!("<mark{n}>");
+    // Short ones, that share a page, and long ones, that take several.
+    let text = |n: usize| format!("{} {}", mark(n), "word ".repeat(n * n % 700)).trim_end().to_owned();
+    let mut last = 0;
+    for n in 0..200 {
+        let seq = catalog.receive(&upsert(&name(n), None, &text(n)), None, 1).expect("received").seq;
+        store(&catalog, seq, &text(n));
+        // Some are replaced.
+        if n % 5 == 0 {
+            let again = text(n).replace("word", "other");
+            let seq = catalog.receive(&upsert(&name(n), None, &again), None, 1).expect("received").seq;
+            store(&catalog, seq, &again);
+        }
+    }
+    let removed: Vec<usize> = (0..200).map(|n| n * 77 % 200).filter(|n| n % 3 > 0).collect();
+    for n in &removed {
+        let delete = Operation::Delete { id: DocumentId::parse(&name(*n)).expect("an id"), revision: None };
+        let seq = catalog.receive(&delete, None, 2).expect("received").seq;
+        last = catalog.store_delete(seq, 2).expect("deleted").expect("a commit");
+    }
+    assert_eq!(catalog.to_expunge(2).expect("read"), None, "it is in the tables still");
+    assert!(!catalog.purge(last).expect("purged").is_empty());
+    assert!(catalog.truncate_log().expect("truncated"));
+    assert_eq!((catalog.to_expunge(1).expect("read"), catalog.to_expunge(2).expect("read")), (None, Some(last)));
+    let mut bytes = Vec::new();
+    for file in std::fs::read_dir(folder.path()).expect("files") {
+        bytes.extend(std::fs::read(file.expect("a file").path()).expect("bytes"));
+    }
+    let bytes = String::from_utf8_lossy(&bytes);
+    let found: Vec<usize> = (0..200).filter(|n| bytes.contains(&mark(*n))).collect();
+    assert_eq!(found, (0..200).filter(|n| n % 3 == 0).collect::<Vec<_>>());
+    assert_eq!(catalog.expunged(last).expect("noted").len(), removed.len());
+    assert_eq!(catalog.to_expunge(i64::MAX).expect("read"), None);
+}
+
+#[test]
 fn an_accepted_operation_outlives_the_process_that_accepted_it() {
     let folder = tempfile::tempdir().expect("a folder");
     let receipt = open(folder.path()).receive(&upsert("a", None, "one two"), None, 7).expect("received");
