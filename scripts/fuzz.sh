@@ -39,8 +39,8 @@ one() { # target
     trap 'rm -rf "$work"' RETURN
     log="$work/log"
     mkdir -p "$work/found" "fuzz/artifacts/$target"
-    # A second is long for any of them, ten are a hang; the limits of the service's documents are far above 16 KiB.
-    options=(-timeout=10 -rss_limit_mb=2048 -max_len=16384 "-artifact_prefix=fuzz/artifacts/$target/")
+    # A second is long for any of them, also on a machine that does other things; 25 are a hang.
+    options=(-timeout=25 -rss_limit_mb=2048 -max_len=16384 "-artifact_prefix=fuzz/artifacts/$target/")
     if [ -f "fuzz/dictionaries/$target.dict" ]; then options+=("-dict=fuzz/dictionaries/$target.dict"); fi
     if ! "$programs/$target" "${options[@]}" -runs=0 "fuzz/corpus/$target" >"$log" 2>&1; then
         broken "$target" "$log"
@@ -73,8 +73,8 @@ fi
 
 build
 case ${1:-} in
-    --input) exec "$programs/$2" -timeout=10 -rss_limit_mb=2048 "$3" ;;
-    --merge) exec "$programs/$2" -timeout=10 -rss_limit_mb=2048 -max_len=16384 -merge=1 "fuzz/corpus/$2" "$3" ;;
+    --input) exec "$programs/$2" -timeout=25 -rss_limit_mb=2048 "$3" ;;
+    --merge) exec "$programs/$2" -timeout=25 -rss_limit_mb=2048 -max_len=16384 -merge=1 "fuzz/corpus/$2" "$3" ;;
 esac
 targets=()
 for source in fuzz/fuzz_targets/*.rs; do

@@ -369,12 +369,16 @@ fn every_combination_of_the_compose_files_is_a_configuration() {
     }
 }
 
+/// What Kubernetes gives in variables.
+fn secret() -> Vec<(String, String)> {
+    let secret = yaml(here("deploy/kubernetes/secret.example.yaml")).remove(0);
+    let settings = secret["stringData"].as_object().expect("settings").iter();
+    settings.map(|(name, value)| (name.clone(), value.as_str().expect("a text").to_owned())).collect()
+}
+
 #[test]
 fn the_settings_of_kubernetes_and_of_systemd_are_settings() {
-    let secret = yaml(here("deploy/kubernetes/secret.example.yaml")).remove(0);
-    let secret: Vec<_> = secret["stringData"].as_object().expect("settings").iter().collect();
-    let secret: Vec<_> =
-        secret.into_iter().map(|(name, value)| (name.clone(), value.as_str().unwrap().to_owned())).collect();
+    let secret = secret();
     for variant in ["base", "embedded", "gpu"] {
         check(&here(&format!("deploy/kubernetes/{variant}/config.toml")), &secret).unwrap();
     }
@@ -426,7 +430,7 @@ async fn what_probes_ask_for_has_an_answer() {
 #[test]
 fn who_stops_it_waits_longer_than_answers_have_to_end() {
     let shutdown = |config: &Path| {
-        answerd::config::Config::load_with(Some(config), []).expect("settings").server.shutdown_timeout_s
+        answerd::config::Config::load_with(Some(config), secret()).expect("settings").server.shutdown_timeout_s
     };
     // What closing takes after the answers have ended: graphs and indexes are saved.
     let closing = 10;
