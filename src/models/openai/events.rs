@@ -196,7 +196,9 @@ mod tests {
         for end in ["\n", "\r\n", "\r"] {
             let piece = format!(": ping{end}{end}data: {{\"choices\": []}}{end}{end}").repeat(1000);
             let pieces = 2 * EVENT_BYTES / piece.len();
-            let said = read(vec![Bytes::from(piece); pieces]);
+            // A carriage return at the very end might be half of an end: only what follows tells.
+            let all = std::iter::repeat_n(Bytes::from(piece), pieces).chain([Bytes::from_static(b":\n")]);
+            let said = read(all.collect());
             assert_eq!(said.iter().filter(|chunk| chunk.is_ok()).count(), pieces * 1000, "{end:?}: {:?}", said.last());
         }
     }
