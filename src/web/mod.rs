@@ -14,11 +14,13 @@
 //! | [`keys`] | `/admin/keys` |
 //! | [`health`] | `/healthz`, `/readyz` |
 //! | [`metrics`] | `/metrics` |
-//! | [`ui`] | `/`, `/documents`, `/admin`, `/ui/...`: the browser pages |
+//! | [`openapi`] | `/openapi.json`: the reference of all these |
+//! | [`ui`] | `/`, `/documents`, `/admin`, `/docs`, `/ui/...`: the browser pages |
 //!
-//! [`error`] makes RFC 9457 problem documents of everything that goes wrong, [`openai`] errors of OpenAI's form;
+//! Each file lists its addresses with what the reference says of them ([`address`]). [`error`] makes RFC 9457 problem documents of everything that goes wrong, [`openai`] errors of OpenAI's form;
 //! [`auth`] says who calls and what it may (and `/v1/me` tells it), [`slow`] ends connections of those who neither send nor take anything.
 
+pub mod address;
 pub mod admin;
 pub mod answers;
 pub mod auth;
@@ -31,6 +33,7 @@ pub mod health;
 pub mod keys;
 pub mod metrics;
 pub mod openai;
+pub mod openapi;
 pub mod search;
 pub mod slow;
 pub mod ui;
@@ -45,6 +48,7 @@ use actix_web::middleware::{DefaultHeaders, from_fn};
 use actix_web::{HttpServer, web};
 use actix_web_lab::middleware::map_response;
 
+use self::address::Address;
 use crate::app::App;
 
 /// Browsers load nothing from elsewhere and run nothing that is not a file of ours; and no text becomes a part of a page
@@ -52,6 +56,30 @@ use crate::app::App;
 const CONTENT_SECURITY_POLICY: &str = "default-src 'self'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
     connect-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; \
     require-trusted-types-for 'script'; trusted-types dompurify answerd";
+
+/// Every address of the service.
+pub fn addresses() -> Vec<Address> {
+    [
+        answers::addresses(),
+        openai::addresses(),
+        ws::addresses(),
+        search::addresses(),
+        documents::addresses(),
+        events::addresses(),
+        auth::addresses(),
+        admin::addresses(),
+        keys::addresses(),
+        dead_letters::addresses(),
+        feedback::addresses(),
+        health::addresses(),
+        metrics::addresses(),
+        openapi::addresses(),
+        ui::addresses(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
 
 /// Starts the HTTP server on an open listener.
 ///
@@ -77,20 +105,7 @@ pub fn serve(app: Arc<App>, listener: TcpListener) -> std::io::Result<Server> {
                     .add(("Cross-Origin-Opener-Policy", "same-origin"))
                     .add(("Cross-Origin-Resource-Policy", "same-origin")),
             )
-            .configure(answers::routes)
-            .configure(openai::routes)
-            .configure(ws::routes)
-            .configure(search::routes)
-            .configure(documents::routes)
-            .configure(events::routes)
-            .configure(auth::routes)
-            .configure(admin::routes)
-            .configure(keys::routes)
-            .configure(dead_letters::routes)
-            .configure(feedback::routes)
-            .configure(health::routes)
-            .configure(metrics::routes)
-            .configure(ui::routes)
+            .configure(|config| addresses().into_iter().for_each(|address| address.serve(config)))
             .default_service(web::to(error::not_found))
     })
     .h1_write_buffer_size(slow::UNSENT)

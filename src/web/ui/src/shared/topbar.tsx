@@ -13,7 +13,7 @@ import { choose, theme, type Theme } from "./theme";
 import { Toasts } from "./toast";
 import "./theme.css";
 
-export type Page = "chat" | "documents" | "admin";
+export type Page = "chat" | "documents" | "admin" | "docs";
 
 interface TopBarProps {
   page: Page;
@@ -47,6 +47,7 @@ export function TopBar({ page, before }: TopBarProps) {
           {link("chat", "./", t.chat)}
           {link("documents", "documents", t.documents)}
           {may("admin") && link("admin", "admin", t.admin)}
+          {page === "docs" && link("docs", "docs", t.docs)}
         </nav>
         <div class="space" />
         <HealthLight />
