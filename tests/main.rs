@@ -22,6 +22,7 @@ mod identity;
 mod metrics;
 mod mistralrs;
 mod openai;
+mod openapi;
 mod pool;
 mod postgres;
 mod qdrant;

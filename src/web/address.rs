@@ -252,14 +252,11 @@ impl Entry {
 
     /// A response that is a stream of server-sent events, each of them an `E`.
     ///
-    /// OpenAPI 3.1 has no word for the items of a stream (3.2 has `itemSchema`): the schema is of the text, and
-    /// `x-item-schema` is that of an event.
+    /// OpenAPI 3.1 has no word for the items of a stream (3.2 has `itemSchema`): `x-item-schema` says it.
     pub fn streams<E: ToSchema>(mut self, status: u16, text: &str, example: &str) -> Self {
         let item = Ref::from_schema_name(self.name::<E>());
         let extensions = Extensions::builder().add("x-item-schema", serde_json::json!(item)).build();
-        let schema = ObjectBuilder::new().schema_type(Type::String);
-        let content =
-            Content::builder().schema(Some(schema)).example(Some(example.into())).extensions(Some(extensions)).build();
+        let content = Content::builder().example(Some(example.into())).extensions(Some(extensions)).build();
         self.responds(status, text, |response| response.content("text/event-stream", content))
     }
 

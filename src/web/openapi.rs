@@ -109,21 +109,21 @@ fn introduction() -> String {
         .collect();
     format!(
         "answerd answers questions about an organisation's own documents: it searches them, and calls the model.\n\n\
-         ## Who calls\n\n\
+         # Who calls\n\n\
          Where `[identity] enabled` is true, every request brings an API key or a token as `Authorization: Bearer ...` (or in \
          `X-Api-Key`), save those to the pages, `/openapi.json`, `/healthz` and `/readyz`. What it may do are its scopes: `ask` \
          (ask, search, read documents), `write` (put and delete them, publish events), `admin` (all below `/admin`) and `metrics` \
          (`/metrics`). What it sees are the documents for everybody, and those for one of its groups; others are as if they were \
          not there. Elsewhere everybody may do everything.\n\n\
-         ## Limits\n\n\
+         # Limits\n\n\
          Settings are named as in `config.toml`: `[search] limit_max`. JSON bodies have `[server] max_json_bytes` at most. Where \
          `[budgets]` bound a caller, responses say in `RateLimit-Limit`, `RateLimit-Remaining` and `RateLimit-Reset` (seconds) how \
          the limit stands that is the next one to be reached. Requests that only look at something are free.\n\n\
-         ## How fresh it is\n\n\
+         # How fresh it is\n\n\
          Every write has a `seq`. Answers and searches say up to which `seq` they saw, how many writes and events they did not see \
          (`lag_events`) and how old the oldest of these is (`lag_ms`); with `min_seq` they wait until they see it, \
          `[search] min_seq_timeout_ms` at most.\n\n\
-         ## Problems\n\n\
+         # Problems\n\n\
          Whatever goes wrong is told as a problem document (RFC 9457), of the media type `application/problem+json`; below \
          `/v1/chat`, `/v1/models` and `/v1/embeddings` as an error in OpenAI's form, with 400 in place of 422. `type` is \
          `urn:answerd:problem:` and one of these kinds. There may be others in later versions.\n\n\

@@ -25,7 +25,7 @@ interface TopBarProps {
 export function TopBar({ page, before }: TopBarProps) {
   useEffect(() => {
     watchHealth();
-    void loadMe();
+    void loadMe(page === "docs");
   }, []);
   const link = (to: Page, href: string, text: string) => (
     <a href={href} aria-current={to === page ? "page" : undefined}>
