@@ -5,9 +5,9 @@ ENV := . scripts/env.sh
 CARGO_TEST := cargo test --release --features failpoints
 # What every store of documents promises: these tests are run with each.
 STORE_TESTS := documents|search|folder|events|cache|identity
-BENCHES := quality search embedding generation serving streams cache replicas crash events
+BENCHES := quality search embedding generation serving streams cache replicas crash events life
 
-.PHONY: help run test bench check setup clean-data
+.PHONY: help run test bench soak check release fuzz setup clean-data
 
 help: ## Say what there is
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1|\2/p' Makefile | \
@@ -44,17 +44,29 @@ test: ## Run all tests
 		if [ -n "$${ANSWERD_TEST_QDRANT_URL:-}" ]; then $(CARGO_TEST) --test service qdrant:: -- --ignored; fi; \
 	fi
 
-bench: ## Run the benchmarks: all, or BENCH=quality|search|embedding|generation|serving|streams|cache|replicas|crash|events
+bench: ## Run the benchmarks: all, or BENCH=quality|search|embedding|generation|serving|streams|cache|replicas|crash|events|life
 	@case '$(or $(BENCH),$(BENCHES))' in *search*|*replicas*) scripts/setup.sh test ;; esac; \
 	case '$(or $(BENCH),$(BENCHES))' in *embedding*|*generation*|*serving*|*streams*) scripts/setup.sh bench ;; *) scripts/setup.sh ;; esac
 	@$(ENV); \
 	for name in $(or $(BENCH),$(BENCHES)); do cargo bench --features failpoints --bench "$$name"; done
 
-check: setup ## Check format, lints and the documentation's links
+soak: ## An hour of mixed load with random faults (SOAK_MINUTES, SOAK_SEED)
+	@scripts/setup.sh test
+	@$(ENV); cargo bench --features failpoints --bench soak
+
+check: setup ## Check format, lints, licences of dependencies and the documentation's links
 	cargo fmt --check
+	cargo fmt --check --manifest-path fuzz/Cargo.toml
 	@$(ENV); \
+	cargo deny --locked check licenses bans sources; \
 	cargo clippy --release --all-targets --features failpoints -- -D warnings; \
 	RUSTDOCFLAGS='-D warnings' cargo doc --release --no-deps --lib --features failpoints
+
+fuzz: ## Fuzz the parsers: FUZZ_SECONDS=60 for each of FUZZ_TARGETS, all by default
+	@scripts/fuzz.sh
+
+release: ## Build it for other machines, and pack it
+	@scripts/release.sh
 
 setup: ## Get the build tools and the models, where they are missing
 	@scripts/setup.sh

@@ -1,12 +1,12 @@
 //! Search over 100,000 chunks, by store, in one run: latency of hybrid search without the query's embedding, recall of the
 //! vector stage against the exact scan, how fast chunks are taken and become visible, memory of this process.
 //!
-//! The chunks are made from the collection that the `quality` benchmark has ingested: each real chunk several times, its
-//! words partly exchanged with those of another one, its vector moved by as much noise. `BENCH_STORE` names one store;
-//! `BENCH_CHUNKS` another number of chunks.
+//! `BENCH_STORE` names one store; `BENCH_CHUNKS` another number of chunks.
 
 #[path = "../tests/common/mod.rs"]
 mod common;
+#[path = "support/made.rs"]
+mod made;
 #[path = "support/mod.rs"]
 mod support;
 
@@ -16,33 +16,17 @@ use std::time::Instant;
 use answerd::actors::retriever::{Mode, Search};
 use answerd::app::{App, Parts, resident_bytes};
 use answerd::config::{Config, StoreEngine};
-use answerd::documents::event::{DocumentId, Metadata, Operation, Upsert};
-use answerd::documents::{Format, ParsedDocument};
 use answerd::eval::percentile;
 use answerd::models::Embedder;
 use answerd::models::minilm::MiniLm;
 use answerd::retrieval::sight::Sight;
-use answerd::stores::catalog::Catalog;
-use answerd::stores::document_store::{NewChunk, Progress};
 use common::postgres::Postgres;
 use common::qdrant::Qdrant;
-use futures_util::StreamExt;
+use made::{Made, ingest, make};
 use qdrant_client::qdrant::CollectionStatus;
 
 const CHUNKS: usize = 100_000;
-/// Chunks of a made document.
-const DOCUMENT: usize = 10;
 const QUERIES: usize = 1000;
-/// Documents on their way to the store at once, as many as the document workers have.
-const AT_ONCE: usize = 32;
-
-/// A document to store.
-#[derive(Clone)]
-struct Made {
-    id: String,
-    text: String,
-    chunks: Vec<NewChunk>,
-}
 
 /// A question, its embedding, and its ten nearest chunks: the document's id and where the chunk begins in it.
 struct Query {
@@ -54,7 +38,7 @@ struct Query {
 fn main() {
     let chunks = support::number("BENCH_CHUNKS", CHUNKS);
     let model = MiniLm::load(&support::models().join("all-MiniLM-L6-v2")).expect("the embedding model");
-    let made = make(chunks, &model);
+    let made = make(chunks, &support::kept("quality"), &model);
     let text =
         std::fs::read_to_string(support::collections().join("scifact-train/queries.jsonl")).expect("the queries");
     let queries: Vec<Query> = text
@@ -109,11 +93,10 @@ fn main() {
 async fn measure(name: &str, config: Config, made: &[Made], queries: &[Query]) {
     let app = App::start(config, Parts { folders: false, chat: false }).await.expect("it starts");
     let began = Instant::now();
-    futures_util::stream::iter(made).for_each_concurrent(AT_ONCE, |document| ingest(&app, document.clone())).await;
-    app.until_caught_up().await;
+    ingest(&app, made).await;
     let chunks: usize = made.iter().map(|document| document.chunks.len()).sum();
     let rate = chunks as f64 / began.elapsed().as_secs_f64();
-    until_indexed(&app.config).await;
+    until_indexed(&app.config()).await;
     let resident = resident_bytes().unwrap_or_default() as f64 / f64::from(1 << 20);
     for (mode, word) in [(Mode::Hybrid, "hybrid"), (Mode::Lexical, "lexical"), (Mode::Vector, "vector")] {
         let (mut times, mut found) = (Vec::new(), 0);
@@ -128,6 +111,7 @@ async fn measure(name: &str, config: Config, made: &[Made], queries: &[Query]) {
                     sight: Sight::All.into(),
                     limit: 10,
                     vector,
+                    settings: app.config().search.clone(),
                 };
                 let began = Instant::now();
                 let answer = app.retriever.ask(search).await.expect("found");
@@ -185,25 +169,6 @@ async fn sizes(postgres: &Postgres, chunks: usize) {
     );
 }
 
-/// Takes a document as the actors do that have parsed and embedded it.
-async fn ingest(app: &App, made: Made) {
-    let Made { id, text, chunks } = made;
-    let upsert = Upsert {
-        id: DocumentId::parse(&id).expect("an id"),
-        revision: None,
-        media_type: None,
-        title: Some(format!("Made document {id}")),
-        url: None,
-        collection: "made".to_owned(),
-        metadata: Metadata::new(),
-        content: id.into_bytes(),
-    };
-    let store = &app.library.store;
-    let receipt = store.receive(Operation::Upsert(upsert), None, 0).await.expect("received");
-    let parsed = ParsedDocument::new(Format::Text, None, text);
-    store.store_version(receipt.seq, parsed, chunks, Progress::default(), 0).await.expect("stored");
-}
-
 /// The ten nearest chunks, by comparing all.
 fn nearest(vector: &[f32], made: &[Made]) -> HashSet<(String, usize)> {
     let mut all: Vec<(f32, &str, usize)> = Vec::new();
@@ -215,54 +180,4 @@ fn nearest(vector: &[f32], made: &[Made]) -> HashSet<(String, usize)> {
     }
     all.select_nth_unstable_by(10, |a, b| b.0.total_cmp(&a.0));
     all[..10].iter().map(|(_, id, start)| ((*id).to_owned(), *start)).collect()
-}
-
-/// Makes chunks of the real ones.
-fn make(chunks: usize, model: &MiniLm) -> Vec<Made> {
-    let real = Catalog::open(&support::kept("quality"), model.name(), model.dimensions())
-        .expect("run the `quality` benchmark first: its chunks are the material");
-    let (_, versions) = real.live_versions().expect("the documents");
-    let mut material: Vec<(String, Vec<f32>)> = Vec::new();
-    for version in versions {
-        let texts = real.chunk_texts(version.chunks.clone()).expect("texts");
-        let vectors = real.vectors(version.chunks).expect("vectors");
-        material.extend(texts.into_iter().map(|t| t.text).zip(vectors.into_iter().map(|(_, v)| v)));
-    }
-    assert!(!material.is_empty(), "there is nothing to make chunks of: run `make bench BENCH=quality` first");
-    let mut random = 0x2545_f491_4f6c_dd1d_u64;
-    let mut next = move || {
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        random
-    };
-    let document = |n: usize| {
-        let (mut text, mut made) = (String::new(), Vec::new());
-        for _ in 0..DOCUMENT {
-            let (base, other) = (next() as usize % material.len(), next() as usize % material.len());
-            let words = material[base].0.split_whitespace();
-            let mut others = material[other].0.split_whitespace();
-            let start = text.len();
-            for word in words {
-                let word = if next() % 8 == 0 { others.next().unwrap_or(word) } else { word };
-                text.push_str(word);
-                text.push(' ');
-            }
-            let mut vector: Vec<f32> =
-                material[base].1.iter().map(|v| v + ((next() % 2001) as f32 / 1000.0 - 1.0) * 0.02).collect();
-            let norm = vector.iter().map(|v| v * v).sum::<f32>().sqrt();
-            vector.iter_mut().for_each(|v| *v /= norm);
-            made.push(NewChunk {
-                section: Vec::new(),
-                span: start..text.len() - 1,
-                page: None,
-                tokens: 0,
-                hash: [0; 32],
-                vector,
-            });
-            text.push('\n');
-        }
-        Made { id: format!("made/{n}"), text, chunks: made }
-    };
-    (0..chunks / DOCUMENT).map(document).collect()
 }

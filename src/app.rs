@@ -2,6 +2,8 @@
 //! down again. No other file knows the whole.
 
 mod opening;
+mod reloading;
+mod startup;
 mod watching;
 
 use std::sync::Arc;
@@ -12,6 +14,8 @@ use serde_json::{Value, json};
 
 pub(crate) use self::opening::load_embedder;
 use self::opening::{open_cache, open_model, open_store};
+pub use self::reloading::{Reload, Unloaded};
+pub use self::startup::Startup;
 pub use self::watching::{Told, Watching};
 use crate::actors::compute::{Compute, blocking};
 use crate::actors::document::{DocumentTools, DocumentWorkers};
@@ -30,7 +34,8 @@ use crate::asking::elsewhere::Elsewhere;
 use crate::asking::lead::Leads;
 use crate::asking::{Asker, Models, Shelf};
 use crate::budgets::Budgets;
-use crate::config::Config;
+use crate::config::{Config, Live};
+use crate::deletion::Deletions;
 use crate::error::ServiceError;
 use crate::identity::Identity;
 use crate::identity::audit::Audit;
@@ -55,8 +60,9 @@ pub struct Parts {
 
 /// A running answerd, without its HTTP front.
 pub struct App {
-    /// The configuration.
-    pub config: Arc<Config>,
+    settings: Arc<Live>,
+    reloads: reloading::Reloads,
+    startup: Arc<Startup>,
     /// The documents.
     pub library: Arc<Library>,
     /// Who may call; none where everybody may.
@@ -65,6 +71,8 @@ pub struct App {
     pub budgets: Arc<Budgets>,
     /// What administrators did.
     pub audit: Audit,
+    /// Forgets what is kept of deleted documents, and tells of it.
+    pub deletions: Arc<Deletions>,
     /// The service's own records.
     pub records: Arc<dyn Records>,
     /// The way to the ingestor.
@@ -76,7 +84,8 @@ pub struct App {
     /// The embedding model, to count tokens with.
     pub embedding: Arc<dyn models::Embedder>,
     asker: Option<Arc<Asker>>,
-    metrics: Arc<Metrics>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
     redis: Option<Arc<Redis>>,
     intake: Arc<Intake>,
     keepers: Option<Keepers>,
@@ -136,15 +145,29 @@ impl App {
     /// # Errors
     /// In words for the operator: a model file that cannot be used, a data folder that is locked or damaged.
     pub async fn start(config: Config, parts: Parts) -> Result<Arc<Self>, String> {
-        let config = Arc::new(config);
+        Self::start_with(Live::new(config, None), parts, Arc::default()).await
+    }
+
+    /// The same with settings that can be read again; and `startup` is told how far it is.
+    ///
+    /// # Errors
+    /// See [`App::start`].
+    pub async fn start_with(live: Arc<Live>, parts: Parts, startup: Arc<Startup>) -> Result<Arc<Self>, String> {
+        let config = live.now();
         let began = Instant::now();
         let settings = Arc::clone(&config);
-        let model = blocking(move || load_embedder(&settings)).await.map_err(|error| error.to_string())?;
+        startup.comes_to("the embedding model is being loaded");
+        let model = blocking(move || {
+            fail::fail_point!("start");
+            load_embedder(&settings)
+        });
+        let model = model.await.map_err(|error| error.to_string())?;
+        startup.comes_to("the store of the documents is being opened");
         let (store, indexes) = open_store(&config, &*model).await?;
-        let library = Library::new(store, Arc::clone(&config));
+        let library = Library::new(store, Arc::clone(&live));
         let records = records::open(&config)?;
         let identity = match config.identity.enabled {
-            true => Some(Identity::start(&config.identity, Arc::clone(&records))?),
+            true => Some(Identity::start(&live, Arc::clone(&records))?),
             false => None,
         };
 
@@ -188,7 +211,14 @@ impl App {
                 indexes,
             }),
         };
+        let redis = match config.redis.is_configured() && parts.chat {
+            true => Some(Arc::new(Redis::open(&config.redis)?)),
+            false => None,
+        };
+        let shelf = Arc::<Shelf>::default();
+        let deletions = Deletions::start(Arc::clone(&library), Arc::clone(&records), Arc::clone(&shelf), redis.clone());
         let tools = DocumentTools {
+            deletions: Arc::clone(&deletions),
             library: Arc::clone(&library),
             compute: background("parser", config.ingest.workers)?,
             model: Arc::clone(&model),
@@ -201,7 +231,7 @@ impl App {
             None,
             &write,
         );
-        let intake = Intake::new(Arc::clone(&library), workers);
+        let intake = Intake::new(Arc::clone(&library), Arc::clone(&deletions), workers);
         let ingestor = doors.open(
             "write/ingestor",
             (INGESTOR_CAPACITY, "bodies in memory on their way to the disk"),
@@ -217,29 +247,32 @@ impl App {
             &read,
         );
         let metrics = Arc::<Metrics>::default();
-        let redis = match config.redis.is_configured() && parts.chat {
-            true => Some(Arc::new(Redis::open(&config.redis)?)),
-            false => None,
-        };
         let budgets = Budgets::new(&config.budgets, redis.clone());
+        let limits = Arc::downgrade(&budgets);
+        live.on_change(move |config| {
+            if let Some(budgets) = limits.upgrade() {
+                budgets.set(&config.budgets);
+            }
+        });
+        let stopping = tokio::sync::watch::Sender::new(false);
         let asker = if parts.chat {
             let models = Models(config.models.all().map(|model| open_model(&doors, &config, model, &read)).collect());
             let ledger = Ledger::open(&config.data.dir, Arc::clone(&metrics))
                 .map_err(|error| format!("no usage can be recorded: {error}"))?;
-            let answer = &config.answer;
-            let keep = Duration::from_secs(answer.keep_s);
-            let shelf = Arc::new(Shelf::new(keep, answer.keep_max));
-            let shared = |redis: &Arc<Redis>| Elsewhere::start(Arc::clone(redis), Arc::clone(&shelf), keep);
+            let shared =
+                |redis: &Arc<Redis>| Elsewhere::start(Arc::clone(redis), Arc::clone(&deletions), Arc::clone(&live));
             Some(Arc::new(Asker {
                 budgets: Arc::clone(&budgets),
                 library: Arc::clone(&library),
                 retriever: retriever.clone(),
                 models,
                 elsewhere: redis.as_ref().map(shared),
-                leads: redis.clone().map(Leads::new),
+                leads: redis.clone().map(|redis| Leads::new(redis, Arc::clone(&deletions))),
                 shelf,
                 ledger: Arc::new(ledger),
-                kept: open_cache(&doors, &config, &embedder, redis.as_ref(), &read).await,
+                kept: open_cache(&doors, &live, &embedder, &deletions, &read).await,
+                deletions: Arc::clone(&deletions),
+                stopping: stopping.subscribe(),
             }))
         } else {
             None
@@ -247,11 +280,14 @@ impl App {
         Overseer::start(doors.registry.clone(), &watch.handle());
         let events = (parts.folders && !config.nats.servers.is_empty()).then(Arc::<SourceState>::default);
         let app = Arc::new(Self {
-            datarefs: Arc::new(Datarefs::new(Arc::clone(&config))),
-            config,
+            datarefs: Arc::new(Datarefs::new(config)),
+            settings: live,
+            reloads: reloading::Reloads::default(),
+            startup,
             library,
             identity,
             audit: Audit::new(Arc::clone(&records)),
+            deletions,
             records,
             budgets,
             ingestor,
@@ -266,11 +302,12 @@ impl App {
             registry: doors.registry.clone(),
             arbiters: vec![write, read, watch],
             folders_unseen: Arc::default(),
-            stopping: tokio::sync::watch::Sender::new(false),
+            stopping,
             events,
             started: began,
             watching: Watching::default(),
         });
+        app.startup.comes_to("the indexes are being brought up to what is stored");
         app.until_indexes_open().await?;
         if parts.folders {
             app.watch_folders(&doors);
@@ -278,7 +315,13 @@ impl App {
         }
         app.keep_going();
         app.watch_itself();
+        app.watch_the_start();
         Ok(app)
+    }
+
+    /// The settings in force. Who works on a request takes them once.
+    pub fn config(&self) -> Arc<Config> {
+        self.settings.now()
     }
 
     /// Waits until the indexer has published what the indexes and the catalog agree on.
@@ -296,8 +339,9 @@ impl App {
     }
 
     fn watch_folders(&self, doors: &Doors) {
-        self.folders_unseen.send_replace(self.config.folders.len());
-        for (n, folder) in self.config.folders.iter().enumerate() {
+        let config = self.config();
+        self.folders_unseen.send_replace(config.folders.len());
+        for (n, folder) in config.folders.iter().enumerate() {
             let dirty: Arc<Dirty> = Arc::default();
             let factory =
                 Folder::factory(folder.clone(), Arc::clone(&self.library), self.ingestor.clone(), Arc::clone(&dirty));
@@ -386,12 +430,16 @@ impl App {
                     }
                 }
             });
+            let deletions = Arc::clone(&self.deletions);
             actix_rt::spawn(async move {
                 let mut tick = actix_rt::time::interval(Duration::from_secs(2));
                 loop {
                     tick.tick().await;
-                    if let Err(error) = maintainer.ask_patiently(Maintain { last: false }).await {
-                        tracing::warn!(%error, "a round of maintenance failed; the next one tries again");
+                    match maintainer.ask_patiently(Maintain { last: false }).await {
+                        Ok(gone) => deletions.expunged(&gone).await,
+                        Err(error) => {
+                            tracing::warn!(%error, "a round of maintenance failed; the next one tries again");
+                        }
                     }
                 }
             });
@@ -424,12 +472,13 @@ impl App {
             }
         });
         if let Some(asker) = &self.asker {
-            let shelf = Arc::clone(&asker.shelf);
+            let (shelf, settings) = (Arc::clone(&asker.shelf), Arc::clone(&self.settings));
             actix_rt::spawn(async move {
                 let mut tick = actix_rt::time::interval(Duration::from_secs(1));
                 loop {
                     tick.tick().await;
-                    shelf.sweep();
+                    let answer = &settings.now().answer;
+                    shelf.sweep(Duration::from_secs(answer.keep_s), answer.keep_max);
                 }
             });
         }
@@ -483,7 +532,9 @@ impl App {
             let counts = *n == 0 || pool.state.failed().is_none();
             counts && !pool.state.works()
         });
-        self.registry.troubles().into_iter().chain(models.flat_map(|(_, pool)| pool.state.troubles())).collect()
+        let stopping = (*self.stopping.borrow()).then(|| "the service is stopping".to_owned());
+        let registry = self.registry.troubles().into_iter();
+        stopping.into_iter().chain(registry).chain(models.flat_map(|(_, pool)| pool.state.troubles())).collect()
     }
 
     /// Everything the admin page shows.
@@ -495,6 +546,8 @@ impl App {
             "uptime_s": self.started.elapsed().as_secs(),
             "ready": troubles.is_empty(),
             "troubles": troubles,
+            "starting": self.startup_troubles(),
+            "reload": self.last_reload(),
             "degraded": self.degraded(),
             "events": self.events.as_ref().map(|events| events.describe()),
             "store": self.library.store.describe(),
@@ -513,10 +566,21 @@ impl App {
 
     /// The metrics, as text.
     pub async fn metrics_text(&self) -> String {
+        let actors = self.registry.statuses();
+        let cache = actors.iter().map(|actor| &actor.detail["memory"]).find(|memory| memory.is_object());
+        let of_cache = |name: &str| cache.and_then(|memory| memory[name].as_u64()).unwrap_or(0);
         let snapshot = Snapshot {
             store: self.library.store.counts().await.ok().zip(self.library.as_of().await.ok()),
             dead_letters: self.events.as_ref().map_or(0, |events| events.dead_letters()),
+            events_taken: self.events.as_ref().map_or(0, |events| events.taken()),
             resident_bytes: resident_bytes().unwrap_or(0),
+            cpu: watching::cpu_time(),
+            ready: self.troubles().is_empty(),
+            degraded: self.degraded().len(),
+            answers_open: self.pools().map(|pool| pool.door.depth()).sum(),
+            answers_kept: self.asker.as_ref().map_or(0, |asker| asker.shelf.len()),
+            cache: (of_cache("entries"), of_cache("bytes")),
+            actors,
             answers: self.asker.iter().flat_map(|asker| asker.kept.counts.all()).collect(),
             models: self
                 .pools()
@@ -526,9 +590,24 @@ impl App {
         self.metrics.text(&snapshot)
     }
 
-    /// Tells connections that stay open by themselves that the service is about to stop.
-    pub fn begin_to_stop(&self) {
+    /// Begins to stop: `/readyz` fails, no new question is taken, connections that stay open by themselves end. Returns once
+    /// the answers under way have ended, or their time is up.
+    pub async fn drain(&self, limit: Duration) {
         self.stopping.send_replace(true);
+        let (began, open) = (Instant::now(), || self.asker.as_ref().map_or(0, |asker| asker.shelf.open()));
+        while open() > 0 && began.elapsed() < limit {
+            actix_rt::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Ends the answers that are still under way. Their readers are told why.
+    pub fn interrupt(&self) {
+        if let Some(asker) = &self.asker {
+            if asker.shelf.open() > 0 {
+                tracing::warn!(answers = asker.shelf.open(), "ended before they were complete: the service stops");
+            }
+            asker.shelf.interrupt(asker.elsewhere.is_some());
+        }
     }
 
     /// Whether it is about to stop.
@@ -547,6 +626,7 @@ impl App {
         if let Some(elsewhere) = self.asker.as_ref().and_then(|asker| asker.elsewhere.as_ref()) {
             elsewhere.mirror_last().await;
         }
+        self.deletions.leave().await;
         for pool in self.pools() {
             for engine in pool.state.engines() {
                 blocking(move || engine.stop()).await;

@@ -78,6 +78,19 @@ pub enum ServiceError {
     /// Another replica wrote the answer, and died.
     #[error("the replica that wrote this answer is gone, and another one says it in other words; ask again")]
     Interrupted,
+    /// A document that the answer rests on was deleted.
+    #[error("a document that this answer rests on was deleted, and the answer with it; ask again")]
+    DocumentDeleted,
+    /// The service stopped before the answer's end.
+    #[error("the service stops before the answer was complete; {}", if *elsewhere {
+        "what was said of it can be read again at another replica, and the whole of it asked for there"
+    } else {
+        "ask again"
+    })]
+    Stopping {
+        /// Another replica has what was said.
+        elsewhere: bool,
+    },
     /// Only a kept answer would do, and there is none.
     #[error("no answer to this question is kept, and only a kept one would do (Cache-Control: only-if-cached)")]
     NotCached,

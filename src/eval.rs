@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::actors::door::DoorError;
-use crate::actors::ingestor::IngestError;
+use crate::actors::ingestor::{IngestError, Receive};
 use crate::actors::retriever::{Mode, Search};
 use crate::app::{App, Parts};
 use crate::config::Config;
@@ -134,7 +134,7 @@ async fn put(app: &App, name: String, entry: Entry) -> Result<(), String> {
     };
     let operation = Operation::Upsert(upsert);
     loop {
-        match app.ingestor.ask_patiently(operation.clone().into()).await {
+        match app.ingestor.ask_patiently(Receive::new(operation.clone(), "the command line")).await {
             Ok(_) => return Ok(()),
             Err(DoorError::Failed(IngestError::Backlog { .. })) => {
                 actix_rt::time::sleep(Duration::from_millis(100)).await;
@@ -153,6 +153,7 @@ async fn measure(
 ) -> Result<Measured, String> {
     let (mut ndcg, mut recall) = (0.0, 0.0);
     let (mut search_ms, mut total_ms) = (Vec::new(), Vec::new());
+    let settings = app.config().search.clone();
     for query in queries {
         let search = Search {
             query: query.text.clone(),
@@ -161,6 +162,7 @@ async fn measure(
             sight: Sight::All.into(),
             limit: DEPTH,
             vector: None,
+            settings: settings.clone(),
         };
         let found = app.retriever.ask(search).await.map_err(|error| error.to_string())?;
         let mut ranking: Vec<&str> = Vec::new();
@@ -175,8 +177,15 @@ async fn measure(
         ndcg += ndcg_at(10, &ranking, grades);
         recall += recall_at(100, &ranking, grades);
         // As a user has it: few passages, the embedding included.
-        let search =
-            Search { query: query.text.clone(), mode, filter: None, sight: Sight::All.into(), limit: 10, vector: None };
+        let search = Search {
+            query: query.text.clone(),
+            mode,
+            filter: None,
+            sight: Sight::All.into(),
+            limit: 10,
+            vector: None,
+            settings: settings.clone(),
+        };
         let began = Instant::now();
         let found = app.retriever.ask(search).await.map_err(|error| error.to_string())?;
         total_ms.push(began.elapsed().as_secs_f64() * 1e3);

@@ -18,7 +18,8 @@
 //! A request is a task; state is an actor. [`documents`], [`retrieval`] and [`answer`] hold the rules and know neither
 //! actix nor tokio; [`stores`] and [`models`] each keep a library in a file; [`actors`] hold order, bounds and failure;
 //! [`app`] builds it all; [`library`] is what all of them know of the documents, [`migrate`] moves these; [`freshness`]
-//! says how far the index is behind, [`identity`] who calls, [`budgets`] how much, [`usage`] and [`metrics`] what models did, [`series`] the last hour; [`eval`] measures.
+//! says how far the index is behind, [`deletion`] forgets what is kept of a deleted document, [`identity`] says who calls,
+//! [`budgets`] how much, [`usage`] and [`metrics`] what models did, [`series`] the last hour, [`telemetry`] what happens; [`eval`] measures.
 
 pub mod actors;
 pub mod answer;
@@ -27,6 +28,7 @@ pub mod asking;
 pub mod budgets;
 pub mod cli;
 pub mod config;
+pub mod deletion;
 pub mod documents;
 pub mod error;
 pub mod eval;
@@ -40,5 +42,6 @@ pub mod models;
 pub mod retrieval;
 pub mod series;
 pub mod stores;
+pub mod telemetry;
 pub mod usage;
 pub mod web;

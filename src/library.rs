@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use dashmap::DashMap;
 
-use crate::config::Config;
+use crate::config::{Config, Live};
 use crate::error::ServiceError;
 use crate::freshness::{AsOf, OnBus};
 use crate::stores::StoreError;
 use crate::stores::document_store::{DocumentStore, Progress, Standing};
+use crate::telemetry::trace::Origins;
 
 /// See the module.
 pub struct Library {
@@ -20,14 +21,21 @@ pub struct Library {
     pub bus: OnBus,
     /// How far the operations at work in this process are, by `seq`.
     pub progress: DashMap<u64, Progress>,
-    /// The configuration.
-    pub config: Arc<Config>,
+    /// The traces of the documents' last versions.
+    pub origins: Origins,
+    settings: Arc<Live>,
 }
 
 impl Library {
     /// The documents in a store.
-    pub fn new(store: Arc<dyn DocumentStore>, config: Arc<Config>) -> Arc<Self> {
-        Arc::new(Self { store, bus: OnBus::default(), progress: DashMap::new(), config })
+    pub fn new(store: Arc<dyn DocumentStore>, settings: Arc<Live>) -> Arc<Self> {
+        let (bus, progress, origins) = (OnBus::default(), DashMap::new(), Origins::default());
+        Arc::new(Self { store, bus, progress, origins, settings })
+    }
+
+    /// The settings in force. Who works on a request takes them once.
+    pub fn config(&self) -> Arc<Config> {
+        self.settings.now()
     }
 
     /// Where the store stands, and with it what waits on the bus.
@@ -57,7 +65,7 @@ impl Library {
     /// [`ServiceError::NotYetVisible`] after `[search] min_seq_timeout_ms`; what the store says.
     pub async fn wait_for(&self, min_seq: Option<u64>) -> Result<(), ServiceError> {
         let Some(wanted) = min_seq else { return Ok(()) };
-        let limit = Duration::from_millis(self.config.search.min_seq_timeout_ms);
+        let limit = Duration::from_millis(self.config().search.min_seq_timeout_ms);
         if self.store.reach(wanted, limit).await? {
             return Ok(());
         }

@@ -39,6 +39,21 @@ pub enum Outcome {
     Error,
 }
 
+impl Outcome {
+    /// Every outcome.
+    pub const ALL: [Self; 4] = [Self::Stop, Self::Length, Self::Cancelled, Self::Error];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Length => "length",
+            Self::Cancelled => "cancelled",
+            Self::Error => "error",
+        }
+    }
+}
+
 impl From<FinishReason> for Outcome {
     fn from(reason: FinishReason) -> Self {
         match reason {

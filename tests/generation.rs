@@ -128,7 +128,8 @@ fn sequence(prompt: &[i32], max_tokens: usize, stop: &[&str]) -> (Sequence, Read
     let wanted = Arc::new(AtomicBool::new(true));
     let sink = Box::new(Probe { wanted: Arc::clone(&wanted), events: sender });
     let stop = stop.iter().map(|stop| (*stop).to_owned()).collect();
-    let sequence = Sequence { prompt: Prompt::Tokens(prompt.to_vec()), sampling: greedy(), max_tokens, stop, sink };
+    let (prompt, span) = (Prompt::Tokens(prompt.to_vec()), tracing::Span::none());
+    let sequence = Sequence { prompt, sampling: greedy(), max_tokens, stop, sink, span };
     (sequence, Reader { wanted, events })
 }
 

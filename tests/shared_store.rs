@@ -375,7 +375,7 @@ pub async fn a_filter_means_there_what_it_means_here(store: &dyn SharedStore) {
             1 => (None, Some(vec![1.0, 0.0, 0.0])),
             _ => (Some("everywhere".to_owned()), Some(vec![1.0, 0.0, 0.0])),
         };
-        let lookup = Lookup { words, vector, filter: Some(filter), limit: 100 };
+        let lookup = Lookup { words, vector, filter: Some(filter), limit: 100, settings: Default::default() };
         let found = store.search(lookup).await.unwrap_or_else(|error| panic!("{written}: {error}"));
         let found: BTreeSet<&str> = found.passages.iter().map(|passage| &*passage.document_id).collect();
         assert_eq!(found, right, "{written}");

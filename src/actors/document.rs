@@ -6,6 +6,7 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
 use sha2::{Digest, Sha256};
+use tracing::Instrument;
 
 use super::compute::Compute;
 use super::contained::{self, Job};
@@ -13,6 +14,7 @@ use super::door::{Door, DoorError, Factory, Role};
 use super::embedder::{Embed, Embedder};
 use super::stats::now_ms;
 use crate::config::HEADING_TOKENS;
+use crate::deletion::Deletions;
 use crate::documents::parse::{ParseInput, ParseLimits, is_risky, parse};
 use crate::documents::{Chunk, ParsedDocument, chunk};
 use crate::library::Library;
@@ -61,6 +63,8 @@ pub struct DocumentTools {
     pub model: Arc<dyn models::Embedder>,
     /// The way to the embedder.
     pub embedder: Door<Embedder>,
+    /// Forgets what is kept of what is deleted.
+    pub deletions: Arc<Deletions>,
 }
 
 /// The document workers; see the module. One actor, as many documents at once as its door admits.
@@ -95,18 +99,25 @@ impl Role for DocumentWorkers {
 
 impl DocumentTools {
     async fn process(&self, seq: u64) -> Result<(), ProcessError> {
-        let Some(Pending { seq, document, content, .. }) = self.library.store.operation(seq).await? else {
+        let Some(Pending { seq, document, content, revision, .. }) = self.library.store.operation(seq).await? else {
             return Ok(());
         };
         match content {
-            None => Ok(self.library.store.store_delete(seq, now_ms() as i64).await?),
+            None => {
+                let known = self.library.store.document(&document).await?;
+                let delete = self.library.store.store_delete(seq, now_ms() as i64);
+                delete.instrument(tracing::debug_span!("store")).await?;
+                self.deletions.carried_out(seq, revision, document, known.and_then(|known| known.served));
+                Ok(())
+            }
             Some(content) => self.upsert(seq, document, content).await,
         }
     }
 
     async fn upsert(&self, seq: u64, document: String, content: PendingContent) -> Result<(), ProcessError> {
         let title = content.title.clone();
-        let parsed = self.parse(&document, content).await?;
+        let span = tracing::debug_span!("parse", bytes = content.bytes.len());
+        let parsed = self.parse(&document, content).instrument(span).await?;
         let (library, model) = (Arc::clone(&self.library), Arc::clone(&self.model));
         let (parsed, chunks) = self
             .compute
@@ -115,6 +126,7 @@ impl DocumentTools {
                 let pieces = cut(&library, &*model, title.as_deref(), &parsed)?;
                 Ok::<_, ProcessError>((parsed, pieces))
             })
+            .instrument(tracing::debug_span!("chunk"))
             .await?;
         let parsed_ms = Some(now_ms() as i64);
         self.library.progress.insert(seq, Progress { parsed_ms, embedded_ms: None });
@@ -145,12 +157,15 @@ impl DocumentTools {
                 vector: vector.unwrap_or_default(),
             })
             .collect();
-        Ok(self.library.store.store_version(seq, parsed, chunks, progress, now_ms() as i64).await?)
+        let span = tracing::debug_span!("store", chunks = chunks.len());
+        let store = self.library.store.store_version(seq, parsed, chunks, progress, now_ms() as i64);
+        Ok(store.instrument(span).await?)
     }
 
     /// Parses a document: here where that is bounded, else in a process of its own.
     async fn parse(&self, document: &str, content: PendingContent) -> Result<ParsedDocument, ProcessError> {
-        let config = &self.library.config.ingest;
+        let settings = self.library.config();
+        let config = &settings.ingest;
         let limits = ParseLimits {
             max_text_bytes: config.max_text_bytes,
             max_nesting: config.max_nesting,
@@ -199,7 +214,7 @@ fn cut(
     title: Option<&str>,
     parsed: &ParsedDocument,
 ) -> Result<Vec<Piece>, ProcessError> {
-    let config = &library.config;
+    let config = library.config();
     let limits =
         chunk::ChunkLimits { max_tokens: config.chunking.max_tokens, overlap_tokens: config.chunking.overlap_tokens };
     let chunks = chunk::chunk(parsed, &|text| model.count_tokens(text), limits)

@@ -20,6 +20,8 @@ use arc_swap::ArcSwapOption;
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, oneshot};
+use tracing::field::Empty;
+use tracing::{Instrument, Span};
 
 use super::incidents::{Incidents, What};
 use super::stats::{ActorStatus, Cause, State, Stats};
@@ -216,8 +218,21 @@ impl<R: Role> Door<R> {
         let (reply, answer) = oneshot::channel();
         self.0.stats.admitted();
         let addr = self.0.addr.load_full();
+        // What the service does by itself, each second, is nobody's trace.
+        let span = match Span::current().is_none() {
+            true => Span::none(),
+            false => tracing::debug_span!(
+                "actor",
+                otel.name = self.name(),
+                waited_us = Empty,
+                otel.status_code = Empty,
+                otel.status_description = Empty
+            ),
+        };
         match addr {
-            Some(addr) if addr.connected() => addr.do_send(Envelope { message, permit, reply }),
+            Some(addr) if addr.connected() => {
+                addr.do_send(Envelope { message, permit, reply, span, sent: Instant::now() });
+            }
             _ => {
                 self.0.stats.taken();
                 self.revive();
@@ -337,6 +352,9 @@ struct Envelope<R: Role> {
     message: R::Message,
     permit: OwnedSemaphorePermit,
     reply: oneshot::Sender<Answer<R>>,
+    /// From when it was sent to its answer.
+    span: Span,
+    sent: Instant,
 }
 
 impl<R: Role> Message for Envelope<R> {
@@ -437,7 +455,8 @@ impl<R: Role> Handler<Envelope<R>> for Host<R> {
     fn handle(&mut self, envelope: Envelope<R>, ctx: &mut Self::Context) {
         let Some(inner) = self.inner.upgrade() else { return ctx.terminate() };
         inner.stats.taken();
-        let Envelope { message, permit, reply } = envelope;
+        let Envelope { message, permit, reply, span, sent } = envelope;
+        span.record("waited_us", sent.elapsed().as_micros() as u64);
         let name = inner.plan.name.clone();
         let Some(role) = &mut self.role else {
             let reason = inner.stats.recent_restarts(Duration::MAX).1.map_or_else(String::new, |e| e.message);
@@ -447,8 +466,9 @@ impl<R: Role> Handler<Envelope<R>> for Host<R> {
         let began = Instant::now();
         let stats = Arc::clone(&inner.stats);
         // A panic of the synchronous part is carried into the future, where one place catches both.
-        let work = std::panic::catch_unwind(AssertUnwindSafe(|| role.handle(message)))
+        let work = std::panic::catch_unwind(AssertUnwindSafe(|| span.in_scope(|| role.handle(message))))
             .unwrap_or_else(|panic| async move { std::panic::resume_unwind(panic) }.boxed_local());
+        let about = span.clone();
         let work = async move {
             let result = AssertUnwindSafe(work).catch_unwind().await;
             let (answer, broken) = match result {
@@ -460,11 +480,16 @@ impl<R: Role> Handler<Envelope<R>> for Host<R> {
                     (Err(DoorError::Panicked { name, message: message.clone() }), Some(message))
                 }
             };
-            stats.answered(began.elapsed(), answer.as_ref().err().map(ToString::to_string));
+            let error = answer.as_ref().err().map(ToString::to_string);
+            if let Some(error) = &error {
+                about.record("otel.status_code", "ERROR").record("otel.status_description", error);
+            }
+            stats.answered(began.elapsed(), error);
             drop(permit);
             let _ = reply.send(answer);
             broken
         };
+        let work = work.instrument(span);
         if R::SERIAL {
             ctx.wait(work.into_actor(self).map(|broken, host, ctx| {
                 if let Some(reason) = broken {

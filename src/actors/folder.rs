@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 
 use super::compute::blocking;
 use super::door::{Door, DoorError, Factory, Role};
-use super::ingestor::{IngestError, Ingestor};
+use super::ingestor::{IngestError, Ingestor, Receive};
 use crate::config::FolderConfig;
 use crate::documents::event::{DocumentId, Metadata, Operation, Upsert};
 use crate::documents::parse::supported_extension;
@@ -210,7 +210,7 @@ impl Watch {
                 return Ok(false);
             }
         };
-        let limit = self.library.config.ingest.max_document_bytes;
+        let limit = self.library.config().ingest.max_document_bytes;
         let read = path.to_owned();
         let content = match blocking(move || read_file(&read, limit)).await {
             Ok(content) => content,
@@ -276,8 +276,9 @@ impl Watch {
 
     /// Hands an operation to the ingestor; waits while it has too much to do.
     async fn submit(&self, operation: Operation) -> Result<(), StoreError> {
+        let by = format!("folder:{}", self.root.display());
         loop {
-            match self.ingestor.ask_patiently(operation.clone().into()).await {
+            match self.ingestor.ask_patiently(Receive::new(operation.clone(), &by)).await {
                 Ok(_) => return Ok(()),
                 Err(DoorError::Failed(IngestError::Store(error))) => return Err(error),
                 Err(DoorError::Down { reason, .. }) => return Err(StoreError::Failed(reason)),

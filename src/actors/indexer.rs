@@ -76,6 +76,7 @@ impl Role for Indexer {
                     while writer.step(&indexes)? {}
                     // Also those that were announced only after another message had published them.
                     writer.settle(&indexes);
+                    writer.expunge(&indexes)?;
                     Ok(writer.commit)
                 })
                 .await
@@ -138,6 +139,26 @@ impl Writer {
         }
         result?;
         Ok(changes.more)
+    }
+
+    /// Goes on to rid the files of the lexical index of what was deleted, if that is wanted.
+    fn expunge(&mut self, indexes: &Indexes) -> Result<(), StoreError> {
+        let wanted = {
+            let expunging = indexes.expunging.lock();
+            if expunging.wanted == expunging.done || self.commit < expunging.wanted {
+                return Ok(());
+            }
+            expunging.wanted
+        };
+        if !self.lexical.rewrite()? {
+            return Ok(());
+        }
+        // Lets go of the view that needs the old files; a search that has begun keeps it until it ends.
+        self.change(indexes, &[], &[])?;
+        if self.lexical.collect()? {
+            indexes.expunging.lock().done = wanted;
+        }
+        Ok(())
     }
 
     /// Adds some of the documents that an index lacks.

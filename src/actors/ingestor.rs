@@ -2,21 +2,27 @@
 //! within a document, many documents at once, tried again where something was not available,
 //! given up with a reason where the document itself is at fault.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
+use opentelemetry::Context;
 use parking_lot::Mutex;
+use tracing::field::Empty;
+use tracing::{Instrument, Span};
+use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use super::document::{DocumentWorkers, Process, ProcessError};
 use super::door::{Door, DoorError, Factory, Role};
 use super::stats::now_ms;
+use crate::deletion::Deletions;
 use crate::documents::event::Operation;
 use crate::library::Library;
 use crate::stores::StoreError;
 use crate::stores::document_store::{Origin, Outcome, Receipt};
+use crate::telemetry::trace;
 
 /// Longest pause between two tries of one operation.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -27,11 +33,14 @@ pub struct Receive {
     pub operation: Operation,
     /// The event behind it, if one is.
     pub origin: Option<Origin>,
+    /// Who asks for it, for the receipt of a deletion: the name of a caller, `event:…` or `folder:…`.
+    pub by: String,
 }
 
-impl From<Operation> for Receive {
-    fn from(operation: Operation) -> Self {
-        Self { operation, origin: None }
+impl Receive {
+    /// An operation with no event behind it.
+    pub fn new(operation: Operation, by: impl Into<String>) -> Self {
+        Self { operation, origin: None, by: by.into() }
     }
 }
 
@@ -54,9 +63,10 @@ pub enum IngestError {
 /// What the ingestor shares with the operations under way; it outlives a restart of the actor.
 pub struct Intake {
     library: Arc<Library>,
+    deletions: Arc<Deletions>,
     workers: Door<DocumentWorkers>,
-    /// Documents at work, each with the operations that wait for their turn.
-    lines: Mutex<HashMap<String, BTreeSet<u64>>>,
+    /// Documents at work, each with the operations that wait for their turn, and the traces these belong to.
+    lines: Mutex<HashMap<String, BTreeMap<u64, Context>>>,
 }
 
 /// The ingestor; see the module.
@@ -64,8 +74,8 @@ pub struct Ingestor(Arc<Intake>);
 
 impl Intake {
     /// An intake that hands operations to `workers`.
-    pub fn new(library: Arc<Library>, workers: Door<DocumentWorkers>) -> Arc<Self> {
-        Arc::new(Self { library, workers, lines: Mutex::default() })
+    pub fn new(library: Arc<Library>, deletions: Arc<Deletions>, workers: Door<DocumentWorkers>) -> Arc<Self> {
+        Arc::new(Self { library, deletions, workers, lines: Mutex::default() })
     }
 
     /// Sets accepted operations on their way that nobody works on: with `again` also this process's own. Must be called
@@ -83,24 +93,31 @@ impl Intake {
         Ok(count)
     }
 
-    /// Sets an accepted operation on its way. Must be called on an arbiter.
+    /// Sets an accepted operation on its way, in the trace of what it came with. Must be called on an arbiter.
     pub fn dispatch(self: &Arc<Self>, document: String, seq: u64) {
+        let context = Span::current().context();
         {
             let mut lines = self.lines.lock();
             if let Some(line) = lines.get_mut(&document) {
-                line.insert(seq);
+                line.insert(seq, context);
                 return;
             }
-            lines.insert(document.clone(), BTreeSet::new());
+            lines.insert(document.clone(), BTreeMap::new());
         }
         let intake = Arc::clone(self);
         actix_rt::spawn(async move {
-            let mut seq = seq;
+            let (mut seq, mut context) = (seq, context);
             loop {
-                intake.see_through(&document, seq).await;
+                // Who brought it has its answer by now: its span has ended, and this one follows it.
+                let span = tracing::info_span!(parent: None, "document", document, seq, trace_id = Empty);
+                trace::follow(&span, context);
+                trace::name(&span);
+                intake.see_through(&document, seq).instrument(span.clone()).await;
+                intake.library.origins.remember(&document, &span);
+                drop(span);
                 let mut lines = intake.lines.lock();
-                match lines.get_mut(&document).and_then(BTreeSet::pop_first) {
-                    Some(next) => seq = next,
+                match lines.get_mut(&document).and_then(BTreeMap::pop_first) {
+                    Some(next) => (seq, context) = next,
                     None => {
                         lines.remove(&document);
                         return;
@@ -112,7 +129,7 @@ impl Intake {
 
     /// Carries one operation out, however often it takes.
     async fn see_through(&self, document: &str, seq: u64) {
-        let max_attempts = self.library.config.ingest.max_attempts;
+        let max_attempts = self.library.config().ingest.max_attempts;
         let mut failures = 0;
         for round in 0u32.. {
             let reason = match self.workers.ask_patiently(Process { seq }).await {
@@ -173,19 +190,23 @@ impl Role for Ingestor {
     const SERIAL: bool = false;
 
     fn handle(&mut self, message: Receive) -> LocalBoxFuture<'static, Result<Receipt, IngestError>> {
-        let Receive { operation, origin } = message;
+        let Receive { operation, origin, by } = message;
         let intake = Arc::clone(&self.0);
         async move {
             fail::fail_point!("ingestor");
             let store = &intake.library.store;
-            let limit = intake.library.config.ingest.max_pending;
+            let limit = intake.library.config().ingest.max_pending;
             let waiting = store.waiting().await?;
             if waiting >= limit {
                 return Err(IngestError::Backlog { waiting, limit });
             }
             let document = operation.id().to_string();
+            let deletes = matches!(operation, Operation::Delete { .. });
             let receipt = store.receive(operation, origin, now_ms() as i64).await?;
             if receipt.outcome == Outcome::Accepted {
+                if deletes {
+                    intake.deletions.accepted(receipt.seq, receipt.revision, &document, &by).await;
+                }
                 intake.dispatch(document, receipt.seq);
             }
             Ok(receipt)

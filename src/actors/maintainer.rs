@@ -1,5 +1,5 @@
 //! The maintainer does what can wait: saves the vector graphs, rebuilds the one with too many tombstones,
-//! and removes from the catalog what no search can show any more.
+//! removes from the catalog what no search can show any more, and rids all files of what was deleted a while ago.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,8 +10,10 @@ use roaring::RoaringBitmap;
 
 use super::compute::Compute;
 use super::door::{Factory, Role};
+use super::stats::now_ms;
 use crate::stores::StoreError;
 use crate::stores::embedded::Indexes;
+use crate::stores::hnsw::WithLive;
 
 /// Time for a round of maintenance.
 pub struct Maintain {
@@ -50,11 +52,12 @@ impl Maintainer {
 
 impl Role for Maintainer {
     type Message = Maintain;
-    type Reply = ();
+    /// The deletions of which nothing is left in the files since this round.
+    type Reply = Vec<u64>;
     type Error = StoreError;
     const SERIAL: bool = true;
 
-    fn handle(&mut self, message: Maintain) -> LocalBoxFuture<'static, Result<(), StoreError>> {
+    fn handle(&mut self, message: Maintain) -> LocalBoxFuture<'static, Result<Vec<u64>, StoreError>> {
         let (indexes, saved) = (Arc::clone(&self.indexes), Arc::clone(&self.saved));
         let compute = Arc::clone(&self.compute);
         async move {
@@ -69,9 +72,9 @@ impl Role for Maintainer {
     }
 }
 
-fn round(indexes: &Indexes, saved: &mut Saved, last: bool) -> Result<(), StoreError> {
+fn round(indexes: &Indexes, saved: &mut Saved, last: bool) -> Result<Vec<u64>, StoreError> {
     indexes.catalog.flush()?;
-    let Some(view) = indexes.views.current() else { return Ok(()) };
+    let Some(view) = indexes.views.current() else { return Ok(Vec::new()) };
     let commit = view.commit;
     let points = indexes.vectors.chunks().len();
     let new = points.saturating_sub(saved.points);
@@ -85,7 +88,7 @@ fn round(indexes: &Indexes, saved: &mut Saved, last: bool) -> Result<(), StoreEr
         *saved = Saved { points, commit, at: Instant::now() };
     }
     if last {
-        return Ok(());
+        return Ok(Vec::new());
     }
     // Not beyond this point: an old view keeps what it shows from being removed.
     drop(view);
@@ -96,7 +99,7 @@ fn round(indexes: &Indexes, saved: &mut Saved, last: bool) -> Result<(), StoreEr
             work(&view.live);
         }
     };
-    if let Some(report) = indexes.vectors.compact(&with_live) {
+    if let Some(report) = indexes.vectors.compact(false, &with_live) {
         tracing::info!(?report, "a vector graph was rebuilt without its tombstones");
         saved.commit = 0;
     }
@@ -104,5 +107,36 @@ fn round(indexes: &Indexes, saved: &mut Saved, last: bool) -> Result<(), StoreEr
     for first in indexes.catalog.purge(oldest)? {
         indexes.documents.remove([first]);
     }
-    Ok(())
+    expunge(indexes, saved, &with_live)
+}
+
+/// Rids the files of what was deleted `[index] expunge_s` ago or before. In as many rounds as it takes.
+fn expunge(indexes: &Indexes, saved: &mut Saved, with_live: &WithLive<'_>) -> Result<Vec<u64>, StoreError> {
+    let commit = {
+        let mut expunging = indexes.expunging.lock();
+        if expunging.wanted == expunging.finished {
+            let before = now_ms().saturating_sub(indexes.config.index.expunge_s * 1000);
+            if let Some(commit) = indexes.catalog.to_expunge(before as i64)? {
+                expunging.wanted = commit;
+                indexes.stored.notify_one();
+            }
+        }
+        if expunging.wanted == expunging.finished || expunging.done != expunging.wanted {
+            return Ok(Vec::new());
+        }
+        expunging.wanted
+    };
+    while let Some(report) = indexes.vectors.compact(true, with_live) {
+        tracing::info!(?report, "a vector graph was rebuilt to be rid of what was deleted");
+    }
+    let Some(view) = indexes.views.current().map(|view| view.commit) else { return Ok(Vec::new()) };
+    indexes.vectors.save(view)?;
+    *saved = Saved { points: indexes.vectors.chunks().len(), commit: view, at: Instant::now() };
+    if !indexes.catalog.truncate_log()? {
+        return Ok(Vec::new());
+    }
+    let gone = indexes.catalog.expunged(commit)?;
+    indexes.expunging.lock().finished = commit;
+    tracing::info!(deletions = gone.len(), "nothing is left of them in the files");
+    Ok(gone)
 }

@@ -38,6 +38,8 @@ pub struct Generate {
     pub sink: Box<dyn Sink>,
     /// Its leave to wait.
     pub ticket: Ticket,
+    /// See [`Sequence::span`].
+    pub span: tracing::Span,
 }
 
 /// A worker as the pool knows it.
@@ -366,14 +368,14 @@ impl Role for ModelPool {
 
     fn handle(&mut self, message: Generate) -> LocalBoxFuture<'static, Result<Finished, ModelError>> {
         fail::fail_point!("model_pool");
-        let Generate { prompt, sampling, max_tokens, stop, sink, ticket } = message;
+        let Generate { prompt, sampling, max_tokens, stop, sink, ticket, span } = message;
         let Ticket { mut reservation, priority, .. } = ticket;
         let caller = Arc::clone(&reservation.caller);
         reservation.resize(prompt.len());
         let (end, ended) = oneshot::channel();
         let sink = Box::new(Reporting { sink, end: Some(end) });
         let cost = prompt.len() as u64;
-        let sequence = Sequence { prompt, sampling, max_tokens, stop, sink };
+        let sequence = Sequence { prompt, sampling, max_tokens, stop, sink, span };
         let waiting = Waiting { sequence, reservation, told: 0 };
         self.state.line.lock().push(Arc::clone(&caller), priority, cost, waiting);
         // Here rather than in the task, so that who finds a slot free is told of no place in a line.

@@ -243,7 +243,8 @@ fn warm(engine: &dyn Generator) -> Result<(), ModelError> {
     let (sender, ended) = mpsc::channel();
     let prompt = engine.prompt(&[Message { role: chat::Role::User, content: "Hello!".to_owned() }]);
     let sink = Box::new(Warm(sender));
-    let sequence = Sequence { prompt, sampling: Sampling::default(), max_tokens: 2, stop: Vec::new(), sink };
+    let span = tracing::Span::none();
+    let sequence = Sequence { prompt, sampling: Sampling::default(), max_tokens: 2, stop: Vec::new(), sink, span };
     engine.start(sequence).map_err(|rejected| rejected.error)?;
     match ended.recv_timeout(WARM) {
         Ok(result) => result.map(|_| ()),

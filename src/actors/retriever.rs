@@ -6,10 +6,12 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
 use serde::{Deserialize, Serialize};
+use tracing::Instrument;
 use utoipa::ToSchema;
 
 use super::door::{Door, Factory, Role};
 use super::embedder::{Embed, Embedder};
+use crate::config::SearchConfig;
 use crate::freshness::AsOf;
 use crate::library::Library;
 use crate::retrieval::filter::Filter;
@@ -47,6 +49,8 @@ pub struct Search {
     pub limit: usize,
     /// The query's embedding where the caller has it already (benchmarks, evaluation).
     pub vector: Option<Vec<f32>>,
+    /// How it is ranked: the settings in force when its request began.
+    pub settings: SearchConfig,
 }
 
 /// What a search found.
@@ -116,12 +120,13 @@ impl Role for Retriever {
                 }
             }
             fail::fail_point!("retriever");
-            let Search { query, filter, sight, limit, vector, .. } = search;
+            let Search { query, filter, sight, limit, vector, settings, .. } = search;
             let words = (mode != Mode::Vector).then_some(query);
             let vector = vector.filter(|_| mode != Mode::Lexical);
             let bus = library.bus.now();
-            let lookup = Lookup { words, vector, filter: sight.narrow(filter), limit };
-            let Hits { mut passages, standing, best_similarity, index_us } = library.store.search(lookup).await?;
+            let lookup = Lookup { words, vector, filter: sight.narrow(filter), limit, settings };
+            let search = library.store.search(lookup).instrument(tracing::debug_span!("search"));
+            let Hits { mut passages, standing, best_similarity, index_us } = search.await?;
             // The store has left out the rest already; what a mistake of its would show is too much to rely on that.
             passages.retain(|passage| sight.sees(&passage.metadata));
             let Standing { commit, as_of } = standing;

@@ -19,6 +19,8 @@ use futures_util::{FutureExt, StreamExt, future::LocalBoxFuture};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
+use tracing::field::Empty;
+use tracing::{Instrument, Span};
 
 use super::door::{Door, Factory, Role};
 use super::ingestor::{Ingestor, Receive};
@@ -28,6 +30,7 @@ use crate::library::Library;
 use crate::stores::dataref::{DatarefError, Datarefs};
 use crate::stores::document_store::{OperationState, Origin, Outcome, Receipt};
 use crate::stores::nats::{Bus, FETCHING, RETRY};
+use crate::telemetry::trace::{self, Carried};
 
 /// Events asked for in one pull.
 const PULL: usize = 32;
@@ -98,6 +101,11 @@ impl SourceState {
             "changed_nothing": self.changed_nothing.load(Ordering::Relaxed),
             "dead_letters": self.buried.load(Ordering::Relaxed),
         })
+    }
+
+    /// How many events were taken.
+    pub fn taken(&self) -> u64 {
+        self.taken.load(Ordering::Relaxed)
     }
 
     fn bytes_at_work(&self) -> usize {
@@ -261,9 +269,31 @@ struct Opened<'s> {
     event: Result<(DocumentEvent, Turn<'s>), String>,
 }
 
+/// The span of an event, in the trace of its publisher: of the message's header, or of the event's own extension
+/// (<https://github.com/cloudevents/spec/blob/main/cloudevents/extensions/distributed-tracing.md>). Its attributes are those
+/// of OpenTelemetry for messaging.
+fn span_of(message: &async_nats::jetstream::Message, arrival: &Arrival, event: Option<&DocumentEvent>) -> Span {
+    let span = tracing::info_span!(
+        "event",
+        event = event.map_or(arrival.key.id.as_str(), |event| event.key.id.as_str()),
+        trace_id = Empty,
+        otel.name = format_args!("process {}", message.subject),
+        otel.kind = "consumer",
+        messaging.system = "nats",
+        messaging.operation.name = "process",
+        messaging.destination.name = %message.subject,
+        messaging.message.body.size = message.payload.len(),
+    );
+    let carried = Carried::of(|name| Some(message.headers.as_ref()?.get(name)?.as_str()));
+    let own = Carried { parent: event.and_then(|event| event.traceparent.as_deref()), state: None };
+    trace::adopt(&span, if carried.parent.is_some() { &carried } else { &own });
+    span
+}
+
 impl Shared {
     async fn take_events(&self) -> Result<(), String> {
-        let config = &self.library.config.nats;
+        let settings = self.library.config();
+        let config = &settings.nats;
         let bus = match self.state.bus.load_full().filter(|bus| !bus.ended()) {
             Some(bus) => bus,
             None => {
@@ -378,8 +408,9 @@ impl Shared {
     async fn take(&self, bus: Arc<Bus>, opened: Opened<'_>) {
         let Opened { message, arrival, event } = opened;
         let sequence = arrival.sequence;
-        let mut work = std::pin::pin!(self.see_through(&bus, &message, &arrival, event));
-        let mut tick = actix_rt::time::interval(Duration::from_secs(self.library.config.nats.ack_wait_s) / 3);
+        let span = span_of(&message, &arrival, event.as_ref().ok().map(|(event, _)| event));
+        let mut work = std::pin::pin!(self.see_through(&bus, &message, &arrival, event).instrument(span.clone()));
+        let mut tick = actix_rt::time::interval(Duration::from_secs(self.library.config().nats.ack_wait_s) / 3);
         tick.tick().await;
         loop {
             tokio::select! {
@@ -390,7 +421,7 @@ impl Shared {
             }
         }
         // One whose acknowledgement is lost is delivered again, and changes nothing then.
-        if let Err(error) = message.double_ack().await {
+        if let Err(error) = message.double_ack().instrument(span).await {
             tracing::debug!(%error, sequence, "an acknowledgement was lost");
         }
         self.state.at_work.lock().remove(&sequence);
@@ -457,7 +488,7 @@ impl Shared {
 
     /// Carries an event out, trying again what was not available.
     async fn carry_out(&self, bus: &Bus, event: DocumentEvent, mut turn: Turn<'_>, arrival: &Arrival) -> Verdict {
-        let DocumentEvent { key, mut operation, dataref } = event;
+        let DocumentEvent { key, mut operation, dataref, .. } = event;
         turn.come().await;
         let about = format!("an event about {}", operation.id());
         let mut room = None;
@@ -474,7 +505,7 @@ impl Shared {
                 Err(reason) => return Verdict::Poison(reason),
             }
         }
-        let limit = self.library.config.ingest.max_document_bytes;
+        let limit = self.library.config().ingest.max_document_bytes;
         if let Operation::Upsert(upsert) = &operation
             && upsert.content.len() > limit
         {
@@ -484,7 +515,8 @@ impl Shared {
             ));
         }
         let origin = Origin { event: key.hash(), position: Some(arrival.published) };
-        let receive = async || self.receive(operation.clone(), origin, arrival).await;
+        let by = format!("event:{}#{}", key.source, key.id);
+        let receive = async || self.receive(operation.clone(), origin, &by, arrival).await;
         let receipt = self.state.until_done(arrival.sequence, &about, receive).await;
         // From here on it is an operation, and on disk.
         self.library.bus.taken(arrival.sequence);
@@ -516,11 +548,17 @@ impl Shared {
     ///
     /// # Errors
     /// What was not available: to be tried again.
-    async fn receive(&self, operation: Operation, origin: Origin, arrival: &Arrival) -> Result<Receipt, String> {
+    async fn receive(
+        &self,
+        operation: Operation,
+        origin: Origin,
+        by: &str,
+        arrival: &Arrival,
+    ) -> Result<Receipt, String> {
         if arrival.retried {
             self.library.store.forget_event(origin.event).await.map_err(|error| error.to_string())?;
         }
-        let receive = Receive { operation, origin: Some(origin) };
+        let receive = Receive { operation, origin: Some(origin), by: by.to_owned() };
         self.ingestor.ask_patiently(receive).await.map_err(|error| error.to_string())
     }
 }

@@ -37,6 +37,20 @@ pub enum Cause {
     Lost,
 }
 
+impl Cause {
+    /// Every cause.
+    pub const ALL: [Self; 3] = [Self::Panic, Self::Died, Self::Lost];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Panic => "panic",
+            Self::Died => "died",
+            Self::Lost => "lost",
+        }
+    }
+}
+
 /// The last error of an actor.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct LastError {
@@ -78,6 +92,8 @@ pub struct ActorStatus {
     /// Messages at work at once, averaged over about ten seconds; for an actor that works one
     /// at a time this is its busy share.
     pub busy: f64,
+    /// Time at work since the start, in seconds, summed over messages that were at work at once.
+    pub busy_s: f64,
     /// Age of the message that waits longest, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub oldest_waiting_ms: Option<u64>,
@@ -262,6 +278,7 @@ impl Stats {
             last_recovery_ms: slow.last_recovery.map(|d| d.as_secs_f64() * 1e3),
             last_error: slow.last_error.clone(),
             busy: (slow.busy * 1000.0).round() / 1000.0,
+            busy_s: (self.busy_nanos.load(Ordering::Relaxed) / 1_000_000) as f64 / 1e3,
             oldest_waiting_ms: slow.waiting.front().map(|t| t.elapsed().as_millis() as u64),
             detail,
         }

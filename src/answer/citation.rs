@@ -122,14 +122,17 @@ impl Citations {
     }
 
     /// Shows text outside code. Where a citation is taken out from within brackets, what is left of them can read as
-    /// a citation that was never checked (`[9[9]]`): those brackets are not closed.
+    /// a citation that was never checked (`[9[9]]`): those brackets are not closed. One that was checked comes whole.
     fn show(&mut self, text: &str, shown: &mut String) {
+        let mut whole = false;
         for c in text.chars() {
             match (&mut self.open, c) {
-                (_, '[') => self.open = Some(String::new()),
+                (_, '[') => {
+                    self.open = Some(String::new());
+                    whole = true;
+                }
                 (Some(inside), ']') => {
-                    let unknown = numbers(inside).iter().any(|n| !(1..=self.sources.len()).contains(n));
-                    if unknown {
+                    if !whole && !numbers(inside).is_empty() {
                         // Still open: the next one would close them as well.
                         continue;
                     }
@@ -449,9 +452,15 @@ mod tests {
 
     #[test]
     fn what_is_left_of_nested_brackets_is_no_citation() {
-        for (given, expected) in
-            [("[9[9]]", "[9"), ("[[9]9]", "[9"), ("[3[0]]]", "[3"), ("[[1]]", "[[1]]"), ("a [ [7] ] b", "a [ ] b")]
-        {
+        for (given, expected) in [
+            ("[9[9]]", "[9"),
+            ("[[9]9]", "[9"),
+            ("[3[0]]]", "[3"),
+            ("[[1]]", "[[1]]"),
+            ("a [ [7] ] b", "a [ ] b"),
+            ("[1[9]]", "[1"),
+            ("[2[1]]", "[2"),
+        ] {
             assert_eq!(whole(given).0, expected, "{given}");
         }
     }

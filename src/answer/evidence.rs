@@ -40,6 +40,61 @@ impl std::fmt::Display for Key {
     }
 }
 
+/// What is kept of a question, or is on its way to those who asked it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// What it finds.
+    Evidence,
+    /// What the model says to it.
+    Answer,
+    /// The same, as a stream that is being read.
+    Stream,
+}
+
+/// A revision of a document that something rests on, by a number for the document and its store: who reads it learns no name,
+/// and two that have the same number, which hardly ever happens, are forgotten together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestsOn {
+    /// The document.
+    pub document: u64,
+    /// Its revision.
+    pub revision: u64,
+}
+
+impl RestsOn {
+    /// A revision of a document of the store with this id.
+    pub fn new(store: &str, document: &str, revision: u64) -> Self {
+        let mut hash = Sha256::new();
+        hash.update(store.as_bytes());
+        hash.update([0]);
+        hash.update(document.as_bytes());
+        let [a, b, c, d, e, f, g, h, ..] = <[u8; 32]>::from(hash.finalize());
+        Self { document: u64::from_be_bytes([a, b, c, d, e, f, g, h]), revision }
+    }
+
+    /// All that these passages of one store are of, each document once.
+    pub fn all(store: &str, passages: &[Passage]) -> Vec<Self> {
+        let mut all: Vec<Self> = Vec::new();
+        for passage in passages {
+            let one = Self::new(store, &passage.document_id, passage.revision);
+            if !all.contains(&one) {
+                all.push(one);
+            }
+        }
+        all
+    }
+}
+
+/// What an entry of the cache says of itself, to be forgotten with what it rests on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Basis {
+    /// What it is.
+    pub level: Level,
+    /// What it rests on.
+    pub documents: Vec<RestsOn>,
+}
+
 /// What decides which passages a question finds, how many of them fit its prompt, and where the answer is kept.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Asked<'a> {

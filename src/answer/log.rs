@@ -233,6 +233,13 @@ pub enum Stopped {
     Stalled,
     /// Its time was up.
     Late,
+    /// A document that it rests on was deleted.
+    Withdrawn,
+    /// The service stops.
+    Service {
+        /// Another replica has what was said.
+        elsewhere: bool,
+    },
 }
 
 /// The log of one answer; see the module.
@@ -247,6 +254,9 @@ pub struct AnswerLog {
 #[derive(Debug)]
 struct State {
     entries: Vec<Entry>,
+    /// Events before these that are gone, where it was withdrawn.
+    gone: usize,
+    withdrawn: Option<Withdrawn>,
     /// How many of them are about its status.
     statuses: usize,
     /// The text of all tokens.
@@ -265,6 +275,15 @@ struct State {
     waiting: Vec<Waker>,
     /// Let go of with the last event.
     held: Vec<Box<dyn Any + Send>>,
+}
+
+/// A withdrawn log has one event, which says so, after those that are gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Withdrawn {
+    /// Its readers are told.
+    Open,
+    /// It had ended: who has read it to its end is told nothing more.
+    Ended,
 }
 
 /// An event as it is kept: most are tokens, of which there can be thousands.
@@ -292,6 +311,8 @@ impl AnswerLog {
         let began = Instant::now();
         let state = State {
             entries: Vec::new(),
+            gone: 0,
+            withdrawn: None,
             statuses: 0,
             text: String::new(),
             closed: None,
@@ -344,6 +365,11 @@ impl AnswerLog {
         self.lock().stopped.get_or_insert(Stopped::Cancelled);
     }
 
+    /// Ends it because the service stops.
+    pub fn interrupt(&self, elsewhere: bool) {
+        self.lock().stopped.get_or_insert(Stopped::Service { elsewhere });
+    }
+
     /// Why it was ended early, if it was.
     pub fn stopped(&self) -> Option<Stopped> {
         self.lock().stopped
@@ -369,7 +395,7 @@ impl AnswerLog {
 
     /// How many events it has.
     pub fn length(&self) -> usize {
-        self.lock().entries.len()
+        self.lock().length()
     }
 
     /// What bounds it.
@@ -385,7 +411,45 @@ impl AnswerLog {
     /// At most so many events from a position on, without being a reader.
     pub fn events(&self, from: usize, most: usize) -> Vec<Arc<Event>> {
         let state = self.lock();
-        (from..state.entries.len()).take(most).filter_map(|position| state.event(position)).collect()
+        (from.max(state.gone)..state.length()).take(most).filter_map(|position| state.event(position)).collect()
+    }
+
+    /// The first source for which `find` gives something, and that.
+    pub fn find_source<T>(&self, find: impl Fn(&Source) -> Option<T>) -> Option<T> {
+        let state = self.lock();
+        let sources = state.entries.iter().filter_map(|entry| match entry {
+            Entry::Other(event) => match &**event {
+                Event::Sources { sources, .. } => Some(sources),
+                _ => None,
+            },
+            Entry::Token(_) => None,
+        });
+        sources.flatten().find_map(find)
+    }
+
+    /// Forgets all it says, and ends it with this instead: a document that it rests on was deleted. Whoever computes for
+    /// it stops within a token.
+    pub fn withdraw(&self, end: Event) {
+        // What was held is dropped last: nobody is kept waiting for it.
+        let (woken, _held) = {
+            let mut state = self.lock();
+            if state.withdrawn.is_some() {
+                return;
+            }
+            state.withdrawn = Some(if state.closed.is_some() { Withdrawn::Ended } else { Withdrawn::Open });
+            state.gone = state.entries.len();
+            state.entries = vec![Entry::Other(Arc::new(end))];
+            state.text = String::new();
+            state.stopped.get_or_insert(Stopped::Withdrawn);
+            state.closed.get_or_insert_with(Instant::now);
+            (std::mem::take(&mut state.waiting), std::mem::take(&mut state.held))
+        };
+        woken.into_iter().for_each(Waker::wake);
+    }
+
+    /// Whether a document that it rests on was deleted.
+    pub fn is_withdrawn(&self) -> bool {
+        self.lock().withdrawn.is_some()
     }
 
     /// A reader of the events from a position on.
@@ -433,7 +497,12 @@ impl AnswerLog {
 }
 
 impl State {
+    fn length(&self) -> usize {
+        self.gone + self.entries.len()
+    }
+
     fn event(&self, position: usize) -> Option<Arc<Event>> {
+        let position = position.checked_sub(self.gone)?;
         match self.entries.get(position)? {
             Entry::Other(event) => Some(Arc::clone(event)),
             Entry::Token(end) => {
@@ -483,15 +552,18 @@ impl Stream for Reader {
     type Item = (usize, Arc<Event>);
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let position = self.next;
-        let event = {
+        let (position, event) = {
             let mut state = self.log.lock();
+            if state.withdrawn == Some(Withdrawn::Ended) && self.next >= state.gone {
+                return Poll::Ready(None);
+            }
+            let position = self.next.max(state.gone);
             match state.event(position) {
                 Some(event) => {
                     state.furthest = state.furthest.max(position + 1);
                     // Who takes what was there before is no stalled reader.
                     state.full_since = None;
-                    event
+                    (position, event)
                 }
                 None if state.closed.is_some() => return Poll::Ready(None),
                 None => {
@@ -502,7 +574,7 @@ impl Stream for Reader {
                 }
             }
         };
-        self.next += 1;
+        self.next = position + 1;
         Poll::Ready(Some((position, event)))
     }
 }
@@ -534,6 +606,63 @@ mod tests {
 
     fn log(bounds: Bounds) -> (Writer, Arc<AnswerLog>) {
         AnswerLog::new("a".into(), bounds)
+    }
+
+    fn sources(document: &str) -> Event {
+        let source = Source {
+            n: 1,
+            document_id: document.into(),
+            title: String::new(),
+            section: Vec::new(),
+            page: None,
+            url: None,
+            snippet: "48 euros".into(),
+            score: 1.0,
+            revision: 1,
+            start: 0,
+            end: 8,
+        };
+        Event::Sources { as_of: AsOf::default(), sources: vec![source] }
+    }
+
+    #[test]
+    fn one_that_is_withdrawn_says_nothing_but_that_to_whoever_reads_it() {
+        let gone = || Event::Error(json!({ "type": "gone" }));
+        let rest = |mut reader: Reader| {
+            let mut seen = Vec::new();
+            while let Some(Some((position, event))) = reader.next().now_or_never() {
+                seen.push((position, event.name()));
+            }
+            (seen, reader)
+        };
+        let (mut writer, log) = log(Bounds::default());
+        let (mut ahead, behind) = (log.reader(0), log.reader(0));
+        writer.append(sources("a"));
+        writer.append(token(1));
+        for _ in 0..2 {
+            ahead.next().now_or_never().expect("an event");
+        }
+        assert_eq!(log.find_source(|source| Some(source.document_id.clone())).as_deref(), Some("a"));
+        log.withdraw(gone());
+        assert!(log.is_withdrawn() && log.closed().is_some());
+        assert_eq!((log.demand(), log.stopped()), (Demand::Stop, Some(Stopped::Withdrawn)));
+        // What its model still says is not heard.
+        writer.append(token(2));
+        writer.append(done());
+        assert_eq!(rest(ahead).0, [(2, "error")]);
+        assert_eq!(rest(behind).0, [(2, "error")]);
+        assert_eq!((log.length(), log.events(0, 9).len()), (3, 1));
+        assert!(!format!("{log:?}").contains("48 euros"));
+
+        // One that had ended: who has read all of it hears no more.
+        let (mut writer, log) = self::log(Bounds::default());
+        writer.append(token(1));
+        writer.append(done());
+        let (seen, reader) = rest(log.reader(0));
+        assert_eq!(seen.len(), 2);
+        log.withdraw(gone());
+        assert_eq!(rest(reader).0, []);
+        assert_eq!(rest(log.reader(1)).0, [(2, "error")]);
     }
 
     #[test]

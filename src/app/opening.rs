@@ -17,7 +17,8 @@ use crate::actors::model_pool::{ModelPool, PoolDoor, PoolState, PooledWorker};
 use crate::actors::model_worker::{EnginePlan, EngineSlot, Loader, ModelWorker, Orphans};
 use crate::answer::evidence::Key;
 use crate::asking::kept::Kept;
-use crate::config::{ChatModelConfig, Config, EmbeddingEngine, Engine, StoreEngine};
+use crate::config::{ChatModelConfig, Config, EmbeddingEngine, Engine, Live, StoreEngine};
+use crate::deletion::Deletions;
 use crate::freshness::Freshness;
 use crate::models::admission::Limits;
 use crate::models::llama_cpp::{LlamaCpp, LlamaOptions};
@@ -29,10 +30,8 @@ use crate::stores::catalog::Catalog;
 use crate::stores::document_store::DocumentStore;
 use crate::stores::embedded::{Embedded, Indexes};
 use crate::stores::hnsw::{VectorIndex, VectorOptions};
-use crate::stores::memory::MemoryCache;
 use crate::stores::postgres::Postgres;
 use crate::stores::qdrant::Qdrant;
-use crate::stores::redis::Redis;
 use crate::stores::view::{DocumentTable, Views};
 
 /// Opens the store of the documents; with it the indexes, where they are in this process.
@@ -85,6 +84,7 @@ async fn open_indexes(config: Arc<Config>, model: &dyn models::Embedder) -> Resu
             freshness: Freshness::new(counts.seq, []),
             unpublished: parking_lot::Mutex::default(),
             stored: tokio::sync::Notify::new(),
+            expunging: parking_lot::Mutex::default(),
             changing: parking_lot::Mutex::default(),
             config,
         }))
@@ -177,39 +177,37 @@ pub(super) fn open_model(doors: &Doors, config: &Config, model: &ChatModelConfig
 /// Opens the cache of evidence and answers.
 pub(super) async fn open_cache(
     doors: &Doors,
-    config: &Arc<Config>,
+    live: &Arc<Live>,
     embedder: &Door<Embedder>,
-    redis: Option<&Arc<Redis>>,
+    deletions: &Arc<Deletions>,
     arbiter: &Arbiter,
 ) -> Kept {
     let counts = Arc::<CacheCounts>::default();
-    let cache = &config.cache;
+    let settings = live.now();
+    let cache = &settings.cache;
     let door = cache.enabled.then(|| {
-        let memory = Arc::new(MemoryCache::new(cache.memory_bytes));
-        let (shown, shown_counts, shown_redis) = (Arc::clone(&memory), Arc::clone(&counts), redis.cloned());
+        let (shown, shown_counts) = (Arc::clone(deletions), Arc::clone(&counts));
         doors.open(
             "read/cache",
             (CACHE_CAPACITY, "lookups at once; more go without the cache"),
-            Cache::factory(memory, redis.cloned(), Duration::from_secs(cache.ttl_s)),
-            Some(Arc::new(move || Cache::describe(&shown, shown_redis.as_deref(), &shown_counts))),
+            Cache::factory(Arc::clone(deletions), Arc::clone(live)),
+            Some(Arc::new(move || Cache::describe(&shown.memory, shown.redis.as_deref(), &shown_counts))),
             arbiter,
         )
     });
-    let settings = Arc::clone(config);
-    let setup = blocking(move || setup(&settings)).await;
-    Kept::new(door, embedder.clone(), cache.near_similarity, setup, counts)
+    let base = blocking(move || setup(&settings)).await;
+    Kept::new(door, embedder.clone(), Arc::clone(live), base, counts)
 }
 
 /// Lookups in the cache at once.
 const CACHE_CAPACITY: usize = 4096;
 
-/// Names all that makes answers differ although the same is asked of the same passages: the models and the settings.
+/// Names all that makes answers differ although the same is asked of the same passages, but for the settings that can change
+/// while the service runs: those come to it with each question ([`Kept`]).
 fn setup(config: &Config) -> Key {
     let chat = &config.models.chat;
     let parts = json!({
         "version": env!("CARGO_PKG_VERSION"),
-        "search": config.search,
-        "answer": config.answer,
         "embedding": [config.embedding.name, config.embedding.engine.name()],
         "chat": chat,
         "file": fingerprint(&chat.path),

@@ -199,7 +199,7 @@ fn percentiles(mut values: Vec<f64>) -> [Option<f64>; 2] {
 }
 
 /// Processor time of this process since its start.
-fn cpu_time() -> Duration {
+pub(super) fn cpu_time() -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: it writes one `timespec`, which is there.
     let failed = unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut time) } != 0;

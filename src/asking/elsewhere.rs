@@ -13,8 +13,12 @@ use futures_util::{FutureExt, StreamExt};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::shelf::Shelf;
-use crate::answer::log::{AnswerLog, Bounds, Event, Reader, Stopped, Writer};
+use super::shelf::{self, Shelf};
+use crate::answer::evidence::{Level, RestsOn};
+use crate::answer::log::{AnswerLog, Bounds, Event, Reader, Source, Stopped, Writer};
+use crate::config::Live;
+use crate::deletion::{Deletions, shared};
+use crate::error::ServiceError;
 use crate::models::Demand;
 use crate::stores::redis::{Redis, RedisTrouble};
 
@@ -33,8 +37,8 @@ const BATCH: usize = 512;
 pub struct Elsewhere {
     redis: Arc<Redis>,
     shelf: Arc<Shelf>,
-    /// How long an answer can be read after its end.
-    keep: Duration,
+    deletions: Arc<Deletions>,
+    settings: Arc<Live>,
     mirrored: Mutex<Vec<Mirrored>>,
     /// Held by who sends: another one waits for it, and finds what it left.
     sending: tokio::sync::Mutex<()>,
@@ -44,6 +48,9 @@ pub struct Elsewhere {
 #[derive(Debug, Serialize, Deserialize)]
 struct Head {
     caller: String,
+    /// The id of the store that its documents are in.
+    #[serde(default)]
+    store: String,
     bounds: Bounds,
 }
 
@@ -70,8 +77,10 @@ struct Mirrored {
 
 impl Elsewhere {
     /// Begins to mirror; it ends with the last reference to it.
-    pub fn start(redis: Arc<Redis>, shelf: Arc<Shelf>, keep: Duration) -> Arc<Self> {
-        let elsewhere = Arc::new(Self { redis, shelf, keep, mirrored: Mutex::default(), sending: Default::default() });
+    pub fn start(redis: Arc<Redis>, deletions: Arc<Deletions>, settings: Arc<Live>) -> Arc<Self> {
+        let shelf = Arc::clone(&deletions.shelf);
+        let (mirrored, sending) = (Mutex::default(), Default::default());
+        let elsewhere = Arc::new(Self { redis, shelf, deletions, settings, mirrored, sending });
         let watched = Arc::downgrade(&elsewhere);
         actix_rt::spawn(async move {
             let mut tick = actix_rt::time::interval(TICK);
@@ -118,6 +127,11 @@ impl Elsewhere {
         }
     }
 
+    /// How long an answer can be read after its end.
+    fn keep(&self) -> Duration {
+        Duration::from_secs(self.settings.now().answer.keep_s)
+    }
+
     /// Sends what is new of an answer, and does what is wanted elsewhere.
     async fn mirror_one(&self, mut mirrored: Mirrored) -> Mirrored {
         let Mirrored { log, caller, sent, .. } = &mirrored;
@@ -125,12 +139,18 @@ impl Elsewhere {
         let (list, want) = (self.list(log.id()), self.want(log.id()));
         let mut entries = Vec::new();
         if *sent == 0 {
-            entries.push(to_json(&Head { caller: caller.as_ref().to_owned(), bounds: log.bounds() }));
+            let store = self.deletions.store().to_owned();
+            entries.push(to_json(&Head { caller: caller.as_ref().to_owned(), store, bounds: log.bounds() }));
         }
         let events = log.events(sent.saturating_sub(1), BATCH);
         entries.extend(events.iter().map(|event| to_json(&**event)));
         let all = closed && sent.saturating_sub(1) + events.len() >= log.length();
-        let alive = if all { self.keep } else { ALIVE };
+        let alive = if all { self.keep() } else { ALIVE };
+        if self.note(&list, &events, &log.bounds()).await.is_err() {
+            mirrored.obey(None);
+            mirrored.ended = closed && self.redis.trouble().is_some();
+            return mirrored;
+        }
         match self.redis.extend((&list, &want), *sent, &entries, alive).await {
             Ok((Some(length), want)) => {
                 mirrored.sent = length;
@@ -146,7 +166,30 @@ impl Elsewhere {
                 mirrored.ended = closed && self.redis.trouble().is_some();
             }
         }
+        // After it is there: what is deleted from here on finds it.
+        if mirrored.log.is_withdrawn() {
+            let _ = self.redis.remove(&list).await;
+            mirrored.ended = true;
+        }
         mirrored
+    }
+
+    /// Notes what an answer rests on, before it is sent.
+    async fn note(&self, list: &str, events: &[Arc<Event>], bounds: &Bounds) -> Result<(), RedisTrouble> {
+        for event in events {
+            if let Event::Sources { sources, .. } = &**event {
+                let store = self.deletions.store();
+                let one = |source: &Source| RestsOn::new(store, &source.document_id, source.revision);
+                let documents: Vec<RestsOn> = sources.iter().map(one).collect();
+                shared::note(&self.redis, Level::Stream, list, &documents, bounds.time + self.keep() + ALIVE).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Withdraws an answer that rests on what is deleted. Whether it is.
+    fn withdraw(&self, log: &AnswerLog, store: &str) -> bool {
+        shelf::withdraw(log, store, &|one| self.deletions.deleted.has(one)).is_some() || log.is_withdrawn()
     }
 
     /// An answer that another replica has, for those who may have it; read here as if it were this one's.
@@ -158,24 +201,33 @@ impl Elsewhere {
         }
         let (mut writer, log) = AnswerLog::new(id.to_owned(), head.bounds);
         let ended = write(&mut writer, &entries[1..])?;
+        let store: Arc<str> = head.store.into();
         // Others may have looked for it too.
-        if let Some(known) = self.shelf.put_new(&log, &head.caller.into()) {
+        if let Some(known) = self.shelf.put_new(&log, &head.caller.into(), &store) {
             return Some(known);
         }
-        if !ended {
-            actix_rt::spawn(Arc::clone(self).follow(Arc::clone(&log), writer, entries.len()));
+        // After it can be found: what is deleted from here on finds it.
+        if !self.withdraw(&log, &store) && !ended {
+            actix_rt::spawn(Arc::clone(self).follow(Arc::clone(&log), writer, entries.len(), store));
         }
         Some(log)
     }
 
     /// Reads on what another replica writes, as long as somebody here wants it.
-    async fn follow(self: Arc<Self>, log: Arc<AnswerLog>, mut writer: Writer, mut seen: usize) {
+    async fn follow(self: Arc<Self>, log: Arc<AnswerLog>, mut writer: Writer, mut seen: usize, store: Arc<str>) {
         let want_key = self.want(log.id());
         let mut told = false;
         loop {
+            if self.withdraw(&log, &store) {
+                return;
+            }
             let cancelled = matches!(log.stopped(), Some(Stopped::Cancelled));
             // Who has left may come again, to any replica; only then is it off the shelf here.
             if !cancelled && log.demand() == Demand::Stop {
+                // It goes on where it is written.
+                if let Some(Stopped::Service { elsewhere }) = log.stopped() {
+                    writer.append(super::problem(ServiceError::Stopping { elsewhere }));
+                }
                 self.shelf.remove(log.id());
                 return;
             }

@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dashmap::mapref::entry::Entry;
+use tracing::field::Empty;
+use tracing::{Instrument, Span};
 
 use super::flight::{Flight, usage};
 use super::inquiry::Inquiry;
 use super::kept::Evidence;
 use super::lead::{Followed, Leader, Lease};
-use super::sink::{Account, AnswerSink};
+use super::sink::{Account, AnswerSink, Stages};
 use super::{Asker, CacheUse, Found, problem};
 use crate::actors::cache::CacheCounts;
 use crate::actors::model_pool::{Generate, PoolDoor, Ticket};
@@ -58,9 +60,10 @@ impl Run {
     /// Generates into a flight. The sink tells its answers how they end; one that is dropped untold, because its actor
     /// failed, ends them with an error as well.
     pub(super) async fn generate(self, flight: Arc<Flight>, prompt: Prompt, passages: Option<Vec<String>>) {
+        let span = self.span();
         let Some(ticket) = self.ticket else { return };
-        let answer = self.account.record.answer.clone();
         let sink = AnswerSink {
+            stages: Stages::new(span.clone()),
             flight,
             citations: passages.map(Citations::new),
             account: self.account,
@@ -74,10 +77,35 @@ impl Run {
             stop: self.stop,
             sink: Box::new(sink),
             ticket,
+            span: span.clone(),
         };
-        if let Err(error) = self.leave.pool.generate(generate).await {
-            tracing::warn!(answer, %error, "a generation failed");
+        if let Err(error) = self.leave.pool.generate(generate).instrument(span).await {
+            tracing::warn!(%error, "a generation failed");
         }
+    }
+
+    /// The span of the model's work, as the conventions of OpenTelemetry for generative AI have it (see
+    /// [`crate::metrics`]).
+    fn span(&self) -> Span {
+        let record = &self.account.record;
+        tracing::debug_span!(
+            "chat",
+            otel.name = format_args!("chat {}", record.model),
+            otel.kind = "client",
+            otel.status_code = Empty,
+            gen_ai.operation.name = record.operation.name(),
+            gen_ai.provider.name = record.provider,
+            gen_ai.request.model = record.model,
+            gen_ai.request.max_tokens = self.max_tokens,
+            gen_ai.request.temperature = self.sampling.temperature,
+            gen_ai.request.top_p = self.sampling.top_p,
+            gen_ai.usage.input_tokens = Empty,
+            gen_ai.usage.output_tokens = Empty,
+            gen_ai.usage.cache_read.input_tokens = Empty,
+            gen_ai.response.finish_reasons = Empty,
+            gen_ai.response.time_to_first_chunk = Empty,
+            error.type = Empty,
+        )
     }
 }
 
@@ -156,7 +184,13 @@ impl Generation {
                 }
             }
         };
+        self.asker().link(&evidence);
         flight.sources(self.inquiry.sources(&evidence.passages));
+        let documents = evidence.rests_on(self.asker().deletions.store());
+        // After they are told: what is deleted from here on finds its answers.
+        if self.asker().deletions.deleted.any(&documents) {
+            return drop(flight.close(&|_| vec![problem(ServiceError::DocumentDeleted)]));
+        }
         if flight.demand() == Demand::Stop {
             return self.cancel();
         }
@@ -171,7 +205,7 @@ impl Generation {
         let keys = (evidence.answer, evidence.near);
         run.generate(Arc::clone(&flight), evidence.prompt, Some(texts)).await;
         if cache.write {
-            kept.keep_answer(&inquiry.question.question, keys, &flight).await;
+            kept.keep_answer(&inquiry.question.question, keys, documents, &flight).await;
         }
         // Who leads next finds the answer.
         drop(lease);
@@ -187,7 +221,8 @@ impl Generation {
         let Some(leads) = asker.leads.as_ref() else { return self.unless_kept(evidence, None).await };
         let flight = Arc::clone(&self.landing.flight);
         loop {
-            let leader = match leads.ask(evidence.answer, &flight).await {
+            let documents = evidence.rests_on(asker.deletions.store());
+            let leader = match leads.ask(evidence.answer, documents, &flight).await {
                 Leader::Alone => return self.unless_kept(evidence, None).await,
                 Leader::This(lease) => return self.unless_kept(evidence, Some(lease)).await,
                 Leader::Other(leader) => leader,
@@ -205,7 +240,8 @@ impl Generation {
                     self.run.account.shared(finished.reason.into(), flight.finish(&finished));
                     if self.cache.write {
                         let keys = (evidence.answer, evidence.near);
-                        asker.kept.keep_answer(&self.inquiry.question.question, keys, &flight).await;
+                        let documents = evidence.rests_on(asker.deletions.store());
+                        asker.kept.keep_answer(&self.inquiry.question.question, keys, documents, &flight).await;
                     }
                     return None;
                 }

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tracing::Instrument;
+
 use super::Question;
 use super::kept::Evidence;
 use crate::actors::compute::blocking;
@@ -10,6 +12,7 @@ use crate::actors::retriever::{Found, Mode, Retriever, Search};
 use crate::answer::evidence::{self, Asked, Key, Manner};
 use crate::answer::log::Source;
 use crate::answer::{budget, prompt};
+use crate::config::Config;
 use crate::error::ServiceError;
 use crate::library::Library;
 use crate::models::{Generator, Sampling};
@@ -25,6 +28,8 @@ const AGREED_RANK: usize = 10;
 #[derive(Clone)]
 pub(super) struct Inquiry {
     pub(super) library: Arc<Library>,
+    /// The settings that were in force when it was asked.
+    pub(super) config: Arc<Config>,
     pub(super) retriever: Door<Retriever>,
     pub(super) engine: Arc<dyn Generator>,
     pub(super) question: Arc<Question>,
@@ -75,8 +80,9 @@ impl Inquiry {
             mode: Mode::Hybrid,
             filter: self.question.filter.clone(),
             sight: Arc::clone(&self.sight),
-            limit: self.library.config.answer.max_passages * 3,
+            limit: self.config.answer.max_passages * 3,
             vector: None,
+            settings: self.config.search.clone(),
         };
         // Who was admitted waits for a thread: there are no more of them than may be open.
         let found = self.retriever.ask_patiently(search).await?;
@@ -84,7 +90,7 @@ impl Inquiry {
         let evidence = match relevant {
             true => {
                 let inquiry = self.clone();
-                blocking(move || inquiry.pack(found.passages)).await
+                blocking(move || inquiry.pack(found.passages)).instrument(tracing::debug_span!("pack")).await
             }
             false => None,
         };
@@ -94,7 +100,7 @@ impl Inquiry {
     /// Whether anything found has to do with the question. Without the vector stage nothing can tell. A passage that
     /// both stages rank high needs less similarity: they err in different ways.
     fn relevant(&self, found: &Found) -> bool {
-        let config = &self.library.config.search;
+        let config = &self.config.search;
         let agreed = |passage: &Passage| {
             passage.scores.lexical.is_some_and(|stage| stage.rank <= AGREED_RANK)
                 && passage.scores.vector.is_some_and(|stage| stage.score >= config.min_similarity_agreed)
@@ -107,7 +113,7 @@ impl Inquiry {
     /// Packs what fits into the prompt: passages, and of the conversation the newest messages; `None` where no passage
     /// fits.
     fn pack(&self, passages: Vec<Passage>) -> Option<Evidence> {
-        let (engine, config) = (&*self.engine, &self.library.config.answer);
+        let (engine, config) = (&*self.engine, &self.config.answer);
         let Question { question, messages, .. } = &*self.question;
         let count = |text: &str| engine.count_tokens(text);
         let costs: Vec<usize> =

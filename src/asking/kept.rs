@@ -17,8 +17,9 @@ use super::sink::Account;
 use crate::actors::cache::{Cache, CacheCounts, CacheMessage};
 use crate::actors::door::Door;
 use crate::actors::embedder::{Embed, Embedder};
-use crate::answer::evidence::{self, Key};
+use crate::answer::evidence::{self, Basis, Key, Level, RestsOn};
 use crate::answer::log::{DoneReason, Event};
+use crate::config::{Config, Live};
 use crate::models::{FinishReason, Finished, Prompt};
 use crate::retrieval::passage::Passage;
 use crate::stores::hnsw::dot;
@@ -34,6 +35,13 @@ pub(super) struct Evidence {
     pub(super) answer: Key,
     /// Where the answer to one that asks the same may be.
     pub(super) near: Key,
+}
+
+impl Evidence {
+    /// The documents of the store with this id that it is of.
+    pub(super) fn rests_on(&self, store: &str) -> Vec<RestsOn> {
+        RestsOn::all(store, &self.passages)
+    }
 }
 
 /// An answer as it is kept.
@@ -96,10 +104,12 @@ struct NearAnswer {
     answer: Key,
 }
 
-/// An entry names its key: one that came under another, or of another form, is not used.
+/// An entry names its key: one that came under another, or of another form, is not used. And what it rests on: it is
+/// forgotten with that.
 #[derive(Serialize, Deserialize)]
 struct Entry<T> {
     key: Key,
+    basis: Basis,
     value: T,
 }
 
@@ -108,9 +118,9 @@ pub struct Kept {
     /// The way to the cache; none where `[cache] enabled` is false.
     door: Option<Door<Cache>>,
     embedder: Door<Embedder>,
-    near_similarity: f32,
-    /// What is the same for all questions.
-    pub(super) setup: Key,
+    settings: Arc<Live>,
+    /// What is the same for all questions until a restart.
+    base: Key,
     /// How answers came about.
     pub counts: Arc<CacheCounts>,
     /// The generations that others may join, under what is asked and under what they rest on.
@@ -122,11 +132,16 @@ impl Kept {
     pub fn new(
         door: Option<Door<Cache>>,
         embedder: Door<Embedder>,
-        near_similarity: f32,
-        setup: Key,
+        settings: Arc<Live>,
+        base: Key,
         counts: Arc<CacheCounts>,
     ) -> Self {
-        Self { door, embedder, near_similarity, setup, counts, flights: DashMap::new() }
+        Self { door, embedder, settings, base, counts, flights: DashMap::new() }
+    }
+
+    /// Stands for all that makes answers differ although the same is asked of the same passages, with these settings.
+    pub(super) fn setup(&self, config: &Config) -> Key {
+        Key::of("setup", &(self.base, &config.search, &config.answer))
     }
 
     /// Whether anything is kept and shared at all.
@@ -165,18 +180,27 @@ impl Kept {
         let Ok(vectors) = self.embedder.ask(Embed { texts, urgent: true }).await else { return false };
         let [one, other] = vectors.as_slice() else { return false };
         // Their norm is 1.
-        dot(one, other) >= self.near_similarity
+        dot(one, other) >= self.settings.now().cache.near_similarity
     }
 
-    pub(super) async fn keep_evidence(&self, key: Key, evidence: Option<&Evidence>) {
-        self.put(key, evidence).await;
+    /// Keeps what was found in the store with this id.
+    pub(super) async fn keep_evidence(&self, key: Key, evidence: Option<&Evidence>, store: &str) {
+        let documents = evidence.map(|evidence| evidence.rests_on(store)).unwrap_or_default();
+        self.put(key, Basis { level: Level::Evidence, documents }, evidence).await;
     }
 
-    /// Keeps what a flight said, where it is complete.
-    pub(super) async fn keep_answer(&self, question: &str, (answer, near): (Key, Key), flight: &Flight) {
+    /// Keeps what a flight said, where it is complete; it rests on these documents.
+    pub(super) async fn keep_answer(
+        &self,
+        question: &str,
+        (answer, near): (Key, Key),
+        documents: Vec<RestsOn>,
+        flight: &Flight,
+    ) {
         let Some((text, finished)) = flight.outcome() else { return };
-        self.put(answer, KeptAnswer::new(text, &finished)).await;
-        self.put(near, NearAnswer { question: evidence::normalised(question), answer }).await;
+        let basis = Basis { level: Level::Answer, documents };
+        self.put(answer, basis.clone(), KeptAnswer::new(text, &finished)).await;
+        self.put(near, basis, NearAnswer { question: evidence::normalised(question), answer }).await;
     }
 
     async fn get<T: DeserializeOwned>(&self, key: Key) -> Option<T> {
@@ -194,10 +218,11 @@ impl Kept {
         }
     }
 
-    async fn put(&self, key: Key, value: impl Serialize) {
+    async fn put(&self, key: Key, basis: Basis, value: impl Serialize) {
         let Some(door) = &self.door else { return };
-        if let Ok(bytes) = serde_json::to_vec(&Entry { key, value }) {
-            let _ = door.ask(CacheMessage::Put(key, Bytes::from(bytes))).await;
+        let entry = Entry { key, basis, value };
+        if let Ok(bytes) = serde_json::to_vec(&entry) {
+            let _ = door.ask(CacheMessage::Put(key, Bytes::from(bytes), entry.basis)).await;
         }
     }
 }

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::flight::Flight;
-use crate::answer::evidence::Key;
+use crate::answer::evidence::{Key, Level, RestsOn};
+use crate::deletion::{Deletions, shared};
 use crate::models::{Demand, Finished};
 use crate::stores::redis::Redis;
 
@@ -56,28 +57,29 @@ struct Names {
 }
 
 /// The leads of one replica.
-pub struct Leads(Arc<Redis>);
+pub struct Leads {
+    redis: Arc<Redis>,
+    deletions: Arc<Deletions>,
+}
 
 impl Leads {
-    /// Leads by way of this Redis.
-    pub fn new(redis: Arc<Redis>) -> Self {
-        Self(redis)
+    /// Leads by way of this Redis, of generations that may take so long.
+    pub fn new(redis: Arc<Redis>, deletions: Arc<Deletions>) -> Self {
+        Self { redis, deletions }
     }
 
     fn names(&self, key: Key) -> Names {
-        let id = key.to_string();
-        Names { lease: self.0.key("lease", &id), heed: self.0.key("heed", &id), said: self.0.key("said", &id) }
+        let (id, redis) = (key.to_string(), &self.redis);
+        Names { lease: redis.key("lease", &id), heed: redis.key("heed", &id), said: redis.key("said", &id) }
     }
 
-    /// Finds out who generates the answer of a key: this one, if nobody does.
-    pub(super) async fn ask(&self, key: Key, flight: &Arc<Flight>) -> Leader {
+    /// Finds out who generates the answer of a key, which rests on these documents: this one, if nobody does.
+    pub(super) async fn ask(&self, key: Key, documents: Vec<RestsOn>, flight: &Arc<Flight>) -> Leader {
         let names = self.names(key);
         let own = uuid::Uuid::now_v7().simple().to_string();
-        match self.0.lease(&names.lease, &own, LEASE).await {
+        match self.redis.lease(&names.lease, &own, LEASE).await {
             Err(_) => Leader::Alone,
-            Ok(holder) if holder == own => {
-                Leader::This(Lease::begin(Arc::clone(&self.0), names, own, Arc::clone(flight)))
-            }
+            Ok(holder) if holder == own => Leader::This(self.begin(names, own, documents, Arc::clone(flight))),
             Ok(holder) => Leader::Other(holder),
         }
     }
@@ -90,10 +92,10 @@ impl Leads {
             if flight.demand() == Demand::Stop {
                 return Followed::Unwanted;
             }
-            let _ = self.0.put(&names.heed, b"1", HEED).await;
+            let _ = self.redis.put(&names.heed, b"1", HEED).await;
             // First the lease: who gives it up has sent everything.
-            let lease = self.0.get(&names.lease).await;
-            let said = self.0.run::<Vec<String>>(redis::cmd("LRANGE").arg(&list).arg(seen).arg(-1)).await;
+            let lease = self.redis.get(&names.lease).await;
+            let said = self.redis.run::<Vec<String>>(redis::cmd("LRANGE").arg(&list).arg(seen).arg(-1)).await;
             let (Ok(lease), Ok(said)) = (lease, said) else { return Followed::Lost };
             seen += said.len();
             for said in said {
@@ -109,28 +111,32 @@ impl Leads {
             actix_rt::time::sleep(TICK).await;
         }
     }
-}
 
-/// The lease on an answer; given back when it is dropped.
-pub(super) struct Lease(tokio::sync::watch::Sender<bool>);
-
-impl Lease {
-    fn begin(redis: Arc<Redis>, names: Names, own: String, flight: Arc<Flight>) -> Self {
+    fn begin(&self, names: Names, own: String, documents: Vec<RestsOn>, flight: Arc<Flight>) -> Lease {
         let (sender, mut ended) = tokio::sync::watch::channel(false);
+        let (redis, deletions, time) =
+            (Arc::clone(&self.redis), Arc::clone(&self.deletions), self.deletions.longest_answer() + 2 * LEASE);
         let list = names.said + &own;
         actix_rt::spawn(async move {
-            let (mut sent, mut entries) = (0, 0);
+            let (mut sent, mut entries, mut noted) = (0, 0, false);
             loop {
                 // By the time that the lease is dropped the flight is over.
                 let over = *ended.borrow() || ended.has_changed().is_err();
+                noted = noted || shared::note(&redis, Level::Stream, &list, &documents, time).await.is_ok();
                 let (text, finished) = flight.said(sent);
                 let length = text.len();
                 let new = (!text.is_empty()).then_some(Said::Text(text));
                 let new = new.into_iter().chain(finished.filter(|_| over).map(Said::End));
                 let new: Vec<String> = new.map(|said| serde_json::to_string(&said).unwrap_or_default()).collect();
-                if let Ok((Some(there), heed)) = redis.extend((&list, &names.heed), entries, &new, 2 * LEASE).await {
+                if noted
+                    && let Ok((Some(there), heed)) = redis.extend((&list, &names.heed), entries, &new, 2 * LEASE).await
+                {
                     (sent, entries) = (sent + length, there);
                     flight.heed(heed.map(|_| Instant::now() + HEED));
+                }
+                // After it is there: what is deleted from here on finds it.
+                if deletions.deleted.any(&documents) {
+                    let _ = redis.remove(&list).await;
                 }
                 if over {
                     let _ = redis.release(&names.lease, &own).await;
@@ -141,9 +147,12 @@ impl Lease {
                 let _ = tokio::time::timeout(TICK, ended.changed()).await;
             }
         });
-        Self(sender)
+        Lease(sender)
     }
 }
+
+/// The lease on an answer; given back when it is dropped.
+pub(super) struct Lease(tokio::sync::watch::Sender<bool>);
 
 impl Drop for Lease {
     fn drop(&mut self) {

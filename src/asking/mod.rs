@@ -27,6 +27,8 @@ use std::time::{Duration, Instant};
 use dashmap::mapref::entry::Entry;
 use parking_lot::Mutex;
 use serde::{Deserialize, Deserializer};
+use tracing::field::Empty;
+use tracing::{Instrument, Span};
 use utoipa::ToSchema;
 
 use self::elsewhere::Elsewhere;
@@ -45,6 +47,8 @@ use crate::answer::evidence::Key;
 use crate::answer::log::{AnswerLog, Bounds, Event, Stage, Writer};
 use crate::answer::prompt;
 use crate::budgets::Budgets;
+use crate::config::Config;
+use crate::deletion::Deletions;
 use crate::error::ServiceError;
 use crate::identity::Caller;
 use crate::library::Library;
@@ -218,6 +222,10 @@ pub struct Asker {
     pub elsewhere: Option<Arc<Elsewhere>>,
     /// How much callers may ask for.
     pub budgets: Arc<Budgets>,
+    /// What is deleted, and with it all that rests on it.
+    pub deletions: Arc<Deletions>,
+    /// Whether the service is to stop.
+    pub stopping: tokio::sync::watch::Receiver<bool>,
 }
 
 /// What is known of a question's answer before a model is asked.
@@ -236,20 +244,23 @@ impl Asker {
     ///
     /// # Errors
     /// [`ServiceError`]: invalid or too long, overloaded, or without a model; nothing was begun then.
+    #[tracing::instrument(name = "answer", skip_all, fields(answer = Empty))]
     pub async fn ask(
         self: &Arc<Self>,
         question: Question,
         wishes: Wishes,
         caller: &Caller,
     ) -> Result<Arc<AnswerLog>, ServiceError> {
-        let config = &self.library.config.answer;
+        self.not_stopping()?;
+        let settings = self.library.config();
+        let config = &settings.answer;
         let pool = self.models.answering();
         let engine = pool.state.engine()?;
         if question.question.trim().is_empty() {
             return Err(ServiceError::Invalid("`question` is empty".into()));
         }
-        self.check_count(&question.messages)?;
-        let (sampling, max_tokens) = self.check(&wishes)?;
+        check_count(&question.messages, &settings)?;
+        let (sampling, max_tokens) = check(&wishes, &settings)?;
         let limit = config.max_question_tokens;
         let tokens = count(&engine, question.question.clone()).await;
         if tokens > limit {
@@ -269,7 +280,7 @@ impl Asker {
         let expected = tokens + config.evidence_tokens + HEAD_TOKENS;
         // Who waits for its own write takes nobody's place meanwhile.
         self.library.wait_for(question.min_seq).await?;
-        let (cache, time) = (self.cache_use(&wishes), self.time(&wishes));
+        let (cache, time) = (self.cache_use(&wishes), time(&wishes, &settings));
         let mut stop = wishes.stop;
         stop.push(prompt::RUN_ON.to_owned());
         let inquiry = Inquiry {
@@ -282,7 +293,8 @@ impl Asker {
             sampling,
             max_tokens,
             stop,
-            setup: self.kept.setup,
+            setup: self.kept.setup(&settings),
+            config: Arc::clone(&settings),
         };
         let worst = expected + max_tokens;
         let (who, caller) = (caller, Arc::clone(&caller.name));
@@ -296,8 +308,8 @@ impl Asker {
             None if cache.only => Some(self.look(&inquiry, cache).await?),
             found => found,
         };
-        let open = self.budgets.open(who)?;
-        let (mut writer, log) = self.open(max_tokens, time);
+        let open = self.budgets.open(who).await?;
+        let (mut writer, log) = open_log(max_tokens, time, &settings);
         open.until_closed(&log);
         writer.append(Event::Status { stage: Stage::Retrieving, queue_position: None });
         let mut member = Member::new(writer, Arc::clone(&log), as_of, Arc::clone(&caller));
@@ -307,6 +319,7 @@ impl Asker {
             Some(Found::Evidence(evidence)) => Some(evidence),
             None => None,
             Some(Found::Answer(evidence, answer)) => {
+                self.link(&evidence);
                 answer.tell(&inquiry, &evidence, &Flight::new(member, false), &account);
                 return Ok(self.shelved(log, &caller));
             }
@@ -361,7 +374,7 @@ impl Asker {
             stop: inquiry.stop.clone(),
             account,
         };
-        actix_rt::spawn(Generation { inquiry, landing, evidence, run, cache }.run());
+        actix_rt::spawn(Generation { inquiry, landing, evidence, run, cache }.run().in_current_span());
         Ok(self.shelved(log, &caller))
     }
 
@@ -380,7 +393,8 @@ impl Asker {
     async fn look(&self, inquiry: &Inquiry, cache: CacheUse) -> Result<Found, ServiceError> {
         let looked = inquiry.look().await?;
         if cache.write && looked.whole {
-            self.kept.keep_evidence(inquiry.key(looked.commit), looked.evidence.as_ref()).await;
+            let key = inquiry.key(looked.commit);
+            self.kept.keep_evidence(key, looked.evidence.as_ref(), self.deletions.store()).await;
         }
         let Some(evidence) = looked.evidence else { return Ok(Found::Nothing) };
         let answer = match cache.read {
@@ -393,6 +407,12 @@ impl Asker {
         })
     }
 
+    /// Links the answer at hand to how its passages came here.
+    fn link(&self, evidence: &Evidence) {
+        let documents = evidence.passages.iter().map(|passage| passage.document_id.as_str());
+        self.library.origins.link(&Span::current(), documents);
+    }
+
     /// What the cache is used for.
     fn cache_use(&self, wishes: &Wishes) -> CacheUse {
         let CacheUse { read, write, only } = wishes.cache;
@@ -400,10 +420,21 @@ impl Asker {
         CacheUse { read: read && enabled, write: write && enabled, only }
     }
 
+    /// # Errors
+    /// [`ServiceError::Unavailable`] once the service is to stop.
+    fn not_stopping(&self) -> Result<(), ServiceError> {
+        if *self.stopping.borrow() {
+            let reason = "the service is stopping and begins no answers any more; ask again, somebody else answers";
+            return Err(ServiceError::Unavailable { reason: reason.to_owned(), retry_after_s: 2 });
+        }
+        Ok(())
+    }
+
     /// Has a model go on with a conversation, without any documents. As [`Asker::ask`] otherwise.
     ///
     /// # Errors
     /// See [`Asker::ask`].
+    #[tracing::instrument(name = "answer", skip_all, fields(answer = Empty))]
     pub async fn chat(
         self: &Arc<Self>,
         pool: &PoolDoor,
@@ -411,13 +442,15 @@ impl Asker {
         wishes: Wishes,
         caller: &Caller,
     ) -> Result<Arc<AnswerLog>, ServiceError> {
+        self.not_stopping()?;
+        let settings = self.library.config();
         let (who, caller) = (caller, Arc::clone(&caller.name));
         let engine = pool.state.engine()?;
         if messages.is_empty() {
             return Err(ServiceError::Invalid("`messages` is empty".into()));
         }
-        self.check_count(&messages)?;
-        let (sampling, max_tokens) = self.check(&wishes)?;
+        check_count(&messages, &settings)?;
+        let (sampling, max_tokens) = check(&wishes, &settings)?;
         let (context, name) = (engine.context(), pool.state.name.clone());
         let prompt = encode(&engine, messages).await;
         let tokens = prompt.len();
@@ -425,13 +458,13 @@ impl Asker {
             return Err(ServiceError::PromptTooLong { tokens, output: 1, limit: context });
         }
         let max_tokens = max_tokens.min(context - tokens);
-        let time = self.time(&wishes);
+        let time = time(&wishes, &settings);
         let (pool, priority) = (pool.clone(), wishes.priority);
         let leave = Leave { pool, caller: Arc::clone(&caller), priority, prompt_tokens: tokens, time };
-        let open = self.budgets.open(who)?;
+        let open = self.budgets.open(who).await?;
         let reserved = self.budgets.reserve(who, tokens + max_tokens).await?;
         let ticket = Some(leave.ask()?);
-        let (writer, log) = self.open(max_tokens, time);
+        let (writer, log) = open_log(max_tokens, time, &settings);
         open.until_closed(&log);
         let mut account = self.account(&leave.pool, &log, &caller, false);
         account.reserved = Some(Arc::new(Mutex::new(reserved)));
@@ -443,89 +476,20 @@ impl Asker {
             stop: wishes.stop,
             account,
         };
-        tracing::debug!(answer = log.id(), model = name, "asked without documents");
+        tracing::debug!(model = name, "asked without documents");
         // A model by itself needs no store; what it says of the documents' age is nothing where the store does not answer.
         let as_of = self.library.as_of().await.unwrap_or_default();
         let flight = Flight::new(Member::new(writer, Arc::clone(&log), as_of, Arc::clone(&caller)), false);
-        actix_rt::spawn(run.generate(flight, prompt, None));
+        actix_rt::spawn(run.generate(flight, prompt, None).in_current_span());
         Ok(self.shelved(log, &caller))
-    }
-
-    fn check_count(&self, messages: &[Message]) -> Result<(), ServiceError> {
-        let (found, limit) = (messages.len(), self.library.config.answer.max_messages);
-        if found > limit {
-            return Err(ServiceError::Invalid(format!(
-                "`messages` has {found} messages, the limit is {limit}; send the latest only"
-            )));
-        }
-        match messages.iter().position(|message| message.content.trim().is_empty()) {
-            // An assistant's message may be empty: it was stopped before it said anything.
-            Some(n) if messages[n].role != Role::Assistant => {
-                Err(ServiceError::Invalid(format!("`messages[{n}].content` is empty")))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Checks wishes; gives how tokens are chosen, and the most there may be.
-    fn check(&self, wishes: &Wishes) -> Result<(Sampling, usize), ServiceError> {
-        let config = &self.library.config.answer;
-        let within = |name: &str, value: f32, low: f32, high: f32| {
-            if (low..=high).contains(&value) {
-                return Ok(value);
-            }
-            Err(ServiceError::Invalid(format!("`{name}` is {value}, it must be from {low} to {high}")))
-        };
-        if wishes.max_tokens == Some(0) {
-            return Err(ServiceError::Invalid("`max_tokens` is 0, it must be 1 or more".into()));
-        }
-        if wishes.timeout_ms == Some(0) {
-            return Err(ServiceError::Invalid("`timeout_ms` is 0, it must be 1 or more".into()));
-        }
-        if wishes.stop.len() > STOP_TEXTS {
-            let found = wishes.stop.len();
-            return Err(ServiceError::Invalid(format!("`stop` has {found} texts, the limit is {STOP_TEXTS}")));
-        }
-        if let Some(stop) = wishes.stop.iter().find(|stop| stop.is_empty() || stop.len() > STOP_TEXT_BYTES) {
-            let found = stop.len();
-            return Err(ServiceError::Invalid(format!(
-                "a text of `stop` has {found} bytes, it must have 1 to {STOP_TEXT_BYTES}"
-            )));
-        }
-        let sampling = Sampling {
-            temperature: within("temperature", wishes.temperature.unwrap_or(config.temperature), 0.0, 2.0)?,
-            top_p: within("top_p", wishes.top_p.unwrap_or(config.top_p), 0.0, 1.0)?,
-            repeat_penalty: config.repeat_penalty,
-            presence_penalty: within("presence_penalty", wishes.presence_penalty, -2.0, 2.0)?,
-            frequency_penalty: within("frequency_penalty", wishes.frequency_penalty, -2.0, 2.0)?,
-            seed: wishes.seed,
-        };
-        Ok((sampling, wishes.max_tokens.unwrap_or(usize::MAX).min(config.max_output_tokens)))
-    }
-
-    /// How long an answer may take in all.
-    fn time(&self, wishes: &Wishes) -> Duration {
-        let most = Duration::from_secs(self.library.config.answer.max_time_s);
-        wishes.timeout_ms.map_or(most, Duration::from_millis).min(most)
-    }
-
-    /// A new answer.
-    fn open(&self, max_tokens: usize, time: Duration) -> (Writer, Arc<AnswerLog>) {
-        let config = &self.library.config.answer;
-        let bounds = Bounds {
-            // Every token is an event, of some servers in two parts; and there are a few others.
-            max_events: 2 * max_tokens + 64,
-            window: config.window,
-            grace: Duration::from_secs(config.resume_grace_s),
-            stall: Duration::from_secs(config.stall_timeout_s),
-            time,
-        };
-        AnswerLog::new(uuid::Uuid::now_v7().simple().to_string(), bounds)
     }
 
     /// Puts an answer where it can be found, here and by other replicas.
     fn shelved(&self, log: Arc<AnswerLog>, caller: &Arc<str>) -> Arc<AnswerLog> {
-        self.shelf.put(&log, caller);
+        let store = self.deletions.store();
+        self.shelf.put(&log, caller, &store.into());
+        // After it can be found: what is deleted from here on finds it.
+        shelf::withdraw(&log, store, &|one| self.deletions.deleted.has(one));
         if let Some(elsewhere) = &self.elsewhere {
             elsewhere.mirror(&log, caller);
         }
@@ -559,6 +523,80 @@ impl Asker {
             reserved: None,
         }
     }
+}
+
+fn check_count(messages: &[Message], config: &Config) -> Result<(), ServiceError> {
+    let (found, limit) = (messages.len(), config.answer.max_messages);
+    if found > limit {
+        return Err(ServiceError::Invalid(format!(
+            "`messages` has {found} messages, the limit is {limit}; send the latest only"
+        )));
+    }
+    match messages.iter().position(|message| message.content.trim().is_empty()) {
+        // An assistant's message may be empty: it was stopped before it said anything.
+        Some(n) if messages[n].role != Role::Assistant => {
+            Err(ServiceError::Invalid(format!("`messages[{n}].content` is empty")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Checks wishes; gives how tokens are chosen, and the most there may be.
+fn check(wishes: &Wishes, config: &Config) -> Result<(Sampling, usize), ServiceError> {
+    let config = &config.answer;
+    let within = |name: &str, value: f32, low: f32, high: f32| {
+        if (low..=high).contains(&value) {
+            return Ok(value);
+        }
+        Err(ServiceError::Invalid(format!("`{name}` is {value}, it must be from {low} to {high}")))
+    };
+    if wishes.max_tokens == Some(0) {
+        return Err(ServiceError::Invalid("`max_tokens` is 0, it must be 1 or more".into()));
+    }
+    if wishes.timeout_ms == Some(0) {
+        return Err(ServiceError::Invalid("`timeout_ms` is 0, it must be 1 or more".into()));
+    }
+    if wishes.stop.len() > STOP_TEXTS {
+        let found = wishes.stop.len();
+        return Err(ServiceError::Invalid(format!("`stop` has {found} texts, the limit is {STOP_TEXTS}")));
+    }
+    if let Some(stop) = wishes.stop.iter().find(|stop| stop.is_empty() || stop.len() > STOP_TEXT_BYTES) {
+        let found = stop.len();
+        return Err(ServiceError::Invalid(format!(
+            "a text of `stop` has {found} bytes, it must have 1 to {STOP_TEXT_BYTES}"
+        )));
+    }
+    let sampling = Sampling {
+        temperature: within("temperature", wishes.temperature.unwrap_or(config.temperature), 0.0, 2.0)?,
+        top_p: within("top_p", wishes.top_p.unwrap_or(config.top_p), 0.0, 1.0)?,
+        repeat_penalty: config.repeat_penalty,
+        presence_penalty: within("presence_penalty", wishes.presence_penalty, -2.0, 2.0)?,
+        frequency_penalty: within("frequency_penalty", wishes.frequency_penalty, -2.0, 2.0)?,
+        seed: wishes.seed,
+    };
+    Ok((sampling, wishes.max_tokens.unwrap_or(usize::MAX).min(config.max_output_tokens)))
+}
+
+/// How long an answer may take in all.
+fn time(wishes: &Wishes, config: &Config) -> Duration {
+    let most = Duration::from_secs(config.answer.max_time_s);
+    wishes.timeout_ms.map_or(most, Duration::from_millis).min(most)
+}
+
+/// A new answer.
+fn open_log(max_tokens: usize, time: Duration, config: &Config) -> (Writer, Arc<AnswerLog>) {
+    let config = &config.answer;
+    let bounds = Bounds {
+        // Every token is an event, of some servers in two parts; and there are a few others.
+        max_events: 2 * max_tokens + 64,
+        window: config.window,
+        grace: Duration::from_secs(config.resume_grace_s),
+        stall: Duration::from_secs(config.stall_timeout_s),
+        time,
+    };
+    let id = uuid::Uuid::now_v7().simple().to_string();
+    Span::current().record("answer", &id);
+    AnswerLog::new(id, bounds)
 }
 
 /// Counts the tokens of a text, without holding up others.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use parking_lot::Mutex;
+use tracing::Span;
 
 use super::flight::{Ended, Flight};
 use crate::actors::cache::CacheCounts;
@@ -17,6 +18,7 @@ use crate::usage::{Ledger, Outcome, Served, UsageRecord};
 
 /// Writes what an engine generates to all answers of a flight.
 pub(super) struct AnswerSink {
+    pub(super) stages: Stages,
     pub(super) flight: Arc<Flight>,
     /// Checks citations, where the answer rests on passages.
     pub(super) citations: Option<Citations>,
@@ -25,6 +27,46 @@ pub(super) struct AnswerSink {
     pub(super) prompt_tokens: usize,
     /// Whether it was told its end.
     pub(super) finished: bool,
+}
+
+/// The spans of a generation's stages: in line, prefill, decode.
+pub(super) struct Stages {
+    /// The answer that it was begun for: beside it the log tells of it.
+    answer: Span,
+    /// The model's work as a whole.
+    model: Span,
+    now: Option<Span>,
+}
+
+impl Stages {
+    /// Those of the work that `model` is the span of, for the answer at hand.
+    pub(super) fn new(model: Span) -> Self {
+        let now = Some(tracing::debug_span!(parent: &model, "line"));
+        Self { answer: Span::current(), model, now }
+    }
+
+    fn prefill(&mut self) {
+        self.now = Some(tracing::debug_span!(parent: &self.model, "prefill"));
+    }
+
+    fn decode(&mut self, first_token_ms: u64) {
+        self.model.record("gen_ai.response.time_to_first_chunk", first_token_ms as f64 / 1e3);
+        self.now = Some(tracing::debug_span!(parent: &self.model, "decode"));
+    }
+
+    fn end(&mut self, record: &UsageRecord) {
+        self.now = None;
+        self.model
+            .record("gen_ai.usage.input_tokens", record.prompt_tokens)
+            .record("gen_ai.usage.output_tokens", record.completion_tokens)
+            .record("gen_ai.usage.cache_read.input_tokens", record.cached_prompt_tokens);
+        match &record.error {
+            Some(error) => self.model.record("error.type", error).record("otel.status_code", "ERROR"),
+            None => self.model.record("gen_ai.response.finish_reasons", tracing::field::debug([record.outcome.name()])),
+        };
+        // Whoever holds it on ends nothing.
+        self.model = Span::none();
+    }
 }
 
 /// The record of a generation's use, but for what is known at the end.
@@ -111,6 +153,7 @@ impl Sink for AnswerSink {
         // What counts where nothing better comes to be known: it fails, and its engine tells no figures.
         self.account.record.prompt_tokens = self.prompt_tokens;
         self.account.record.estimated = true;
+        self.stages.prefill();
         self.flight.status(Stage::Reading, None);
     }
 
@@ -118,7 +161,9 @@ impl Sink for AnswerSink {
         let record = &mut self.account.record;
         record.completion_tokens += 1;
         if record.first_token_ms.is_none() {
-            record.first_token_ms = Some(self.account.began.elapsed().as_millis() as u64);
+            let first_token_ms = self.account.began.elapsed().as_millis() as u64;
+            record.first_token_ms = Some(first_token_ms);
+            self.stages.decode(first_token_ms);
             self.flight.status(Stage::Generating, None);
         }
         let shown = match &mut self.citations {
@@ -147,8 +192,8 @@ impl Sink for AnswerSink {
                 {
                     (record.outcome, record.error) = (Outcome::Error, Some(error));
                 }
+                let _answer = self.stages.answer.enter();
                 tracing::info!(
-                    answer = record.answer,
                     model = record.model,
                     reason = ?finished.reason,
                     error = record.error,
@@ -171,6 +216,7 @@ impl Sink for AnswerSink {
                 self.flight.close(&|_| vec![end.clone()])
             }
         };
+        self.stages.end(&self.account.record);
         self.account.close();
         self.account.others(ended);
     }
@@ -181,6 +227,8 @@ impl Drop for AnswerSink {
     fn drop(&mut self) {
         if !self.finished {
             let ended = self.flight.abandon();
+            self.account.record.error.get_or_insert_with(|| "internal".to_owned());
+            self.stages.end(&self.account.record);
             self.account.close();
             self.account.others(ended);
         }
@@ -193,7 +241,11 @@ pub(super) fn ending(reason: FinishReason, log: &AnswerLog, as_of: AsOf) -> Even
         (FinishReason::Stop, _) => DoneReason::Stop,
         (FinishReason::Length, _) => DoneReason::Length,
         (FinishReason::Cancelled, Some(Stopped::Stalled)) => return super::problem(ServiceError::Stalled),
+        (FinishReason::Cancelled, Some(Stopped::Withdrawn)) => return super::problem(ServiceError::DocumentDeleted),
         (FinishReason::Cancelled, Some(Stopped::Late)) => return super::problem(ServiceError::TooLate),
+        (FinishReason::Cancelled, Some(Stopped::Service { elsewhere })) => {
+            return super::problem(ServiceError::Stopping { elsewhere });
+        }
         (FinishReason::Cancelled, _) => DoneReason::Cancelled,
     };
     Event::Done { finish_reason, cached: false, as_of }

@@ -3,17 +3,21 @@
 //!
 //! Before a model is asked, the most that it may take is reserved, and what it did not take is given back at the end; an
 //! answer that was kept or that another one's generation gave takes none. [`rules`] has the arithmetic. With a Redis all
-//! replicas count together (`shared`); without one, and while it is away, each counts by itself.
+//! replicas count together (`shared`), open answers by leases that end with the replica (`leases`); without one, and while
+//! it is away, each counts by itself.
 
+mod leases;
 pub mod rules;
 mod shared;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
+use self::leases::{Lease, Leases};
 use self::rules::{Limited, Limits, Standing, Used};
 use self::shared::Shared;
 use crate::actors::stats::now_ms;
@@ -37,11 +41,40 @@ struct Budget {
 
 /// See the module.
 pub struct Budgets {
-    each: Limits,
-    more: HashMap<String, Limits>,
+    rules: ArcSwap<Rules>,
     used: Mutex<Counted>,
+    /// Answers that are open in this process: counted whether or not Redis counts them as well, which may go away.
     streams: Arc<Mutex<HashMap<Arc<str>, u64>>>,
     shared: Option<(Shared, Handle)>,
+    leases: Option<Arc<Leases>>,
+}
+
+/// Who has which.
+#[derive(Debug)]
+struct Rules {
+    each: Limits,
+    more: HashMap<String, Limits>,
+}
+
+impl Rules {
+    fn new(config: &BudgetsConfig) -> Self {
+        let BudgetsConfig { requests_per_minute, tokens_per_minute, tokens_per_day, streams, more } = config;
+        let of = |entry: &BudgetConfig| Limits {
+            requests: entry.requests_per_minute,
+            minute: entry.tokens_per_minute,
+            day: entry.tokens_per_day,
+            streams: entry.streams,
+        };
+        Self {
+            each: Limits {
+                requests: *requests_per_minute,
+                minute: *tokens_per_minute,
+                day: *tokens_per_day,
+                streams: *streams,
+            },
+            more: more.iter().map(|entry| (entry.who.clone(), of(entry))).collect(),
+        }
+    }
 }
 
 /// What was used of budgets, as this process counts.
@@ -75,39 +108,33 @@ struct Refused {
 impl Budgets {
     /// Budgets as configured; with a Redis, those of all replicas. To be called on a runtime that lives as long as they do.
     pub fn new(config: &BudgetsConfig, redis: Option<Arc<Redis>>) -> Arc<Self> {
-        let BudgetsConfig { requests_per_minute, tokens_per_minute, tokens_per_day, streams, more } = config;
-        let of = |entry: &BudgetConfig| Limits {
-            requests: entry.requests_per_minute,
-            minute: entry.tokens_per_minute,
-            day: entry.tokens_per_day,
-            streams: entry.streams,
-        };
         Arc::new(Self {
-            each: Limits {
-                requests: *requests_per_minute,
-                minute: *tokens_per_minute,
-                day: *tokens_per_day,
-                streams: *streams,
-            },
-            more: more.iter().map(|entry| (entry.who.clone(), of(entry))).collect(),
+            rules: ArcSwap::from_pointee(Rules::new(config)),
             used: Mutex::default(),
             streams: Arc::default(),
+            leases: redis.clone().map(|redis| Leases::start(redis, Handle::current())),
             shared: redis.map(|redis| (Shared::new(redis), Handle::current())),
         })
     }
 
+    /// Has other budgets count from now on. What was used of the old ones counts for the new ones, too.
+    pub fn set(&self, config: &BudgetsConfig) {
+        self.rules.store(Arc::new(Rules::new(config)));
+    }
+
     /// The budgets that what a caller asks for comes out of: its own, and those of its groups.
     fn of(&self, caller: &Caller) -> Vec<Budget> {
+        let rules = self.rules.load();
         // Where nobody has one, no request pays for looking.
-        if self.more.is_empty() && self.each == Limits::default() {
+        if rules.more.is_empty() && rules.each == Limits::default() {
             return Vec::new();
         }
-        let own = self.more.get(&*caller.name).copied().unwrap_or(self.each);
+        let own = rules.more.get(&*caller.name).copied().unwrap_or(rules.each);
         let mut budgets = vec![Budget { who: Arc::clone(&caller.name), limits: own }];
         if let Sight::Groups(groups) = &*caller.sight {
             let of_group = |group: &String| {
                 let who = format!("group:{group}");
-                self.more.get(&who).map(|limits| Budget { who: who.into(), limits: *limits })
+                rules.more.get(&who).map(|limits| Budget { who: who.into(), limits: *limits })
             };
             budgets.extend(groups.iter().filter_map(of_group));
         }
@@ -135,22 +162,37 @@ impl Budgets {
 
     /// Counts an answer that is open.
     ///
+    /// # Cancel safety
+    /// A dropped future counts nothing.
+    ///
     /// # Errors
     /// [`ServiceError::OverBudget`]
-    pub fn open(&self, caller: &Caller) -> Result<Open, ServiceError> {
+    pub async fn open(&self, caller: &Caller) -> Result<Open, ServiceError> {
         let budgets: Vec<Budget> = self.of(caller).into_iter().filter(|budget| budget.limits.streams > 0).collect();
+        let refused = |Budget { who, limits }: &Budget| {
+            let standing = Standing { limited: Limited::Streams, limit: limits.streams, left: 0, wait_ms: Some(1000) };
+            over(&Refused { who: Arc::clone(who), standing }, 1)
+        };
+        let mut lease = None;
+        if let Some(leases) = self.leases.as_ref().filter(|_| !budgets.is_empty()) {
+            let taken = lease.insert(leases.lease(&budgets));
+            // Where Redis does not answer it is kept all the same: to be known there once it is back.
+            if let Some(Err(full)) = leases.take(taken, &budgets).await {
+                return Err(refused(&budgets[full]));
+            }
+        }
+        // Also where Redis counts: it may have been emptied.
         let mut streams = self.streams.lock();
         for budget in &budgets {
-            let (open, limit) = (streams.get(&budget.who).copied().unwrap_or(0), budget.limits.streams);
-            if open >= limit {
-                let standing = Standing { limited: Limited::Streams, limit, left: 0, wait_ms: Some(1000) };
-                return Err(over(&Refused { who: Arc::clone(&budget.who), standing }, 1));
+            if streams.get(&budget.who).copied().unwrap_or(0) >= budget.limits.streams {
+                return Err(refused(budget));
             }
         }
         for budget in &budgets {
             *streams.entry(Arc::clone(&budget.who)).or_default() += 1;
         }
-        Ok(Open { streams: Arc::clone(&self.streams), of: budgets.into_iter().map(|budget| budget.who).collect() })
+        let of = budgets.into_iter().map(|budget| budget.who).collect();
+        Ok(Open { streams: Arc::clone(&self.streams), of, _lease: lease })
     }
 
     /// How the limit stands that is the next one to be reached, for the headers of a response.
@@ -255,6 +297,7 @@ impl Drop for Reservation {
 pub struct Open {
     streams: Arc<Mutex<HashMap<Arc<str>, u64>>>,
     of: Vec<Arc<str>>,
+    _lease: Option<Lease>,
 }
 
 impl Open {

@@ -170,7 +170,7 @@ impl Used {
         if self.day_number != day {
             (self.day_number, self.day) = (day, 0);
         }
-        self.day += tokens;
+        self.day = self.day.saturating_add(tokens);
     }
 
     /// Gives back what was taken at a time and not used of it. What came back by itself meanwhile does not come twice: it is

@@ -58,6 +58,13 @@ static SCRIPT: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
+/// The key of something that is counted of a budget. All on one node: they are taken from together. A name may be long, and
+/// have braces.
+pub(super) fn key(redis: &Redis, what: &str, who: &str) -> String {
+    let name = hex::encode(&Sha256::digest(who.as_bytes())[..16]);
+    redis.key(&format!("{what}:{name}"), "budgets")
+}
+
 /// See the module.
 pub(super) struct Shared(Arc<Redis>);
 
@@ -102,9 +109,7 @@ impl Shared {
     async fn run(&self, budgets: &[Budget], wanted: (i64, u64), taken: (u64, u64)) -> Option<(u64, bool, Vec<Used>)> {
         let mut call = SCRIPT.prepare_invoke();
         for Budget { who, .. } in budgets {
-            // All on one node: they are taken from together. A name may be long, and have braces.
-            let name = hex::encode(&Sha256::digest(who.as_bytes())[..16]);
-            call.key(self.0.key(&format!("budget:{name}"), "budgets"));
+            call.key(key(&self.0, "budget", who));
         }
         call.arg(wanted.0).arg(wanted.1).arg(taken.0).arg(taken.1);
         for Budget { limits: Limits { requests, minute, day, .. }, .. } in budgets {

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::ServerChoice;
 
 use crate::actors::door::DoorError;
-use crate::actors::ingestor::IngestError;
+use crate::actors::ingestor::{IngestError, Receive};
 use crate::actors::retriever::{Mode, Search};
 use crate::app::{App, Parts};
 use crate::asking::Question;
@@ -119,6 +119,7 @@ impl Target {
                     sight: Sight::All.into(),
                     limit,
                     vector: None,
+                    settings: app.config().search.clone(),
                 };
                 let found = app.retriever.ask(search).await.map_err(|error| error.to_string())?;
                 Ok(json!({ "results": found.passages, "degraded": found.degraded }))
@@ -159,7 +160,11 @@ impl Target {
                     content,
                 };
                 loop {
-                    match app.ingestor.ask_patiently(Operation::Upsert(upsert.clone()).into()).await {
+                    match app
+                        .ingestor
+                        .ask_patiently(Receive::new(Operation::Upsert(upsert.clone()), "the command line"))
+                        .await
+                    {
                         // It has much to do.
                         Err(DoorError::Failed(IngestError::Backlog { .. })) => {
                             tokio::time::sleep(Duration::from_secs(1)).await;

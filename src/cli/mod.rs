@@ -1,27 +1,33 @@
 //! The command line. `serve` runs the service; `ask`, `search` and `ingest` speak to a running one, or, where none
 //! answers, do their work in this process on the same data folder; `publish` and `dlq` speak to NATS; `keys`,
-//! `feedback`, `backup`, `restore`, `check`, `eval` and `migrate` need no service.
+//! `feedback`, `backup`, `restore`, `check`, `eval` and `migrate` need no service; `health` asks how one is.
 
 mod backup;
 mod client;
 mod dlq;
 mod export;
+mod health;
 mod keys;
 mod migrate;
 mod publish;
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
 use futures_util::StreamExt;
 use serde_json::Value;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::actors::retriever::Mode;
-use crate::app::{App, Parts};
-use crate::config::{Config, LogFormat};
+use crate::app::{App, Parts, Startup};
+use crate::config::{Config, Live, reference};
+use crate::telemetry::{self, LogLevel};
+use crate::web::health::serve_the_start;
 use client::{Description, Target};
 
 /// Search an organisation's documents, and call the model.
@@ -109,6 +115,17 @@ enum Command {
     Migrate(migrate::Migrate),
     /// Check the configuration and print every mistake with its path.
     Check,
+    /// Say whether the service is ready, and fail where it is not: for the health check of a container.
+    Health {
+        /// Its address; without it, the configured one.
+        #[arg(long, env = "ANSWERD_SERVER")]
+        server: Option<String>,
+    },
+    /// Describe the configuration: every key with its default, its limits, and what it is for.
+    Config {
+        #[command(subcommand)]
+        what: Describe,
+    },
     /// Parse one document from standard input: what the service starts for formats whose parsers it does not trust.
     #[command(hide = true)]
     ParseWorker,
@@ -123,6 +140,14 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+}
+
+#[derive(Subcommand)]
+enum Describe {
+    /// For people, as Markdown: docs/configuration.md.
+    Reference,
+    /// For editors, as a JSON schema: docs/config.schema.json.
+    Schema,
 }
 
 #[derive(clap::Args)]
@@ -152,25 +177,34 @@ async fn execute(cli: Cli) -> Result<(), String> {
     if matches!(cli.command, Command::ParseWorker) {
         return crate::actors::contained::work().map_err(|error| error.to_string());
     }
+    // It needs no configuration, and one that is wrong is no reason to say nothing.
+    if let Command::Config { what } = &cli.command {
+        match what {
+            Describe::Reference => print!("{}", reference::markdown()),
+            Describe::Schema => print_json(&reference::schema()),
+        }
+        return Ok(());
+    }
     let path = cli.config.or_else(|| Some(PathBuf::from("config.toml")).filter(|path| path.exists()));
     let config = Config::load(path.as_deref()).map_err(|errors| errors.to_string())?;
+    // A service says what it does, and sends traces; of a command only trouble is heard.
+    let telemetry = match &cli.command {
+        Command::Serve => telemetry::start(&config, &config.log.level, Some(&config.traces))?,
+        _ => telemetry::start(&config, "warn", None)?,
+    };
     match cli.command {
-        Command::ParseWorker => Ok(()),
+        Command::ParseWorker | Command::Config { .. } => Ok(()),
         Command::Check => {
             let from = path.map_or_else(|| "the defaults".to_owned(), |path| path.display().to_string());
             println!("{from}: no mistakes");
             Ok(())
         }
-        Command::Serve => {
-            start_log(&config, &config.log.level);
-            serve(config).await
-        }
+        Command::Health { server } => health::run(&config, server).await,
+        Command::Serve => serve(config, path, telemetry.level.clone()).await,
         Command::Ask { question, json, server } => {
-            start_log(&config, "warn");
             ask(Target::choose(config, server, true).await?, question, json).await
         }
         Command::Search { query, mode, limit, json, server } => {
-            start_log(&config, "warn");
             let mode: Mode = serde_json::from_value(Value::from(mode.as_str()))
                 .map_err(|_| format!("--mode is {mode}, it must be hybrid, lexical or vector"))?;
             let target = Target::choose(config, server, false).await?;
@@ -184,43 +218,17 @@ async fn execute(cli: Cli) -> Result<(), String> {
             Ok(())
         }
         Command::Ingest { path, collection, visible_to, server } => {
-            start_log(&config, "warn");
             ingest(Target::choose(config, server, false).await?, path, Description { collection, visible_to }).await
         }
-        Command::Publish(what) => {
-            start_log(&config, "warn");
-            publish::run(config, what).await
-        }
-        Command::Migrate(what) => {
-            start_log(&config, "warn");
-            migrate::run(config, what).await
-        }
-        Command::Audit => {
-            start_log(&config, "warn");
-            export::audit(config).await
-        }
-        Command::Backup { to } => {
-            start_log(&config, "warn");
-            backup::back_up(&config, to)
-        }
-        Command::Restore { from } => {
-            start_log(&config, "warn");
-            backup::restore(&config, from)
-        }
-        Command::Feedback => {
-            start_log(&config, "warn");
-            export::feedback(config).await
-        }
-        Command::Keys { what } => {
-            start_log(&config, "warn");
-            keys::run(config, what).await
-        }
-        Command::Dlq { what } => {
-            start_log(&config, "warn");
-            dlq::run(&config, what).await
-        }
+        Command::Publish(what) => publish::run(config, what).await,
+        Command::Migrate(what) => migrate::run(config, what).await,
+        Command::Audit => export::audit(config).await,
+        Command::Backup { to } => backup::back_up(&config, to),
+        Command::Restore { from } => backup::restore(&config, from),
+        Command::Feedback => export::feedback(config).await,
+        Command::Keys { what } => keys::run(config, what).await,
+        Command::Dlq { what } => dlq::run(&config, what).await,
         Command::Eval { folder, data, json } => {
-            start_log(&config, "warn");
             let report = crate::eval::run(config, &folder, data).await?;
             if json {
                 print_json(&serde_json::json!(report))
@@ -232,41 +240,44 @@ async fn execute(cli: Cli) -> Result<(), String> {
     }
 }
 
-fn start_log(config: &Config, level: &str) {
-    use tracing_subscriber::EnvFilter;
-    // RUST_LOG wins, as everywhere.
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| {
-        EnvFilter::new(format!(
-            "{level},tantivy=warn,hnsw_rs=warn,llama-cpp-2=warn,actix_server=warn,async_nats=warn,deadpool=error"
-        ))
-    });
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let started = match config.log.format {
-        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).with_target(false).try_init(),
-        LogFormat::Json => log.json().try_init(),
-    };
-    if let Err(error) = started {
-        eprintln!("answerd: no log: {error}");
-    }
-}
+/// How long the ends of answers that are cut short may take to their readers.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
-async fn serve(config: Config) -> Result<(), String> {
+async fn serve(config: Config, path: Option<PathBuf>, level: LogLevel) -> Result<(), String> {
     let bind = config.server.bind;
     allow_many_connections();
+    // Without somebody who hears it, it ends the process.
+    let hangup = signal(SignalKind::hangup()).map_err(|error| format!("signals cannot be heard: {error}"))?;
     // First of all: a port in use is found before minutes of work.
     let listener = TcpListener::bind(bind).map_err(|error| {
         format!("cannot listen on {bind}: {error}. Stop what uses the port, or choose another in [server] bind.")
     })?;
     let address = listener.local_addr().map_err(|error| error.to_string())?;
     tracing::info!(%address, "starting");
+    let not_served = |error: std::io::Error| format!("cannot serve on {address}: {error}");
+    let startup = Arc::<Startup>::default();
+    let meanwhile = listener.try_clone().and_then(|listener| serve_the_start(Arc::clone(&startup), listener));
+    let meanwhile = meanwhile.map_err(not_served)?;
+    let no_more = meanwhile.handle();
+    actix_rt::spawn(meanwhile);
     let address_file = config.data.dir.join("address");
-    let app = App::start(config, Parts { folders: true, chat: true }).await?;
+    let in_force = parking_lot::Mutex::new(config.log.level.clone());
+    let live = Live::new(config, path);
+    live.on_change(move |config| {
+        let mut in_force = in_force.lock();
+        if *in_force != config.log.level {
+            level.set(&config.log.level);
+            config.log.level.clone_into(&mut in_force);
+        }
+    });
+    let app = App::start_with(live, Parts { folders: true, chat: true }, startup).await?;
     // Where to find this one, for those who let the system choose the port.
     std::fs::write(&address_file, address.to_string())
         .map_err(|error| format!("cannot write {}: {error}", address_file.display()))?;
-    let server = crate::web::serve(std::sync::Arc::clone(&app), listener)
-        .map_err(|error| format!("cannot serve on {address}: {error}"))?;
-    let announcing = std::sync::Arc::clone(&app);
+    let server = crate::web::serve(Arc::clone(&app), listener).map_err(not_served)?;
+    // Both listen now; who is being answered by the first one is answered.
+    actix_rt::spawn(no_more.stop(true));
+    let announcing = Arc::clone(&app);
     let handle = server.handle();
     let (failed, why) = tokio::sync::oneshot::channel();
     actix_rt::spawn(async move {
@@ -280,18 +291,39 @@ async fn serve(config: Config) -> Result<(), String> {
         let counts = announcing.library.store.counts().await.unwrap_or_default();
         tracing::info!("ready on http://{address} with {} documents, {} passages", counts.documents, counts.chunks);
     });
-    let (handle, told) = (server.handle(), std::sync::Arc::clone(&app));
-    actix_rt::spawn(async move {
-        until_told_to_stop().await;
-        told.begin_to_stop();
-        handle.stop(true).await;
-    });
-    // Ends after SIGINT or SIGTERM, once the streams have ended or their time is up.
-    let ended = server.await.map_err(|error| format!("the HTTP server failed: {error}"));
+    actix_rt::spawn(reload_when_told(hangup, Arc::clone(&app)));
+    let handle = server.handle();
+    let ended = tokio::select! {
+        ended = server => ended.map_err(|error| format!("the HTTP server failed: {error}")),
+        () = stop_when_told(&app, handle) => Ok(()),
+    };
     tracing::info!("stopping");
     app.stop().await;
     let mut why = why;
     why.try_recv().map_or(ended, Err)
+}
+
+/// After SIGINT or SIGTERM: answers under way have `[server] shutdown_timeout_s` to end, and while they do, who asks is told
+/// to ask elsewhere. Then the server ends, which takes no more than what is left of the time; answers that are still
+/// under way are cut short, and their readers told.
+async fn stop_when_told(app: &App, server: actix_web::dev::ServerHandle) {
+    until_told_to_stop().await;
+    let (began, limit) = (Instant::now(), Duration::from_secs(app.config().server.shutdown_timeout_s));
+    tracing::info!(limit_s = limit.as_secs(), "told to stop: answers under way may end");
+    app.drain(limit).await;
+    // It ends by itself once every connection has.
+    actix_rt::spawn(server.stop(true));
+    actix_rt::time::sleep(limit.saturating_sub(began.elapsed())).await;
+    app.interrupt();
+    actix_rt::time::sleep(LAST_WORDS).await;
+}
+
+/// Reads the configuration again at each SIGHUP.
+async fn reload_when_told(mut hangup: Signal, app: Arc<App>) {
+    while hangup.recv().await.is_some() {
+        // It says in the log what came of it.
+        let _ = app.reload("signal:SIGHUP").await;
+    }
 }
 
 /// Every connection is an open file, and the system's first limit is often lower than what it allows.
@@ -305,7 +337,6 @@ pub fn allow_many_connections() {
 
 /// Waits for SIGINT or SIGTERM.
 async fn until_told_to_stop() {
-    use tokio::signal::unix::{SignalKind, signal};
     match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
         (Ok(mut interrupt), Ok(mut terminate)) => {
             tokio::select! {

@@ -107,6 +107,8 @@ pub async fn run(config: Config, what: Publish) -> Result<(), String> {
         headers.extend(
             what.visible_to.clone().map(|groups| ("ce-visibleto", utf8_percent_encode(&groups, HEADER).to_string())),
         );
+        // In the trace of whoever runs it (the variable's name is that of OpenTelemetry's tools).
+        headers.extend(std::env::var("TRACEPARENT").ok().map(|trace| ("traceparent", trace)));
         headers.extend(what.revision.map(|revision| ("ce-revision", revision.to_string())));
         headers.extend(what.media_type.clone().map(|media_type| ("content-type", media_type)));
         send(&way, &what.collection, &id, action, headers, content, &event_id)

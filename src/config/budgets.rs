@@ -1,47 +1,47 @@
 //! `[budgets]`: how much callers may ask for.
 
 use garde::Validate;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// `[budgets]`: what each caller may have by itself, and others than these for some. 0 is no limit.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, Validate)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
 #[serde(default, deny_unknown_fields)]
 pub struct BudgetsConfig {
-    /// Requests that begin something, in a minute. Default 0.
+    /// Requests that begin something, in a minute.
     #[garde(skip)]
     pub requests_per_minute: u64,
-    /// Tokens of prompts and outputs, in a minute. Default 0.
+    /// Tokens of prompts and outputs, in a minute.
     #[garde(skip)]
     pub tokens_per_minute: u64,
-    /// The same in a day, which begins at midnight UTC. Default 0.
+    /// The same in a day, which begins at midnight UTC.
     #[garde(skip)]
     pub tokens_per_day: u64,
-    /// Answers that are open at the same time. Default 0.
+    /// Answers that are open at the same time.
     #[garde(skip)]
     pub streams: u64,
-    /// The budgets of some; may be empty.
     #[garde(length(max = 1000), dive)]
     pub more: Vec<BudgetConfig>,
 }
 
-/// An entry of `[[budgets.more]]`: the budget of one caller, in place of the one that each has, or one that all callers of a
+/// `[[budgets.more]]`: the budget of one caller, in place of the one that each has, or one that all callers of a
 /// group have together, beside their own.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, Validate)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
 #[serde(default, deny_unknown_fields)]
 pub struct BudgetConfig {
-    /// `key:<id>`, `user:<subject>` or `group:<name>`. Has no default.
+    /// `key:<id>`, `user:<subject>`, `group:<name>`, or `ip:<address>`.
     #[garde(custom(a_caller))]
     pub who: String,
-    /// See [`BudgetsConfig::requests_per_minute`].
+    /// As `[budgets] requests_per_minute`.
     #[garde(skip)]
     pub requests_per_minute: u64,
-    /// See [`BudgetsConfig::tokens_per_minute`].
+    /// As `[budgets] tokens_per_minute`.
     #[garde(skip)]
     pub tokens_per_minute: u64,
-    /// See [`BudgetsConfig::tokens_per_day`].
+    /// As `[budgets] tokens_per_day`.
     #[garde(skip)]
     pub tokens_per_day: u64,
-    /// See [`BudgetsConfig::streams`].
+    /// As `[budgets] streams`.
     #[garde(skip)]
     pub streams: u64,
 }

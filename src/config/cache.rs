@@ -3,25 +3,26 @@
 use std::path::PathBuf;
 
 use garde::Validate;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::settings::MIB;
 
 /// `[cache]`: what is kept of questions and answers.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
 #[serde(default, deny_unknown_fields)]
 pub struct CacheConfig {
-    /// Keep answers, and generate what several ask at once only once. Default true.
+    /// Keep answers, and generate what several ask at once only once.
     #[garde(skip)]
     pub enabled: bool,
-    /// Memory of what is kept in this process, in bytes. Default 64 MiB.
+    /// Memory of what is kept in this process, in bytes.
     #[garde(range(min = MIB, max = 1024 * 1024 * MIB))]
     pub memory_bytes: usize,
-    /// How long something is kept at most, in seconds. Default 86,400: a day.
+    /// How long something is kept at most, in seconds.
     #[garde(range(min = 1, max = 31_536_000))]
     pub ttl_s: u64,
     /// Two questions that ask the same in almost the same words have one answer from this cosine similarity on; 1 asks for
-    /// the same words. Default 0.90.
+    /// the same words.
     #[garde(range(min = 0.5, max = 1.0))]
     pub near_similarity: f32,
 }
@@ -33,17 +34,17 @@ impl Default for CacheConfig {
 }
 
 /// `[redis]`: what replicas share of answers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Validate)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
 #[serde(default, deny_unknown_fields)]
 pub struct RedisConfig {
     /// Its address: `redis://user:password@host:port/database`, `rediss://` with TLS; of a cluster some of its nodes, with
-    /// commas between them. Empty: there is none. Default empty.
+    /// commas between them. Empty: there is none.
     #[garde(custom(redis_url))]
     pub url: String,
-    /// What the names of all keys begin with. Default `answerd`.
+    /// What the names of all keys begin with.
     #[garde(length(min = 1, max = 64))]
     pub prefix: String,
-    /// Time for one command, in milliseconds. Default 250.
+    /// Time for one command, in milliseconds.
     #[garde(range(min = 1, max = 60_000))]
     pub timeout_ms: u64,
     /// The certificate of the authority that signed the server's (PEM); without it, those of the system count.

@@ -3,68 +3,69 @@
 use std::path::PathBuf;
 
 use garde::Validate;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::settings::MIB;
 
 /// `[nats]`: document events from NATS JetStream.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Validate)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
 #[serde(default, deny_unknown_fields)]
 pub struct NatsConfig {
     /// Addresses of the servers, with commas between them, such as `nats://nats:4222` or `tls://...`; empty: no events
-    /// by NATS. Default empty.
+    /// by NATS.
     #[garde(length(max = 4096))]
     pub servers: String,
-    /// The stream that holds the events. Default `DOCUMENTS`.
+    /// The stream that holds the events.
     #[garde(custom(nats_name))]
     pub stream: String,
-    /// The subjects it takes. Default `documents.>`.
+    /// The subjects it takes.
     #[garde(custom(nats_subject))]
     pub subject: String,
-    /// The durable consumer. It belongs to one data folder. Default `answerd`.
+    /// The durable consumer. It belongs to one data folder.
     #[garde(custom(nats_name))]
     pub consumer: String,
-    /// The stream of the events that were given up; they come on `answerd.dlq.<collection>`. Default `ANSWERD_DLQ`.
+    /// The stream of the events that were given up; they come on `answerd.dlq.<collection>`.
     #[garde(custom(nats_name))]
     pub dead_letters: String,
-    /// Make the streams and the consumer where they are missing; otherwise they must be there. Default true.
+    /// Make the streams and the consumer where they are missing; otherwise they must be there.
     #[garde(skip)]
     pub create: bool,
-    /// Events worked on at once. Default 64.
+    /// Events worked on at once.
     #[garde(range(min = 1, max = 10_000))]
     pub max_in_flight: usize,
-    /// Bytes of the events worked on at once; no more are pulled from there on. Default 64 MiB.
+    /// Bytes of the events worked on at once; no more are pulled from there on.
     #[garde(range(min = MIB, max = 65_536 * MIB))]
     pub max_in_flight_bytes: usize,
     /// An event that was not acknowledged for so long, in seconds, is delivered again; work on one is announced three
-    /// times as often. Default 30.
+    /// times as often.
     #[garde(range(min = 2, max = 3600))]
     pub ack_wait_s: u64,
-    /// User, with `password`. Default none.
+    /// User, with `password`.
     #[garde(skip)]
     pub user: String,
-    /// Password of the user; better given by the environment. Default none.
+    /// Password of the user; better given by the environment.
     #[garde(skip)]
     pub password: String,
-    /// Token, instead of a user; better given by the environment. Default none.
+    /// Token, instead of a user; better given by the environment.
     #[garde(skip)]
     pub token: String,
-    /// File with an nkey seed. Default none.
+    /// File with an nkey seed.
     #[garde(skip)]
     pub nkey_file: PathBuf,
-    /// File with credentials (JWT and seed, `.creds`). Default none.
+    /// File with credentials (JWT and seed, `.creds`).
     #[garde(skip)]
     pub credentials_file: PathBuf,
-    /// File with the certificate of the authority that signed the servers' (PEM). Default: those of the system.
+    /// File with the certificate of the authority that signed the servers' (PEM); without it, those of the system count.
     #[garde(skip)]
     pub tls_ca_file: PathBuf,
-    /// File with this client's certificate (PEM), where the servers ask for one. Default none.
+    /// File with this client's certificate (PEM), where the servers ask for one.
     #[garde(skip)]
     pub tls_certificate_file: PathBuf,
-    /// File with its key (PEM). Default none.
+    /// File with its key (PEM).
     #[garde(skip)]
     pub tls_key_file: PathBuf,
-    /// Refuse servers without TLS. Default false.
+    /// Refuse servers without TLS.
     #[garde(skip)]
     pub tls_required: bool,
 }
@@ -106,23 +107,23 @@ impl Default for NatsConfig {
 
 /// `[fetch]`: the content of documents that is not in their events, but at an HTTP(S) address of the service that owns
 /// them (`dataref`).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Validate)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
 #[serde(default, deny_unknown_fields)]
 pub struct FetchConfig {
     /// Hosts that may be called, with commas between them, such as `wiki.example.com, *.files.example.com, box:8443`;
-    /// an entry without a port means 80 for http and 443 for https. Default empty: none.
+    /// an entry without a port means 80 for http and 443 for https. None: no address is followed.
     #[garde(length(max = 16_384), custom(host_list))]
     pub hosts: String,
-    /// Call these hosts also where they stand for addresses of this machine or of a private network. Default false.
+    /// Call these hosts also where they stand for addresses of this machine or of a private network.
     #[garde(skip)]
     pub allow_private: bool,
-    /// Time for one document, in seconds; then it is tried again. Default 30.
+    /// Time for one document, in seconds; then it is tried again.
     #[garde(range(min = 1, max = 3600))]
     pub timeout_s: u64,
-    /// Documents fetched from one host at once. Default 8.
+    /// Documents fetched from one host at once.
     #[garde(range(min = 1, max = 10_000))]
     pub concurrency: usize,
-    /// File with certificates of authorities to trust beside those of the system (PEM). Default none.
+    /// File with certificates of authorities to trust beside those of the system (PEM).
     #[garde(skip)]
     pub tls_ca_file: PathBuf,
 }

@@ -3,56 +3,56 @@
 use std::path::PathBuf;
 
 use garde::Validate;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// `[identity]`: who may call.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, Validate)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
 #[serde(default, deny_unknown_fields)]
 pub struct IdentityConfig {
     /// Whether a caller must say who it is, with an API key (`answerd keys`) or a token of `[identity.jwt]`. Without it
-    /// everybody may do everything, and a `[server] bind` that others can reach is refused. Default false.
+    /// everybody may do everything, and a `[server] bind` that others can reach is refused.
     #[garde(skip)]
     pub enabled: bool,
-    /// Serve others without identity all the same: something in front tells who they are. Default false.
+    /// Serve others without identity all the same: something in front tells who they are.
     #[garde(skip)]
     pub allow_anonymous: bool,
-    /// Tokens of an identity provider.
     #[garde(dive)]
     pub jwt: JwtConfig,
 }
 
 /// `[identity.jwt]`: JSON Web Tokens of an identity provider.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Validate)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
 #[serde(default, deny_unknown_fields)]
 pub struct JwtConfig {
-    /// Who issues them, exactly as `iss` says; without it no tokens are taken. Default empty.
+    /// Who issues them, exactly as `iss` says; without it no tokens are taken.
     #[garde(custom(provider_url))]
     pub issuer: String,
-    /// For whom they must be (`aud`). Default `answerd`.
+    /// For whom they must be (`aud`).
     #[garde(length(min = 1, max = 256))]
     pub audience: String,
     /// Where the issuer publishes its keys (JWKS); by default where its `/.well-known/openid-configuration` says.
     #[garde(custom(provider_url))]
     pub jwks_url: String,
-    /// How often the keys are read, in seconds; a key that is not among them is looked for at once. Default 300.
+    /// How often the keys are read, in seconds; a key that is not among them is looked for at once.
     #[garde(range(min = 10, max = 86_400))]
     pub refresh_s: u64,
-    /// The claim with the groups of the bearer, a list or a text with spaces; dots lead into objects. Default `groups`.
+    /// The claim with the groups of the bearer, a list or a text with spaces; dots lead into objects.
     #[garde(length(min = 1, max = 256))]
     pub groups_claim: String,
-    /// Groups that may ask, search and read; `*` is everybody with a token. Default `["*"]`.
+    /// Groups that may ask, search and read; `*` is everybody with a token.
     #[garde(length(max = 100))]
     pub ask: Vec<String>,
-    /// Groups that may put and delete documents. Default none.
+    /// Groups that may put and delete documents.
     #[garde(length(max = 100))]
     pub write: Vec<String>,
-    /// Groups that may administer. Default none.
+    /// Groups that may administer.
     #[garde(length(max = 100))]
     pub admin: Vec<String>,
-    /// Groups that may read `/metrics`; those that may administer may, too. Default none.
+    /// Groups that may read `/metrics`; those that may administer may, too.
     #[garde(length(max = 100))]
     pub metrics: Vec<String>,
-    /// Groups that see every document. Default none.
+    /// Groups that see every document.
     #[garde(length(max = 100))]
     pub sees_all: Vec<String>,
     /// The certificate of the authority that signed the provider's (PEM), beside those of the system.

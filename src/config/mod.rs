@@ -4,15 +4,17 @@
 //! `settings` holds the sections and the range of each value, `events` those of `[nats]` and `[fetch]`, `models` those of
 //! `[models]`, `store` those of `[store]` and `[postgres]`, `cache` those of `[cache]` and `[redis]`, `identity` those of `[identity]`, `budgets`
 //! those of `[budgets]`; `read` finds what is no
-//! setting at all, `shown` hides what is secret; this file checks what lies between settings. Called once, by the command line. It never warns and goes
-//! on, and opens nothing that a setting names.
+//! setting at all, `shown` hides what is secret, `live` holds what is in force and reads it again, [`reference`] describes all of it; this file checks
+//! what lies between settings. It never warns and goes on, and opens nothing that a setting names, but for the files that hold the values of variables.
 
 mod budgets;
 mod cache;
 mod events;
 mod identity;
+mod live;
 mod models;
 mod read;
+pub mod reference;
 mod settings;
 mod shown;
 mod store;
@@ -27,6 +29,7 @@ pub use self::budgets::{BudgetConfig, BudgetsConfig};
 pub use self::cache::{CacheConfig, RedisConfig};
 pub use self::events::{FetchConfig, NatsConfig};
 pub use self::identity::{IdentityConfig, JwtConfig};
+pub use self::live::{Change, Live, is_reloadable, reloadable};
 pub use self::models::{ChatModelConfig, Engine, ModelsConfig, UpstreamConfig};
 use self::read::{Merged, Reader};
 pub use self::settings::*;
@@ -34,6 +37,8 @@ pub use self::store::{PostgresConfig, QdrantConfig, StoreConfig, StoreEngine};
 
 /// Environment variables that begin so are settings: `ANSWERD__SEARCH__LIMIT_MAX=50`.
 pub const VARIABLE_PREFIX: &str = "ANSWERD__";
+/// Those that end so name a file that holds the value, for secrets: `ANSWERD__REDIS__URL__FILE=/run/secrets/redis_url`.
+pub const FILE_SUFFIX: &str = "__FILE";
 
 /// Where a value comes from.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -100,13 +105,12 @@ impl Config {
     /// # Errors
     /// Every mistake in the file and in the variables.
     pub fn load(path: Option<&Path>) -> Result<Self, ConfigErrors> {
-        let lossy = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
-        Self::load_with(path, std::env::vars_os().map(|(name, value)| (lossy(name), lossy(value))))
+        Self::load_with(path, environment())
     }
 
     /// Settings: the defaults, over them the file at `path`, over it those of `variables` that begin with
     /// [`VARIABLE_PREFIX`], such as `ANSWERD__MODELS__CHAT__SLOTS=4`. A text is given as it is, a list as a
-    /// TOML array.
+    /// TOML array. One that ends with [`FILE_SUFFIX`] names a file with the value; line ends at its end do not count.
     ///
     /// Relative paths, those of the defaults and variables too, are relative to the folder of the file, or to
     /// the working directory without a file; `~/` is the home folder. All paths of the result are absolute.
@@ -117,6 +121,14 @@ impl Config {
         path: Option<&Path>,
         variables: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, ConfigErrors> {
+        Self::read(path, variables).map(|(config, _)| config)
+    }
+
+    /// See [`Config::load_with`]; with where each setting comes from.
+    fn read(
+        path: Option<&Path>,
+        variables: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<(Self, Merged), ConfigErrors> {
         let mut reader = Reader::new();
         if let Some(path) = path {
             let text = std::fs::read_to_string(path).map_err(|error| {
@@ -133,7 +145,18 @@ impl Config {
             variables.into_iter().filter(|(name, _)| name.starts_with(VARIABLE_PREFIX)).collect();
         variables.sort();
         for (name, value) in &variables {
-            reader.variable(name, value);
+            let Some(setting) = name.strip_suffix(FILE_SUFFIX) else {
+                reader.variable(name, value);
+                continue;
+            };
+            if variables.iter().any(|(other, _)| other == setting) {
+                reader.refuse(name, format!("{setting} is given, too: give one of them"));
+                continue;
+            }
+            match std::fs::read_to_string(value) {
+                Ok(text) => reader.variable(setting, text.trim_end_matches(['\r', '\n'])),
+                Err(error) => reader.refuse(name, format!("the file {value} cannot be read: {error}")),
+            }
         }
         let (config, merged, mut errors) = reader.finish();
         let checked = config.map(|mut config| {
@@ -148,7 +171,7 @@ impl Config {
         errors.retain(|error| error.path.is_empty() || !broken.contains(&error.origin));
         errors.sort_by(|a, b| (&a.origin, &a.path).cmp(&(&b.origin, &b.path)));
         match checked {
-            Some(config) if errors.is_empty() => Ok(config),
+            Some(config) if errors.is_empty() => Ok((config, merged)),
             _ => Err(ConfigErrors(errors)),
         }
     }
@@ -376,6 +399,12 @@ impl Config {
         }
         errors
     }
+}
+
+/// This process's environment.
+fn environment() -> impl Iterator<Item = (String, String)> {
+    let lossy = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
+    std::env::vars_os().map(move |(name, value)| (lossy(name), lossy(value)))
 }
 
 fn resolved(path: &Path, base: &Path) -> Result<PathBuf, String> {

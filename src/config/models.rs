@@ -3,19 +3,18 @@
 use std::path::PathBuf;
 
 use garde::Validate;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// `[models]`: the language models.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, Validate)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema, Validate)]
 #[serde(default, deny_unknown_fields)]
 pub struct ModelsConfig {
-    /// The model that answers from the documents.
+    /// `[models.chat]`: the model that answers from the documents.
     #[garde(dive)]
     pub chat: ChatModelConfig,
-    /// Further models, which programs can ask for by name.
     #[garde(length(max = 64), dive)]
     pub more: Vec<ChatModelConfig>,
-    /// Servers that speak OpenAI's protocol, for models of the engine `openai`.
     #[garde(length(max = 256), dive)]
     pub upstreams: Vec<UpstreamConfig>,
 }
@@ -28,7 +27,7 @@ impl ModelsConfig {
 }
 
 /// What runs a model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Engine {
     /// llama.cpp in this process: GGUF files; the fast one on a processor.
@@ -52,54 +51,52 @@ impl Engine {
     }
 }
 
-/// `[models.chat]` and `[[models.more]]`: a language model.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Validate)]
+/// `[[models.more]]`: a further model, which programs can ask for by name. The keys are those of `[models.chat]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
 #[serde(default, deny_unknown_fields)]
 pub struct ChatModelConfig {
-    /// What runs it. Default `llama_cpp`.
+    /// What runs it.
     #[garde(skip)]
     pub engine: Engine,
     /// The GGUF file, or for the engine `mistralrs` also a folder of safetensors. For `openai` a `tokenizer.json` of the
-    /// model, to count its tokens with; without one they are estimated. Default
-    /// `~/.cache/answerd/models/SmolLM2-135M-Instruct.Q4_1.gguf`.
+    /// model, to count its tokens with; without one they are estimated.
     #[garde(skip)]
     pub path: PathBuf,
-    /// A model of the Hugging Face hub, such as `Qwen/Qwen3-4B`, instead of `path`, for the engine `mistralrs`. Default
-    /// none.
+    /// A model of the Hugging Face hub, such as `Qwen/Qwen3-4B`, instead of `path`, for the engine `mistralrs`.
     #[garde(skip)]
     pub hub_id: String,
-    /// Name of the model in requests, responses and figures. Default `smollm2-135m-instruct`.
+    /// Name of the model in requests, responses and figures.
     #[garde(custom(model_name))]
     pub name: String,
-    /// Engines, each with its own slots; those in this process load the model once each. Default 1.
+    /// Engines, each with its own slots; those in this process load the model once each.
     #[garde(range(min = 1, max = 64))]
     pub workers: usize,
-    /// Sequences generated at once by a worker. Default 8.
+    /// Sequences generated at once by a worker.
     #[garde(range(min = 1, max = 100_000))]
     pub slots: usize,
-    /// Tokens of one sequence, prompt and output together. Default 2,048.
+    /// Tokens of one sequence, prompt and output together.
     #[garde(range(min = 512, max = 1 << 24))]
     pub context: usize,
-    /// Tokens computed in one step, over all sequences; at least one a slot. Default 512.
+    /// Tokens computed in one step, over all sequences; at least one a slot.
     #[garde(range(min = 16, max = 65_536))]
     pub batch_tokens: usize,
     /// llama.cpp's fused attention: prompts are read a tenth sooner and answers written a tenth slower, with sums in half
-    /// precision, which cost a small model some of its right answers. Default false.
+    /// precision, which cost a small model some of its right answers.
     #[garde(skip)]
     pub flash_attention: bool,
-    /// Threads that compute; 0 is one a core. Default 0.
+    /// Threads that compute; 0 is one a core.
     #[garde(range(max = 1024))]
     pub threads: usize,
-    /// Requests that may wait for a slot; more are refused. Default 64.
+    /// Requests that may wait for a slot; more are refused.
     #[garde(range(min = 1, max = 100_000))]
     pub queue: usize,
-    /// Tokens of the prompts of those that may wait. Default 100,000.
-    #[garde(range(min = 1, max = 1 << 32))]
+    /// Tokens of the prompts of those that may wait.
+    #[garde(range(min = 1, max = 1usize << 32))]
     pub queue_tokens: usize,
-    /// A request is refused that could expect its first token later than this, in seconds. Default 30.
+    /// A request is refused that could expect its first token later than this, in seconds.
     #[garde(range(min = 1, max = 3600))]
     pub first_token_s: u64,
-    /// A worker is replaced whose engine takes longer than this for one step, in seconds. Default 60.
+    /// A worker is replaced whose engine takes longer than this for one step, in seconds.
     #[garde(range(min = 1, max = 3600))]
     pub stall_s: u64,
 }
@@ -126,7 +123,7 @@ impl Default for ChatModelConfig {
 }
 
 /// `[[models.upstreams]]`: a server that speaks OpenAI's protocol. The upstreams of one model are tried in their order.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Validate)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
 #[serde(default, deny_unknown_fields)]
 pub struct UpstreamConfig {
     /// The model it serves: a `name` of `[models.chat]`, `[[models.more]]` or `[embedding]`.
@@ -135,22 +132,22 @@ pub struct UpstreamConfig {
     /// Its address up to where `/chat/completions` follows, such as `https://api.openai.com/v1`.
     #[garde(custom(address))]
     pub url: String,
-    /// The model's name there. Default: the one here.
+    /// The model's name there; without it, the one here.
     #[garde(skip)]
     pub model: String,
-    /// The environment variable that holds the key. Default none.
+    /// The environment variable that holds the key.
     #[garde(skip)]
     pub api_key_env: String,
-    /// The file that holds the key; read again for each request, so that a key can be changed. Default none.
+    /// The file that holds the key; read again for each request, so that a key can be changed.
     #[garde(skip)]
     pub api_key_file: PathBuf,
-    /// Time to connect, in milliseconds. Default 3,000.
+    /// Time to connect, in milliseconds.
     #[garde(range(min = 10, max = 600_000))]
     pub connect_timeout_ms: u64,
-    /// Time until the first token, in milliseconds; then the next upstream is tried. Default 30,000.
+    /// Time until the first token, in milliseconds; then the next upstream is tried.
     #[garde(range(min = 10, max = 3_600_000))]
     pub first_token_timeout_ms: u64,
-    /// Time between tokens, in milliseconds; then the answer fails. Default 30,000.
+    /// Time between tokens, in milliseconds; then the answer fails.
     #[garde(range(min = 10, max = 3_600_000))]
     pub idle_timeout_ms: u64,
 }

@@ -35,15 +35,7 @@ enum Step {
 
 impl Reader {
     pub(super) fn new() -> Self {
-        let defaults = Config::default();
-        let merged = as_value(&defaults);
-        let models = ModelsConfig {
-            more: vec![ChatModelConfig::default()],
-            upstreams: vec![UpstreamConfig::default()],
-            ..ModelsConfig::default()
-        };
-        let budgets = BudgetsConfig { more: vec![BudgetConfig::default()], ..BudgetsConfig::default() };
-        let schema = as_value(&Config { folders: vec![FolderConfig::default()], models, budgets, ..defaults });
+        let (schema, merged) = (as_value(&with_examples()), as_value(&Config::default()));
         Self { schema, merged, origins: BTreeMap::new(), errors: Vec::new() }
     }
 
@@ -101,6 +93,11 @@ impl Reader {
         if let Some(value) = self.walk(&mut path, &schema, given, &|_| origin.clone()) {
             set(&mut self.merged, &path, value);
         }
+    }
+
+    /// Notes why an environment variable gives no value.
+    pub(super) fn refuse(&mut self, name: &str, message: String) {
+        self.error(String::new(), message, Origin::Environment(name.to_owned()));
     }
 
     /// The settings, where a mistake left the default in its place, and the mistakes so far.
@@ -259,6 +256,17 @@ fn origin_of(origins: &BTreeMap<String, Origin>, path: &str) -> Origin {
             None => return Origin::Default,
         }
     }
+}
+
+/// The defaults, with one entry in every array of tables: all keys there are.
+pub(super) fn with_examples() -> Config {
+    let models = ModelsConfig {
+        more: vec![ChatModelConfig::default()],
+        upstreams: vec![UpstreamConfig::default()],
+        ..ModelsConfig::default()
+    };
+    let budgets = BudgetsConfig { more: vec![BudgetConfig::default()], ..BudgetsConfig::default() };
+    Config { folders: vec![FolderConfig::default()], models, budgets, ..Config::default() }
 }
 
 fn as_value(config: &Config) -> Value {

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use garde::Validate;
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::models;
@@ -27,73 +28,54 @@ pub const HEADING_TOKENS: usize = 56;
 /// Tokens of a prompt that its template, its instructions and the labels of its passages may take.
 pub const PROMPT_OVERHEAD_TOKENS: usize = 200;
 
-/// All settings of the service.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate)]
+/// All settings of the service. Each section says itself what it is for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The HTTP server.
     #[garde(dive)]
     pub server: ServerConfig,
-    /// Who may call.
     #[garde(dive)]
     pub identity: IdentityConfig,
-    /// How much callers may ask for.
     #[garde(dive)]
     pub budgets: BudgetsConfig,
-    /// Where the state is kept.
     #[garde(dive)]
     pub data: DataConfig,
-    /// What keeps and finds the documents.
     #[garde(dive)]
     pub store: StoreConfig,
-    /// A Postgres with pgvector.
     #[garde(dive)]
     pub postgres: PostgresConfig,
-    /// A Qdrant server or cluster.
     #[garde(dive)]
     pub qdrant: QdrantConfig,
-    /// The watched folders; may be empty.
     #[garde(length(max = 256), dive)]
     pub folders: Vec<FolderConfig>,
-    /// The write path's limits.
     #[garde(dive)]
     pub ingest: IngestConfig,
-    /// Events from NATS JetStream.
     #[garde(dive)]
     pub nats: NatsConfig,
-    /// Content that is not in its event but at an HTTP(S) address.
     #[garde(dive)]
     pub fetch: FetchConfig,
-    /// How documents are cut.
     #[garde(dive)]
     pub chunking: ChunkingConfig,
-    /// The embedding model.
     #[garde(dive)]
     pub embedding: EmbeddingConfig,
-    /// The lexical and the vector index.
     #[garde(dive)]
     pub index: IndexConfig,
-    /// Searches.
     #[garde(dive)]
     pub search: SearchConfig,
-    /// The language models.
     #[garde(dive)]
     pub models: ModelsConfig,
-    /// Answers.
     #[garde(dive)]
     pub answer: AnswerConfig,
-    /// What is kept of questions and answers.
     #[garde(dive)]
     pub cache: CacheConfig,
-    /// What replicas share of answers.
     #[garde(dive)]
     pub redis: RedisConfig,
-    /// Restarts of actors.
     #[garde(dive)]
     pub actors: ActorsConfig,
-    /// What the process logs.
     #[garde(dive)]
     pub log: LogConfig,
+    #[garde(dive)]
+    pub traces: TracesConfig,
 }
 
 impl Default for Config {
@@ -124,41 +106,48 @@ impl Default for Config {
             redis: RedisConfig::default(),
             actors: ActorsConfig::default(),
             log: LogConfig::default(),
+            traces: TracesConfig::default(),
         }
     }
 }
 
 /// `[server]`: the HTTP server.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Validate)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
 #[serde(default, deny_unknown_fields)]
 pub struct ServerConfig {
-    /// Address and port to listen on; port 0 takes a free one. Default 127.0.0.1:8080.
+    /// Address and port to listen on; port 0 takes a free one.
     #[garde(skip)]
     #[serde(deserialize_with = "socket_address")]
     pub bind: SocketAddr,
-    /// Threads that serve HTTP. Default 2.
+    /// Threads that serve HTTP.
     #[garde(range(min = 1, max = 1024))]
     pub workers: usize,
-    /// Connections open at once, over all workers. Default 8192.
+    /// Connections open at once, over all workers.
     #[garde(range(min = 1, max = 1_000_000))]
     pub max_connections: usize,
     /// Largest JSON body of a request, in bytes; a document's own limit is `[ingest] max_document_bytes`.
-    /// Default 1 MiB.
     #[garde(range(min = 1024, max = 1024 * MIB))]
     pub max_json_bytes: usize,
-    /// Time a client has to send the head of a request, in milliseconds. Default 5,000.
+    /// Largest head of a request, in bytes.
+    #[garde(range(min = 1024, max = 131_072))]
+    pub max_header_bytes: usize,
+    /// Other sites whose pages may call from a browser, as `https://intranet.example.com`; each is one that the keys of its
+    /// users are safe with.
+    #[garde(custom(origins))]
+    pub allowed_origins: Vec<String>,
+    /// Time a client has to send the head of a request, in milliseconds.
     #[garde(range(min = 100, max = 600_000))]
     pub request_timeout_ms: u64,
-    /// Time for the body of a request, in seconds. Default 60.
+    /// Time for the body of a request, in seconds.
     #[garde(range(min = 1, max = 86_400))]
     pub body_timeout_s: u64,
-    /// A client that takes nothing of its response for so many seconds is disconnected. Default 60.
+    /// A client that takes nothing of its response for so many seconds is disconnected.
     #[garde(range(min = 1, max = 86_400))]
     pub write_timeout_s: u64,
-    /// An SSE comment goes out after so many seconds without an event. Default 15.
+    /// An SSE comment goes out after so many seconds without an event.
     #[garde(range(min = 1, max = 3600))]
     pub keep_alive_s: u64,
-    /// Time that running requests have to end after a signal, in seconds. Default 20.
+    /// Time that running requests have to end after a signal, in seconds.
     #[garde(range(max = 3600))]
     pub shutdown_timeout_s: u64,
 }
@@ -170,6 +159,8 @@ impl Default for ServerConfig {
             workers: 2,
             max_connections: 8192,
             max_json_bytes: MIB,
+            max_header_bytes: 32 << 10,
+            allowed_origins: Vec::new(),
             request_timeout_ms: 5000,
             body_timeout_s: 60,
             write_timeout_s: 60,
@@ -180,11 +171,10 @@ impl Default for ServerConfig {
 }
 
 /// `[data]`: where the state is kept.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Validate)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
 #[serde(default, deny_unknown_fields)]
 pub struct DataConfig {
     /// Folder of the state: `catalog.sqlite`, `lexical/`, `vectors/`. Made where it is missing.
-    /// Default `data/state`.
     #[garde(custom(given))]
     pub dir: PathBuf,
 }
@@ -195,24 +185,24 @@ impl Default for DataConfig {
     }
 }
 
-/// One entry of `[[folders]]`: a folder whose files are kept in the index as they change.
+/// `[[folders]]`: a folder whose files are kept in the index as they change.
 /// The id of a file's document is `prefix` and its path below the folder.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Validate)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
 #[serde(default, deny_unknown_fields)]
 pub struct FolderConfig {
-    /// The folder. Has no default.
+    /// The folder.
     #[garde(custom(given))]
     pub path: PathBuf,
-    /// Collection its documents belong to. Has no default.
+    /// Collection its documents belong to.
     #[garde(custom(collection_name))]
     pub collection: String,
-    /// Put before the relative path to make the document's id. Default empty.
+    /// Put before the relative path to make the document's id.
     #[garde(length(max = 128), custom(id_prefix))]
     pub prefix: String,
-    /// The groups that may see its documents; with none of them, everybody may. Default empty.
+    /// The groups that may see its documents; with none of them, everybody may.
     #[garde(length(max = 100), custom(group_names))]
     pub visible_to: Vec<String>,
-    /// A file is read once nothing has changed it for so many milliseconds. Default 300.
+    /// A file is read once nothing has changed it for so many milliseconds.
     #[garde(range(min = 10, max = 60_000))]
     pub debounce_ms: u64,
 }
@@ -230,42 +220,42 @@ impl Default for FolderConfig {
 }
 
 /// `[ingest]`: limits of the write path.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Validate)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
 #[serde(default, deny_unknown_fields)]
 pub struct IngestConfig {
-    /// Largest document, in bytes as it comes. Default 16 MiB.
+    /// Largest document, in bytes as it comes.
     #[garde(range(min = 1, max = 1024 * MIB))]
     pub max_document_bytes: usize,
-    /// Largest text of a document once parsed, in bytes. Default 8 MiB.
+    /// Largest text of a document once parsed, in bytes.
     #[garde(range(min = 1, max = 1024 * MIB))]
     pub max_text_bytes: usize,
-    /// Deepest nesting of elements that a parser follows. Default 256.
+    /// Deepest nesting of elements that a parser follows.
     #[garde(range(min = 1, max = 1024))]
     pub max_nesting: usize,
     /// Most pages or slides of a document; the time to read a PDF grows with their square, and 5,000 stay within
-    /// `parse_cpu_s`. Default 5,000.
+    /// `parse_cpu_s`.
     #[garde(range(min = 1, max = 1_000_000))]
     pub max_pages: usize,
-    /// Most bytes that a document which is an archive (DOCX, PPTX, XLSX, ODT, EPUB) may unpack to. Default 256 MiB.
+    /// Most bytes that a document which is an archive (DOCX, PPTX, XLSX, ODT, EPUB) may unpack to.
     #[garde(range(min = 1, max = 64 * 1024 * MIB as u64))]
     pub max_unpacked_bytes: u64,
     /// Processor time that a process which parses one document (PDF, office documents, books, RTF, e-mail) may use,
-    /// in seconds. Default 60.
+    /// in seconds.
     #[garde(range(min = 1, max = 86_400))]
     pub parse_cpu_s: u64,
-    /// Memory that such a process may use, in bytes. Default 1 GiB.
+    /// Memory that such a process may use, in bytes.
     #[garde(range(min = 128 * MIB as u64, max = 1024 * 1024 * MIB as u64))]
     pub parse_memory_bytes: u64,
-    /// Operations accepted but not yet visible to searches; more are refused. Default 10,000.
+    /// Operations accepted but not yet visible to searches; more are refused.
     #[garde(range(min = 1, max = 10_000_000))]
     pub max_pending: usize,
-    /// Documents worked on at once. Default 2.
+    /// Documents worked on at once.
     #[garde(range(min = 1, max = 256))]
     pub workers: usize,
-    /// Tries of a document that makes a worker panic before it is given up. Default 5.
+    /// Tries of a document that makes a worker panic before it is given up.
     #[garde(range(min = 1, max = 100))]
     pub max_attempts: u32,
-    /// An upload that waits until its document is visible (`?wait=`) waits at most so long, in seconds. Default 30.
+    /// An upload that waits until its document is visible (`?wait=`) waits at most so long, in seconds.
     #[garde(range(min = 1, max = 3600))]
     pub max_wait_s: u64,
 }
@@ -289,14 +279,14 @@ impl Default for IngestConfig {
 }
 
 /// `[chunking]`: how documents are cut into passages.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Validate)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
 #[serde(default, deny_unknown_fields)]
 pub struct ChunkingConfig {
-    /// Tokens of a chunk's own text, by the embedding model's tokenizer. Default 200, which is also the most:
-    /// the model sees 256 tokens, and [`HEADING_TOKENS`] of them are kept for the headings.
+    /// Tokens of a chunk's own text, by the embedding model's tokenizer: the model sees 256 tokens,
+    /// and the title and the headings above the chunk take up to 56 of them.
     #[garde(range(min = 16, max = 256 - HEADING_TOKENS))]
     pub max_tokens: usize,
-    /// Tokens that a chunk repeats from the end of the one before; less than half of `max_tokens`. Default 30.
+    /// Tokens that a chunk repeats from the end of the one before; less than half of `max_tokens`.
     #[garde(skip)]
     pub overlap_tokens: usize,
 }
@@ -308,30 +298,29 @@ impl Default for ChunkingConfig {
 }
 
 /// `[embedding]`: the embedding model.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Validate)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
 #[serde(default, deny_unknown_fields)]
 pub struct EmbeddingConfig {
-    /// What computes vectors. Default `minilm`.
+    /// What computes vectors.
     #[garde(skip)]
     pub engine: EmbeddingEngine,
-    /// The name of the model in requests. Default `all-MiniLM-L6-v2`.
+    /// The name of the model in requests.
     #[garde(custom(models::model_name))]
     pub name: String,
-    /// Numbers of a vector of the engine `openai`; changing it makes all vectors anew. Default 384.
+    /// Numbers of a vector of the engine `openai`; changing it makes all vectors anew.
     #[garde(range(min = 2, max = 65_536))]
     pub dimensions: usize,
     /// Folder of the model: `model.safetensors`, `tokenizer.json`, `config.json`. The engine `openai` counts tokens with
     /// its tokenizer.
-    /// Default `~/.cache/answerd/models/all-MiniLM-L6-v2`.
     #[garde(custom(given))]
     pub model: PathBuf,
-    /// Threads that embed documents; 0 is one a core. Default 0.
+    /// Threads that embed documents; 0 is one a core.
     #[garde(range(max = 1024))]
     pub threads: usize,
-    /// Tokens of one batch; a batch is cut by tokens, not by texts. Default 1,024.
+    /// Tokens of one batch; a batch is cut by tokens, not by texts.
     #[garde(range(min = 256, max = 1 << 20))]
     pub batch_tokens: usize,
-    /// Requests that may wait for the model. Default 1,024.
+    /// Requests that may wait for the model.
     #[garde(range(min = 1, max = 1_000_000))]
     pub queue: usize,
 }
@@ -351,7 +340,7 @@ impl Default for EmbeddingConfig {
 }
 
 /// What computes vectors.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum EmbeddingEngine {
     /// all-MiniLM-L6-v2 in this process.
     #[serde(rename = "minilm")]
@@ -372,33 +361,37 @@ impl EmbeddingEngine {
 }
 
 /// `[index]`: the lexical and the vector index.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
 #[serde(default, deny_unknown_fields)]
 pub struct IndexConfig {
-    /// Memory of the lexical index's writer, in bytes; tantivy takes no less than 15 MB. Default 64 MiB.
+    /// Memory of the lexical index's writer, in bytes; tantivy takes no less than 15 MB.
     #[garde(range(min = 16 * MIB, max = 4095 * MIB))]
     pub lexical_memory_bytes: usize,
-    /// Neighbours of a node in the vector graph (HNSW's M). Default 16.
+    /// Neighbours of a node in the vector graph (HNSW's M).
     #[garde(range(min = 4, max = 128))]
     pub m: usize,
-    /// Candidates weighed while a node is put in (HNSW's efConstruction). Default 200.
+    /// Candidates weighed while a node is put in (HNSW's efConstruction).
     #[garde(range(min = 8, max = 4096))]
     pub ef_construction: usize,
-    /// Candidates weighed while searching (HNSW's ef). Default 64.
+    /// Candidates weighed while searching (HNSW's ef).
     #[garde(range(min = 8, max = 4096))]
     pub ef_search: usize,
-    /// Vectors of one segment of the graph: bounds what a rebuild after deletions touches. Default 65,536.
+    /// Vectors of one segment of the graph: bounds what a rebuild after deletions touches.
     #[garde(range(min = 1024, max = 16_777_216))]
     pub segment_chunks: usize,
-    /// A segment is rebuilt once this share of its vectors is deleted, 0 to 1. Default 0.3.
+    /// A segment is rebuilt once this share of its vectors is deleted, 0 to 1.
     #[garde(range(min = 0.01, max = 1.0))]
     pub rebuild_share: f32,
-    /// With so many candidates or fewer, every one is compared instead of walking the graph. Default 4,096.
+    /// With so many candidates or fewer, every one is compared instead of walking the graph.
     #[garde(range(max = 16_777_216))]
     pub exact_below: usize,
-    /// The indexes are saved at most so often, in seconds; what came later is replayed at a start. Default 30.
+    /// The indexes are saved at most so often, in seconds; what came later is replayed at a start.
     #[garde(range(min = 1, max = 86_400))]
     pub save_interval_s: u64,
+    /// What was deleted is gone from the files of the catalog and the indexes after so many seconds, or soon after: that
+    /// rewrites the parts of the indexes that have some of it.
+    #[garde(range(max = 31_536_000))]
+    pub expunge_s: u64,
 }
 
 impl Default for IndexConfig {
@@ -412,45 +405,46 @@ impl Default for IndexConfig {
             rebuild_share: 0.3,
             exact_below: 4096,
             save_interval_s: 30,
+            expunge_s: 86_400,
         }
     }
 }
 
 /// `[search]`: searches, for themselves and for answers.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
 #[serde(default, deny_unknown_fields)]
 pub struct SearchConfig {
-    /// Hits where the caller asks for no number. Default 10.
+    /// Hits where the caller asks for no number.
     #[garde(range(min = 1))]
     pub limit_default: usize,
-    /// The most hits a caller may ask for. Default 100.
+    /// The most hits a caller may ask for.
     #[garde(range(min = 1, max = 10_000))]
     pub limit_max: usize,
-    /// Candidates of each stage that go into the fusion. Default 100.
+    /// Candidates of each stage that go into the fusion.
     #[garde(range(min = 1, max = 10_000))]
     pub candidates: usize,
-    /// The k of reciprocal rank fusion: a hit of rank r scores weight / (k + r). Default 10.
+    /// The k of reciprocal rank fusion: a hit of rank r scores weight / (k + r).
     #[garde(range(min = 0.0, max = 10_000.0))]
     pub rrf_k: f32,
-    /// Weight of the lexical stage. Default 1.
+    /// Weight of the lexical stage.
     #[garde(range(min = 0.0, max = 1000.0))]
     pub lexical_weight: f32,
-    /// Weight of the vector stage: questions are phrased unlike documents more often than not. Default 1.5.
+    /// Weight of the vector stage: questions are phrased unlike documents more often than not.
     #[garde(range(min = 0.0, max = 1000.0))]
     pub vector_weight: f32,
-    /// A question counts as answerable from this cosine similarity of its best passage on, -1 to 1. Default 0.30.
+    /// A question counts as answerable from this cosine similarity of its best passage on, -1 to 1.
     #[garde(range(min = -1.0, max = 1.0))]
     pub min_similarity: f32,
-    /// The same for a passage among the ten best of the lexical stage. Default 0.28.
+    /// The same for a passage among the ten best of the lexical stage.
     #[garde(range(min = -1.0, max = 1.0))]
     pub min_similarity_agreed: f32,
-    /// Searches at once; more are refused. Default 16.
+    /// Searches at once; more are refused.
     #[garde(range(min = 1, max = 100_000))]
     pub concurrency: usize,
-    /// Longest query, in bytes. Default 4,096.
+    /// Longest query, in bytes.
     #[garde(range(min = 16, max = MIB))]
     pub max_query_bytes: usize,
-    /// A search that asks for a `min_seq` is held at most so long, in milliseconds. Default 5,000.
+    /// A search that asks for a `min_seq` is held at most so long, in milliseconds.
     #[garde(range(max = 600_000))]
     pub min_seq_timeout_ms: u64,
 }
@@ -473,61 +467,61 @@ impl Default for SearchConfig {
     }
 }
 
-/// `[answer]`: answers and their prompts. The question, the evidence, the output and
-/// [`PROMPT_OVERHEAD_TOKENS`] together fit the model's context.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate)]
+/// `[answer]`: answers and their prompts. `evidence_tokens`, `max_question_tokens`, `max_output_tokens` and 200 for the
+/// template together must fit `[models.chat] context`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
 #[serde(default, deny_unknown_fields)]
 pub struct AnswerConfig {
-    /// Longest question, in tokens of the chat model. Default 512.
+    /// Longest question, in tokens of the chat model.
     #[garde(range(min = 8))]
     pub max_question_tokens: usize,
-    /// The most messages of a conversation. Default 100.
+    /// The most messages of a conversation.
     #[garde(range(min = 1, max = 10_000))]
     pub max_messages: usize,
-    /// Tokens of output: the most a caller may ask for, and what one gets who asks for no number. Default 256.
+    /// Tokens of output: the most a caller may ask for, and what one gets who asks for no number.
     #[garde(range(min = 1))]
     pub max_output_tokens: usize,
-    /// Tokens of evidence packed into a prompt. Default 480.
+    /// Tokens of evidence packed into a prompt.
     #[garde(range(min = 64))]
     pub evidence_tokens: usize,
-    /// The most tokens of earlier messages in a prompt; they take what the evidence leaves. Default 400.
+    /// The most tokens of earlier messages in a prompt; they take what the evidence leaves.
     #[garde(skip)]
     pub history_tokens: usize,
-    /// Passages packed into a prompt. Default 4.
+    /// Passages packed into a prompt.
     #[garde(range(min = 1, max = 99))]
     pub max_passages: usize,
-    /// Randomness where the caller asks for none; 0 takes the likeliest token. Default 0.
+    /// Randomness where the caller asks for none; 0 takes the likeliest token.
     #[garde(range(min = 0.0, max = 2.0))]
     pub temperature: f32,
-    /// Nucleus sampling: the smallest set of tokens with this much probability. Default 0.95.
+    /// Nucleus sampling: the smallest set of tokens with this much probability.
     #[garde(range(min = 0.01, max = 1.0))]
     pub top_p: f32,
-    /// Penalty on tokens that were used lately; 1.0 is none. Default 1.05.
+    /// Penalty on tokens that were used lately; 1.0 is none.
     #[garde(range(min = 1.0, max = 2.0))]
     pub repeat_penalty: f32,
     /// The name under which programs that speak OpenAI's protocol ask for answers from the documents; every other model
-    /// answers by itself. Default `answerd`.
+    /// answers by itself.
     #[garde(custom(models::model_name))]
     pub model_name: String,
-    /// Answers open at once, those that only wait for their readers too; more are refused. Default 4,096.
+    /// Answers open at once, those that only wait for their readers too; more are refused.
     #[garde(range(min = 1, max = 1_000_000))]
     pub max_open: usize,
-    /// Events that a model writes ahead of its furthest reader; then it is parked. Default 64.
+    /// Events that a model writes ahead of its furthest reader; then it is parked.
     #[garde(range(min = 1, max = 1_000_000))]
     pub window: usize,
-    /// An answer ends whose readers have left the window full for so long, in seconds. Default 30.
+    /// An answer ends whose readers have left the window full for so long, in seconds.
     #[garde(range(min = 1, max = 3600))]
     pub stall_timeout_s: u64,
-    /// An answer goes on for so long after its last reader has left, who may resume it, in seconds. Default 5.
+    /// An answer goes on for so long after its last reader has left, who may resume it, in seconds.
     #[garde(range(max = 3600))]
     pub resume_grace_s: u64,
-    /// The longest that an answer may take in all, in seconds. Default 300.
+    /// The longest that an answer may take in all, in seconds.
     #[garde(range(min = 1, max = 86_400))]
     pub max_time_s: u64,
-    /// How long an answer can be read again after its end, in seconds. Default 300.
+    /// How long an answer can be read again after its end, in seconds.
     #[garde(range(max = 86_400))]
     pub keep_s: u64,
-    /// Ended answers kept at most; the oldest go first. Default 1,000.
+    /// Ended answers kept at most; the oldest go first.
     #[garde(range(max = 1_000_000))]
     pub keep_max: usize,
 }
@@ -557,19 +551,19 @@ impl Default for AnswerConfig {
 }
 
 /// `[actors]`: restarts.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Validate)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
 #[serde(default, deny_unknown_fields)]
 pub struct ActorsConfig {
-    /// Pause before the first restart of an actor, in milliseconds; doubles each time. Default 10.
+    /// Pause before the first restart of an actor, in milliseconds; doubles each time.
     #[garde(range(min = 1, max = 60_000))]
     pub restart_backoff_ms: u64,
-    /// Longest pause before a restart, in milliseconds. Default 10,000.
+    /// Longest pause before a restart, in milliseconds.
     #[garde(range(min = 1, max = 3_600_000))]
     pub restart_backoff_max_ms: u64,
-    /// So many restarts of one actor within `unhealthy_window_s` make the service not ready. Default 5.
+    /// So many restarts of one actor within `unhealthy_window_s` make the service not ready.
     #[garde(range(min = 1, max = 10_000))]
     pub unhealthy_restarts: u32,
-    /// See `unhealthy_restarts`, in seconds. Default 60.
+    /// See `unhealthy_restarts`, in seconds.
     #[garde(range(min = 1, max = 86_400))]
     pub unhealthy_window_s: u64,
 }
@@ -581,13 +575,13 @@ impl Default for ActorsConfig {
 }
 
 /// `[log]`: what the process logs, on standard error.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Validate)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogConfig {
-    /// A level, or directives such as `info,answerd::actors=debug`. Default `info`.
+    /// A level, or directives such as `info,answerd::actors=debug`.
     #[garde(custom(log_filter))]
     pub level: String,
-    /// One line of text or one JSON object an event. Default `text`.
+    /// One line of text or one JSON object an event.
     #[garde(skip)]
     pub format: LogFormat,
 }
@@ -599,13 +593,39 @@ impl Default for LogConfig {
 }
 
 /// How an event of the log is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     /// A line for people.
     Text,
     /// A JSON object a line, for machines.
     Json,
+}
+
+/// `[traces]`: spans of its work, for a collector of OpenTelemetry.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
+#[serde(default, deny_unknown_fields)]
+pub struct TracesConfig {
+    /// Address of a collector that takes OTLP over HTTP, such as `http://127.0.0.1:4318`; without one there are no traces.
+    /// What it asks for beside (a key, say) is in the variable `OTEL_EXPORTER_OTLP_HEADERS`.
+    #[garde(custom(collector))]
+    pub endpoint: String,
+    /// Share of the requests and events that a trace is begun with, 0 to 1. One that comes with a trace of its own goes on
+    /// with it as that one says.
+    #[garde(range(min = 0.0, max = 1.0))]
+    pub sample: f64,
+    /// Name of this service in the traces.
+    #[garde(length(min = 1))]
+    pub service: String,
+    /// Time for sending one batch, in milliseconds.
+    #[garde(range(min = 100, max = 60_000))]
+    pub timeout_ms: u64,
+}
+
+impl Default for TracesConfig {
+    fn default() -> Self {
+        Self { endpoint: String::new(), sample: 1.0, service: "answerd".into(), timeout_ms: 5000 }
+    }
 }
 
 fn socket_address<'de, D: Deserializer<'de>>(from: D) -> Result<SocketAddr, D::Error> {
@@ -637,6 +657,22 @@ fn id_prefix(prefix: &str, _: &()) -> garde::Result {
     match DocumentId::parse(&format!("{prefix}x")) {
         Ok(_) => Ok(()),
         Err(error) => Err(garde::Error::new(format!("{prefix:?} cannot start the id of a document: {error}"))),
+    }
+}
+
+/// An origin is written as browsers write it, or it would never be one that comes.
+fn origins(origins: &[String], _: &()) -> garde::Result {
+    origins.iter().try_for_each(|origin| match url::Url::parse(origin) {
+        Ok(url) if ["http", "https"].contains(&url.scheme()) && url.origin().ascii_serialization() == *origin => Ok(()),
+        _ => Err(garde::Error::new(format!("{origin:?} is no origin, such as https://intranet.example.com"))),
+    })
+}
+
+fn collector(endpoint: &str, _: &()) -> garde::Result {
+    match url::Url::parse(endpoint) {
+        _ if endpoint.is_empty() => Ok(()),
+        Ok(url) if ["http", "https"].contains(&url.scheme()) => Ok(()),
+        _ => Err(garde::Error::new(format!("{endpoint:?} is not an address such as http://127.0.0.1:4318"))),
     }
 }
 

@@ -4,10 +4,11 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use garde::Validate;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What keeps and finds the documents.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum StoreEngine {
     /// SQLite, tantivy and HNSW in this process, in `[data] dir`.
@@ -20,29 +21,29 @@ pub enum StoreEngine {
 }
 
 /// `[store]`: what keeps and finds the documents.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, Validate)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
 #[serde(default, deny_unknown_fields)]
 pub struct StoreConfig {
-    /// `embedded`, `postgres` or `qdrant`. Default `embedded`.
+    /// `embedded`, `postgres` or `qdrant`.
     #[garde(skip)]
     pub engine: StoreEngine,
 }
 
 /// `[postgres]`: a Postgres with pgvector.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Validate)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
 #[serde(default, deny_unknown_fields)]
 pub struct PostgresConfig {
     /// Its address: `postgres://user:password@host:port/database`, with `?sslmode=require` to insist on TLS; several hosts
-    /// with commas between them. Default empty.
+    /// with commas between them.
     #[garde(custom(postgres_url))]
     pub url: String,
-    /// The schema that holds the tables; made where it is missing. Default `answerd`.
+    /// The schema that holds the tables; made where it is missing.
     #[garde(custom(schema_name))]
     pub schema: String,
-    /// The most connections of this process. Default 16.
+    /// The most connections of this process.
     #[garde(range(min = 2, max = 1000))]
     pub connections: usize,
-    /// Time for one transaction, and for one search, in milliseconds. Default 30,000.
+    /// Time for one transaction, and for one search, in milliseconds.
     #[garde(range(min = 100, max = 3_600_000))]
     pub timeout_ms: u64,
     /// The certificate of the authority that signed the server's (PEM); without it, those of the system count.
@@ -63,22 +64,22 @@ impl Default for PostgresConfig {
 }
 
 /// `[qdrant]`: a Qdrant server or cluster.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Validate)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
 #[serde(default, deny_unknown_fields)]
 pub struct QdrantConfig {
-    /// Its address for gRPC: `http://host:6334`, or `https://` for TLS. Default empty.
+    /// Its address for gRPC: `http://host:6334`, or `https://` for TLS.
     #[garde(custom(qdrant_url))]
     pub url: String,
     /// The key that it asks for, if it does.
     #[garde(skip)]
     pub api_key: String,
-    /// What the names of the collections begin with; they are made where they are missing. Default `answerd`.
+    /// What the names of the collections begin with; they are made where they are missing.
     #[garde(custom(collection_name))]
     pub collection: String,
-    /// Connections of this process; each takes many requests at once. Default 4.
+    /// Connections of this process; each takes many requests at once.
     #[garde(range(min = 1, max = 100))]
     pub connections: usize,
-    /// Time for one request, in milliseconds. Default 30,000.
+    /// Time for one request, in milliseconds.
     #[garde(range(min = 100, max = 3_600_000))]
     pub timeout_ms: u64,
 }

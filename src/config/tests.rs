@@ -61,6 +61,199 @@ fn the_shipped_file_names_every_key_and_no_other() {
     assert_eq!(named, known);
 }
 
+/// The shipped file with its examples of lists switched on.
+fn with_lists() -> String {
+    let (mut text, mut inside) = (String::new(), false);
+    for line in shipped().1.lines() {
+        let bare = line.strip_prefix("# ").filter(|bare| bare.starts_with("[[") || (inside && bare.contains(" = ")));
+        inside = bare.is_some();
+        text.extend([bare.unwrap_or(line), "\n"]);
+    }
+    text
+}
+
+/// The entries of a list in a document.
+fn entries<'v>(document: &'v toml::Table, section: &str, list: &str) -> &'v [toml::Value] {
+    document[section][list].as_array().expect("a list")
+}
+
+#[test]
+fn the_shipped_files_lists_name_every_key_and_no_other() {
+    let text = with_lists();
+    let document: toml::Table = text.parse().expect("TOML");
+    let known: toml::Table = toml::Table::try_from(read::with_examples()).expect("TOML");
+    for (section, list, all) in [("models", "upstreams", true), ("models", "more", false), ("budgets", "more", false)] {
+        let (given, known) = (&entries(&document, section, list)[0], &entries(&known, section, list)[0]);
+        let names = |entry: &toml::Value| entry.as_table().expect("a table").keys().cloned().collect::<BTreeSet<_>>();
+        assert!(names(given).is_subset(&names(known)), "[[{section}.{list}]]: {:?}", names(given));
+        assert!(!all || names(given) == names(known), "[[{section}.{list}]]: {:?}", names(given));
+    }
+    // And what is shown there is right.
+    file(&text).unwrap_or_else(|errors| panic!("{errors}"));
+}
+
+/// The shipped file, or what is laid over it, as an editor sees it.
+fn as_json(text: &str) -> serde_json::Value {
+    serde_json::to_value(text.parse::<toml::Table>().expect("TOML")).expect("JSON")
+}
+
+#[test]
+fn the_schema_takes_what_is_right_and_refuses_what_is_wrong() {
+    let schema = jsonschema::validator_for(&reference::schema()).expect("a schema");
+    for text in [shipped().1, with_lists(), String::new()] {
+        let errors: Vec<String> =
+            schema.iter_errors(&as_json(&text)).map(|error| format!("{}: {error}", error.instance_path())).collect();
+        assert!(errors.is_empty(), "{errors:#?}");
+    }
+    for (wrong, path) in [
+        ("[server]\nworkers = 0", "server.workers"),
+        ("[server]\nworkers = 'many'", "server.workers"),
+        ("[server]\nworkerz = 3", "server.workerz"),
+        ("[store]\nengine = 'sqlite'", "store.engine"),
+        ("[index]\nrebuild_share = 1.5", "index.rebuild_share"),
+        ("[identity.jwt]\nask = 'everybody'", "identity.jwt.ask"),
+        ("[redis]\nprefix = ''", "redis.prefix"),
+        ("[[folders]]\ncollection = 'x'", "folders[0].path"),
+        ("[[budgets.more]]\nstreams = 1", "budgets.more[0].who"),
+        ("[serch]", "serch"),
+    ] {
+        assert!(!schema.is_valid(&as_json(wrong)), "the schema takes {wrong:?}");
+        assert_eq!(mistakes(wrong)[0].1, path, "{wrong:?}");
+    }
+}
+
+#[test]
+fn the_committed_descriptions_are_those_of_the_code() {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{path}: {error}"));
+    let schema: serde_json::Value = serde_json::from_str(&read("docs/config.schema.json")).expect("JSON");
+    let again = "write it again: answerd config";
+    assert!(schema == reference::schema(), "docs/config.schema.json is not that of the code; {again} schema");
+    assert!(
+        read("docs/configuration.md") == reference::markdown(),
+        "docs/configuration.md likewise; {again} reference"
+    );
+    let first = shipped().1.lines().next().unwrap_or_default().to_owned();
+    assert_eq!(first, "#:schema docs/config.schema.json");
+}
+
+#[test]
+fn the_reference_names_every_key_with_its_default_and_whether_it_can_be_reloaded() {
+    let text = reference::markdown();
+    let mut known = BTreeSet::new();
+    keys(&toml::Value::try_from(read::with_examples()).unwrap(), "", &mut known);
+    for path in &known {
+        let key = path.trim_end_matches("[]").rsplit('.').next().unwrap_or_default();
+        assert!(text.contains(&format!("| `{key}`")), "{path} is missing");
+    }
+    assert_eq!(text.matches("| yes |").count(), reloadable().count() - 1 + 5, "budgets.more is a list of five keys");
+    for row in [
+        "| `limit_max`<br>`ANSWERD__SEARCH__LIMIT_MAX` | `100` | whole number, 1 to 10_000 | yes | The most hits a caller may ask for. |",
+        "| `path` | must be given | text | no | The folder. |",
+        "| `min_similarity`<br>`ANSWERD__SEARCH__MIN_SIMILARITY` | `0.3` | number, -1 to 1 | yes |",
+        "## [[models.upstreams]]",
+        "`ANSWERD__FOLDERS`",
+    ] {
+        assert!(text.contains(row), "no {row:?} in\n{text}");
+    }
+}
+
+#[test]
+fn what_can_be_reloaded_is_a_setting() {
+    let all = toml::Value::try_from(Config::default()).unwrap();
+    for path in reloadable() {
+        let found = path.split('.').try_fold(&all, |value, key| value.get(key));
+        assert!(found.is_some() && is_reloadable(&path), "there is no {path}");
+    }
+    for path in ["server.bind", "data.dir", "models.more", "folders", "search.concurrency", "limit_max", ""] {
+        assert!(!is_reloadable(path), "{path}");
+    }
+}
+
+/// Settings from a file that changes.
+fn live(text: &str) -> (tempfile::TempDir, Arc<Live>) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("config.toml");
+    std::fs::write(&path, text).unwrap();
+    let live = Live::new(Config::load_with(Some(&path), []).unwrap(), Some(path));
+    (folder, live)
+}
+
+#[test]
+fn each_setting_that_is_read_again_changes_or_is_named() {
+    // Every key gets another value, one by one: what changes is what is declared, and nothing else.
+    let (folder, live) = live("[models.chat]\ncontext = 16384\n");
+    let path = folder.path().join("config.toml");
+    let before = toml::Table::try_from(&*live.now()).unwrap();
+    let mut changed = BTreeSet::new();
+    for (section, key, value) in [
+        ("server", "keep_alive_s", "16"),
+        ("server", "workers", "3"),
+        ("identity.jwt", "admin", "['ops']"),
+        ("identity.jwt", "issuer", "'https://id.example.com'"),
+        ("budgets", "streams", "7"),
+        ("budgets", "more", "[{ who = 'group:batch', streams = 1 }]"),
+        ("ingest", "max_pages", "17"),
+        ("ingest", "workers", "3"),
+        ("search", "limit_max", "77"),
+        ("search", "concurrency", "17"),
+        ("answer", "window", "65"),
+        ("answer", "max_open", "4097"),
+        ("cache", "ttl_s", "60"),
+        ("cache", "enabled", "false"),
+        ("log", "level", "'debug'"),
+        ("log", "format", "'json'"),
+        ("redis", "prefix", "'other'"),
+        ("index", "ef_search", "65"),
+    ] {
+        std::fs::write(&path, format!("[models.chat]\ncontext = 16384\n[{section}]\n{key} = {value}\n")).unwrap();
+        let change = live.read_again().unwrap_or_else(|errors| panic!("{errors}"));
+        let place = format!("{section}.{key}");
+        let wanted = if is_reloadable(&place) { &change.changed } else { &change.needs_restart };
+        assert_eq!((wanted, change.changed.len() + change.needs_restart.len()), (&vec![place.clone()], 1), "{place}");
+        assert_eq!(before, toml::Table::try_from(&*live.now()).unwrap(), "{place}: nothing changed yet");
+        if is_reloadable(&place) {
+            changed.insert(section);
+        }
+    }
+    let sections: BTreeSet<String> =
+        reloadable().filter_map(|path| Some(path.rsplit_once('.')?.0.to_owned())).collect();
+    assert_eq!(changed.iter().map(|section| (*section).to_owned()).collect::<BTreeSet<_>>(), sections);
+}
+
+#[test]
+fn a_change_is_taken_as_a_whole_and_those_who_asked_hear_of_it() {
+    let (folder, live) = live("");
+    let heard = Arc::new(parking_lot::Mutex::new(Vec::new()));
+    let hears = Arc::clone(&heard);
+    live.on_change(move |config| hears.lock().push(config.search.limit_max));
+    let held = live.now();
+    std::fs::write(folder.path().join("config.toml"), "[search]\nlimit_max = 77\n[server]\nworkers = 3\n").unwrap();
+    let change = live.read_again().unwrap();
+    live.take(&change);
+    assert_eq!((live.now().search.limit_max, live.now().server.workers), (77, 2));
+    assert_eq!((held.search.limit_max, &*heard.lock()), (100, &vec![77]));
+    // What needs a restart is named until it has had one, or is as it was.
+    let again = live.read_again().unwrap();
+    assert_eq!((again.changed, again.needs_restart), (vec![], vec!["server.workers".to_owned()]));
+}
+
+#[test]
+fn what_would_not_fit_what_stays_is_refused() {
+    let (folder, live) = live("");
+    let path = folder.path().join("config.toml");
+    std::fs::write(&path, "[models.chat]\ncontext = 8192\n[answer]\nevidence_tokens = 6000\n").unwrap();
+    let errors = live.read_again().unwrap_err().0;
+    assert_eq!(errors.len(), 1, "{errors:?}");
+    assert_eq!(
+        (errors[0].path.as_str(), &errors[0].origin),
+        ("answer.evidence_tokens", &Origin::File { name: path.into(), line: Some(4) })
+    );
+    assert!(
+        errors[0].message.contains("as it is in force") && errors[0].message.contains("context of 2048"),
+        "{errors:?}"
+    );
+}
+
 #[test]
 fn the_shipped_file_explains_every_key() {
     let (_, text) = shipped();
@@ -276,4 +469,31 @@ fn a_relative_path_is_relative_to_the_folder_of_the_file() {
     assert_eq!(config.models.chat.path, Path::new("/models/chat.gguf"));
     let home = std::env::home_dir().unwrap();
     assert_eq!(config.embedding.model, home.join(".cache/answerd/models/all-MiniLM-L6-v2"));
+}
+
+#[test]
+fn a_variable_may_name_a_file_that_holds_its_value() {
+    let folder = tempfile::tempdir().unwrap();
+    let holding = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let (secret, slots) = (holding("secret", " s3cret #=\n"), holding("slots", "4\r\n"));
+    let given = [("ANSWERD__NATS__TOKEN__FILE", &*secret), ("ANSWERD__MODELS__CHAT__SLOTS__FILE", &*slots)];
+    let config = load(None, &given).unwrap();
+    assert_eq!((config.nats.token.as_str(), config.models.chat.slots), (" s3cret #=", 4));
+
+    let wrong = [
+        ("ANSWERD__REDIS__URL__FILE", "/nowhere/redis_url"),
+        ("ANSWERD__NATS__TOKEN__FILE", &*secret),
+        ("ANSWERD__NATS__TOKEN", "another"),
+        ("ANSWERD__MODELS__CHAT__SLOTS__FILE", &*secret),
+    ];
+    let told = load(None, &wrong).unwrap_err().to_string();
+    let lines: Vec<&str> = told.lines().skip(1).map(str::trim).collect();
+    assert_eq!(lines.len(), 3, "{told}");
+    assert!(lines[0].starts_with("ANSWERD__MODELS__CHAT__SLOTS: models.chat.slots: "), "{told}");
+    assert!(lines[1].starts_with("ANSWERD__NATS__TOKEN__FILE: ANSWERD__NATS__TOKEN is given, too"), "{told}");
+    assert!(lines[2].starts_with("ANSWERD__REDIS__URL__FILE: the file /nowhere/redis_url cannot be read: "), "{told}");
 }

@@ -58,6 +58,8 @@ pub struct DocumentEvent {
     /// Where the content is, where it is not in the event (the `dataref` extension). The operation's content is
     /// empty then.
     pub dataref: Option<String>,
+    /// The trace it belongs to, as it says itself (the `traceparent` extension).
+    pub traceparent: Option<String>,
 }
 
 /// Why an event cannot be taken, whoever tries: for its publisher.
@@ -238,7 +240,9 @@ fn event(delivery: &Delivery<'_>, attributes: &Attributes, data: Data) -> Result
     if dataref.is_some() {
         body.media_type = attributes.text("datacontenttype")?.or(body.media_type);
     }
-    finish(delivery, key, action, document, body, dataref)
+    let event = finish(delivery, key, action, document, body, dataref)?;
+    // One that is no text is no reason to refuse the event.
+    Ok(DocumentEvent { traceparent: attributes.text("traceparent").unwrap_or(None), ..event })
 }
 
 /// JSON without an envelope: `{"document": "...", "content": "..."}`.
@@ -314,7 +318,8 @@ fn finish(
         return invalid(format!("`revision` is larger than {}", i64::MAX));
     }
     if action == Action::Deleted {
-        return Ok(DocumentEvent { key, operation: Operation::Delete { id, revision: body.revision }, dataref: None });
+        let operation = Operation::Delete { id, revision: body.revision };
+        return Ok(DocumentEvent { key, operation, dataref: None, traceparent: None });
     }
     let bus_collection = delivery.bus_subject.and_then(collection_of).map(str::to_owned);
     let upsert = Upsert {
@@ -333,7 +338,7 @@ fn finish(
         _ => {}
     }
     upsert.check_description().map_err(InvalidEvent)?;
-    Ok(DocumentEvent { key, operation: Operation::Upsert(upsert), dataref })
+    Ok(DocumentEvent { key, operation: Operation::Upsert(upsert), dataref, traceparent: None })
 }
 
 #[cfg(test)]

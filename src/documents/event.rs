@@ -25,6 +25,8 @@ pub const MAX_METADATA_KEYS: usize = 64;
 pub const MAX_METADATA_KEY_BYTES: usize = 64;
 /// Most bytes in a title.
 pub const MAX_TITLE_BYTES: usize = 1024;
+/// Most bytes in a media type, its parameters included.
+pub const MAX_MEDIA_TYPE_BYTES: usize = 1024;
 /// Most bytes in an address.
 pub const MAX_URL_BYTES: usize = 4096;
 /// Most bytes of [`Metadata`] written as JSON.
@@ -214,6 +216,9 @@ impl Upsert {
         if self.title.as_ref().is_some_and(|title| title.len() > MAX_TITLE_BYTES) {
             return Err(format!("`title` has more than {MAX_TITLE_BYTES} bytes"));
         }
+        if self.media_type.as_ref().is_some_and(|media_type| media_type.len() > MAX_MEDIA_TYPE_BYTES) {
+            return Err(format!("`media_type` has more than {MAX_MEDIA_TYPE_BYTES} bytes"));
+        }
         if self.url.as_ref().is_some_and(|url| url.len() > MAX_URL_BYTES) {
             return Err(format!("`url` has more than {MAX_URL_BYTES} bytes"));
         }
@@ -390,6 +395,24 @@ mod tests {
         }
         for bad in ["", "A", "a.b", "ä", &"x".repeat(65)] {
             assert!(validate_collection(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_said_of_a_document_is_bounded() {
+        for (field, most) in [("title", MAX_TITLE_BYTES), ("url", MAX_URL_BYTES), ("media_type", MAX_MEDIA_TYPE_BYTES)]
+        {
+            let with = |bytes: usize| {
+                let (mut upsert, text) = (upsert(), Some("x".repeat(bytes)));
+                match field {
+                    "title" => upsert.title = text,
+                    "url" => upsert.url = text,
+                    _ => upsert.media_type = text,
+                }
+                upsert.check_description()
+            };
+            assert_eq!(with(most), Ok(()), "{field}");
+            assert!(with(most + 1).is_err_and(|error| error.contains(field)), "{field}");
         }
     }
 

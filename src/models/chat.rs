@@ -6,8 +6,6 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::Segment;
-
 /// Who says a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
@@ -31,6 +29,17 @@ pub struct Message {
     pub role: Role,
     /// What is said.
     pub content: String,
+}
+
+/// A part of a prompt. What the template says is `Control`: its special tokens count.
+/// What documents and users say is `Text`: tokenised with special tokens off, so that no text
+/// can end its own section of the prompt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Segment {
+    /// Markup of the chat template, special tokens parsed.
+    Control(String),
+    /// Text of a document, a user, or the system prompt; special tokens are plain text here.
+    Text(String),
 }
 
 /// The markup of a chat model.

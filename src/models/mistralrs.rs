@@ -352,7 +352,8 @@ impl Shared {
     async fn next(self: Arc<Self>) {
         let Ok(permit) = self.slots.acquire().await else { return };
         // One may have been taken away meanwhile.
-        let Some(Sequence { prompt, sampling, max_tokens, stop, mut sink }) = self.waiting.lock().pop_front() else {
+        let Some(Sequence { prompt, sampling, max_tokens, stop, mut sink, .. }) = self.waiting.lock().pop_front()
+        else {
             return;
         };
         let prompt = match prompt {

@@ -17,12 +17,15 @@ pub mod minilm;
 pub mod mistralrs;
 pub mod openai;
 pub mod text;
+mod wanted;
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use self::chat::Message;
+pub use self::chat::Segment;
+pub use self::wanted::{Demand, Sampling};
 
 /// A vector of an embedding model, of L2 norm 1.
 pub type Vector = Vec<f32>;
@@ -82,17 +85,6 @@ pub trait Embedder: Send + Sync + 'static {
     fn embed(&self, texts: &[&str]) -> Result<Vec<Vector>, ModelError>;
 }
 
-/// A part of a prompt. What the template says is `Control`: its special tokens count.
-/// What documents and users say is `Text`: tokenised with special tokens off, so that no text
-/// can end its own section of the prompt.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Segment {
-    /// Markup of the chat template, special tokens parsed.
-    Control(String),
-    /// Text of a document, a user, or the system prompt; special tokens are plain text here.
-    Text(String),
-}
-
 /// What a model is given.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Prompt {
@@ -122,37 +114,6 @@ impl Prompt {
     }
 }
 
-/// How tokens are chosen.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Sampling {
-    /// 0 takes the likeliest token.
-    pub temperature: f32,
-    /// Nucleus sampling: the smallest set of tokens with this much probability.
-    pub top_p: f32,
-    /// Divides the logits of the last 64 generated tokens; 1.0 is none.
-    pub repeat_penalty: f32,
-    /// Taken off the logit of each generated token, once (OpenAI's definition); 0 is none.
-    pub presence_penalty: f32,
-    /// Taken off the logit of each generated token, as often as it was (OpenAI's definition); 0 is none.
-    pub frequency_penalty: f32,
-    /// Seed of the sampler; without one, any.
-    pub seed: Option<u32>,
-}
-
-impl Default for Sampling {
-    /// The likeliest token, without penalties.
-    fn default() -> Self {
-        Self {
-            temperature: 0.0,
-            top_p: 1.0,
-            repeat_penalty: 1.0,
-            presence_penalty: 0.0,
-            frequency_penalty: 0.0,
-            seed: None,
-        }
-    }
-}
-
 /// One generation, as the engine takes it.
 pub struct Sequence {
     /// What the model is given ([`Generator::prompt`]).
@@ -165,6 +126,8 @@ pub struct Sequence {
     pub stop: Vec<String>,
     /// Where the tokens go.
     pub sink: Box<dyn Sink>,
+    /// Whose work it is: an engine that asks another service has that one go on with its trace.
+    pub span: tracing::Span,
 }
 
 /// A sequence that an engine does not take; its sink has heard nothing.
@@ -179,17 +142,6 @@ impl std::fmt::Debug for Rejected {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.error.fmt(f)
     }
-}
-
-/// What a sink wants of its engine now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Demand {
-    /// More tokens.
-    Run,
-    /// None for now: its readers are behind. Others may have the place meanwhile.
-    Park,
-    /// None any more.
-    Stop,
 }
 
 impl Sequence {

@@ -17,6 +17,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::StoreError;
+use crate::config::SearchConfig;
+use crate::deletion::receipt::Removal;
 use crate::documents::event::{Metadata, Operation};
 use crate::documents::{Format, ParsedDocument};
 use crate::freshness::AsOf;
@@ -105,6 +107,9 @@ pub trait DocumentStore: Send + Sync {
 
     /// Searches.
     async fn search(&self, lookup: Lookup) -> Result<Hits, StoreError>;
+
+    /// What a delete has left of a document that had so many chunks, in each place of this store, as a receipt says it.
+    fn removed_from(&self, chunks: u64, at_ms: u64) -> Vec<Removal>;
 
     /// For the admin page.
     fn describe(&self) -> serde_json::Value;
@@ -372,6 +377,8 @@ pub struct Lookup {
     pub filter: Option<Filter>,
     /// The most passages wanted.
     pub limit: usize,
+    /// How they are ranked.
+    pub settings: SearchConfig,
 }
 
 /// What a search found.

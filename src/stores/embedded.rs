@@ -21,6 +21,7 @@ use super::view::{DocumentTable, View, Views};
 use super::{ChunkId, Scored, StoreError};
 use crate::actors::compute::{Compute, blocking};
 use crate::config::Config;
+use crate::deletion::receipt::{Removal, State};
 use crate::documents::ParsedDocument;
 use crate::documents::event::Operation;
 use crate::freshness::Freshness;
@@ -47,10 +48,23 @@ pub struct Indexes {
     pub unpublished: Mutex<BTreeMap<u64, u64>>,
     /// Told when something is stored that is not in the indexes.
     pub stored: Notify,
+    /// What is deleted, and is to be gone from the lexical index's files.
+    pub expunging: Mutex<Expunging>,
     /// Held from putting chunks into the graphs until the view with them is published.
     pub changing: Mutex<()>,
     /// The configuration.
     pub config: Arc<Config>,
+}
+
+/// Commits up to which deleted documents are to be gone from the lexical index's files, and are.
+#[derive(Debug, Default)]
+pub struct Expunging {
+    /// As the maintainer wants it.
+    pub wanted: u64,
+    /// As the indexer has done it.
+    pub done: u64,
+    /// They are gone from all other files as well.
+    pub finished: u64,
 }
 
 /// The embedded store; see the module.
@@ -225,6 +239,17 @@ impl DocumentStore for Embedded {
         self.searching.run(move || find(&indexes, &lookup)).await
     }
 
+    fn removed_from(&self, chunks: u64, at_ms: u64) -> Vec<Removal> {
+        let hidden = |what: &str, entries| {
+            let until = format!(
+                "no search finds it; its bytes are gone from the files {} s after the deletion, or soon after that ([index] expunge_s)",
+                self.indexes.config.index.expunge_s
+            );
+            Removal::removed(what, entries, at_ms).but(State::Hidden, until)
+        };
+        vec![hidden("catalog", 1), hidden("lexical index", chunks), hidden("vector index", chunks)]
+    }
+
     fn describe(&self) -> Value {
         let view = self.indexes.views.current();
         json!({
@@ -250,7 +275,7 @@ fn find(indexes: &Indexes, lookup: &Lookup) -> Result<Hits, StoreError> {
     // Before the view, so that what is said to be seen is seen.
     let as_of = indexes.freshness.now();
     let view = indexes.views.current().ok_or_else(not_open)?;
-    let config = &indexes.config.search;
+    let config = &lookup.settings;
     let began = Instant::now();
     let matching = lookup.filter.as_ref().map(|filter| view.matching(filter));
     let matching = matching.as_deref();

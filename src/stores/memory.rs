@@ -14,7 +14,7 @@ use dashmap::mapref::entry::Entry as Place;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use crate::answer::evidence::Key;
+use crate::answer::evidence::{Basis, Key, Level, RestsOn};
 
 /// What an entry takes beside its value, in bytes, about.
 const AROUND: usize = 256;
@@ -32,6 +32,7 @@ pub struct MemoryCache {
 
 struct Entry {
     value: Bytes,
+    basis: Basis,
     expires: Instant,
     number: u64,
     used: AtomicBool,
@@ -39,8 +40,12 @@ struct Entry {
 
 impl Entry {
     fn bytes(&self) -> usize {
-        self.value.len() + AROUND
+        bytes(&self.value, &self.basis)
     }
+}
+
+fn bytes(value: &Bytes, basis: &Basis) -> usize {
+    value.len() + size_of_val(basis.documents.as_slice()) + AROUND
 }
 
 impl MemoryCache {
@@ -70,25 +75,25 @@ impl MemoryCache {
     }
 
     /// Keeps a value for so long, if there is room for it then. What is larger than an eighth of all is not kept.
-    pub fn put(&self, key: Key, value: Bytes, time: Duration) {
+    pub fn put(&self, key: Key, value: Bytes, basis: Basis, time: Duration) {
         let expires = Instant::now() + time;
-        if value.len() + AROUND > self.limit / 8 {
+        let added = bytes(&value, &basis);
+        if added > self.limit / 8 {
             return self.remove(&key);
         }
-        let added = value.len() + AROUND;
         let mut clock = self.clock.lock();
         match self.entries.entry(key) {
             Place::Occupied(mut place) => {
                 let entry = place.get_mut();
                 let before = entry.bytes();
-                (entry.value, entry.expires) = (value, expires);
+                (entry.value, entry.basis, entry.expires) = (value, basis, expires);
                 self.bytes.fetch_add(added, Ordering::Relaxed);
                 self.bytes.fetch_sub(before, Ordering::Relaxed);
             }
             Place::Vacant(place) => {
                 let number = self.next.fetch_add(1, Ordering::Relaxed);
                 self.bytes.fetch_add(added, Ordering::Relaxed);
-                place.insert(Entry { value, expires, number, used: AtomicBool::new(false) });
+                place.insert(Entry { value, basis, expires, number, used: AtomicBool::new(false) });
                 clock.push_back((key, number));
             }
         }
@@ -100,6 +105,18 @@ impl MemoryCache {
         if let Some((_, entry)) = self.entries.remove(key) {
             self.bytes.fetch_sub(entry.bytes(), Ordering::Relaxed);
         }
+    }
+
+    /// Forgets all that rests on what is deleted: what it was, with the document of it that is. Looks at every entry.
+    pub fn purge(&self, is_deleted: &impl Fn(&RestsOn) -> bool) -> Vec<(u64, Level)> {
+        let mut purged = Vec::new();
+        self.entries.retain(|_, entry| {
+            let Some(deleted) = entry.basis.documents.iter().find(|one| is_deleted(one)) else { return true };
+            purged.push((deleted.document, entry.basis.level));
+            self.bytes.fetch_sub(entry.bytes(), Ordering::Relaxed);
+            false
+        });
+        purged
     }
 
     fn take_out(&self, key: &Key, number: u64) -> bool {
@@ -157,12 +174,17 @@ mod tests {
         Bytes::from(vec![7; n])
     }
 
+    fn of(documents: impl IntoIterator<Item = u64>) -> Basis {
+        let documents = documents.into_iter().map(|document| RestsOn { document, revision: 1 }).collect();
+        Basis { level: Level::Answer, documents }
+    }
+
     #[test]
     fn what_is_asked_for_outlives_a_burst_of_what_is_not() {
         let cache = MemoryCache::new(64 << 10);
-        (0..10).for_each(|n| cache.put(key(n), value(1024), LONG));
+        (0..10).for_each(|n| cache.put(key(n), value(1024), of([]), LONG));
         for n in 100..1000 {
-            cache.put(key(n), value(1024), LONG);
+            cache.put(key(n), value(1024), of([]), LONG);
             (0..10).for_each(|n| assert!(cache.get(&key(n)).is_some(), "{n}"));
         }
         assert!(cache.get(&key(100)).is_none());
@@ -172,7 +194,7 @@ mod tests {
     #[test]
     fn what_has_expired_is_not_there() {
         let cache = MemoryCache::new(64 << 10);
-        cache.put(key(1), value(10), Duration::from_millis(20));
+        cache.put(key(1), value(10), of([]), Duration::from_millis(20));
         assert!(cache.get(&key(1)).is_some());
         std::thread::sleep(Duration::from_millis(30));
         assert!(cache.get(&key(1)).is_none());
@@ -183,10 +205,40 @@ mod tests {
     fn the_clock_does_not_grow_with_what_comes_and_goes() {
         let cache = MemoryCache::new(64 << 10);
         for _ in 0..20_000 {
-            cache.put(key(1), value(10), LONG);
+            cache.put(key(1), value(10), of([]), LONG);
             cache.remove(&key(1));
         }
         assert!(cache.clock.lock().len() < 2048);
+    }
+
+    #[test]
+    fn what_rests_on_a_deleted_document_is_forgotten_and_nothing_else() {
+        let cache = MemoryCache::new(64 << 10);
+        for n in 0..20 {
+            cache.put(key(n), value(100), of([n % 4, 7]), LONG);
+        }
+        let purged = cache.purge(&|one| one.document == 3 && one.revision <= 1);
+        assert_eq!(purged, vec![(3, Level::Answer); 5]);
+        for n in 0..20 {
+            assert_eq!(cache.get(&key(n)).is_some(), n % 4 != 3, "{n}");
+        }
+        assert_eq!(cache.purge(&|one| one.document == 7).len(), 15);
+        assert_eq!((&cache.describe()["bytes"], &cache.describe()["entries"]), (&json!(0), &json!(0)));
+        assert!(cache.purge(&|one| one.revision == 2).is_empty());
+    }
+
+    /// How long a deletion looks at a full cache of the default size; printed with `--nocapture`.
+    #[test]
+    fn a_full_cache_is_looked_through() {
+        let cache = MemoryCache::new(64 << 20);
+        for n in 0..40_000 {
+            cache.put(key(n), value(1500), of([n % 1000, 1000, 1001, 1002]), LONG);
+        }
+        let entries = cache.describe()["entries"].clone();
+        let began = Instant::now();
+        let purged = cache.purge(&|one| one.document == 500);
+        println!("{entries} entries of 64 MiB looked through in {:?}, {} purged", began.elapsed(), purged.len());
+        assert!(!purged.is_empty());
     }
 
     proptest! {
@@ -201,7 +253,7 @@ mod tests {
                 match what {
                     0 => {
                         let bytes = value(size);
-                        cache.put(key(n), bytes.clone(), LONG);
+                        cache.put(key(n), bytes.clone(), of([n]), LONG);
                         last.insert(n, bytes);
                     }
                     1 => {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use rusqlite::Connection;
+use rusqlite::{Connection, OptionalExtension};
 use serde_json::Value;
 
 use super::StoreError;
@@ -24,13 +24,15 @@ pub enum Kind {
     Key,
     /// What somebody thought of an answer.
     Feedback,
-    /// What an administrator did.
+    /// What an administrator did, and what came of deletions.
     Audit,
+    /// A deletion that is accepted and not complete yet.
+    Deletion,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 3] = [Self::Key, Self::Feedback, Self::Audit];
+    pub const ALL: [Self; 4] = [Self::Key, Self::Feedback, Self::Audit, Self::Deletion];
 
     /// Its name in a store.
     pub fn name(self) -> &'static str {
@@ -38,6 +40,7 @@ impl Kind {
             Self::Key => "key",
             Self::Feedback => "feedback",
             Self::Audit => "audit",
+            Self::Deletion => "deletion",
         }
     }
 }
@@ -50,6 +53,9 @@ pub trait Records: Send + Sync {
 
     /// Removes a record, if there is one.
     async fn remove(&self, kind: Kind, id: &str) -> Result<(), StoreError>;
+
+    /// A record, if there is one.
+    async fn get(&self, kind: Kind, id: &str) -> Result<Option<Value>, StoreError>;
 
     /// All records of a kind with their ids, in no order.
     async fn all(&self, kind: Kind) -> Result<Vec<(String, Value)>, StoreError>;
@@ -75,6 +81,10 @@ pub fn open_in(config: &Arc<Config>, engine: StoreEngine) -> Result<Arc<dyn Reco
     })
 }
 
+fn damaged(error: serde_json::Error) -> StoreError {
+    StoreError::Damaged(format!("a record in records.sqlite cannot be read: {error}"))
+}
+
 /// Records in `records.sqlite`.
 struct SqliteRecords(Arc<Mutex<Connection>>);
 
@@ -89,6 +99,8 @@ impl SqliteRecords {
             connection.busy_timeout(std::time::Duration::from_secs(10))?;
             connection.pragma_update(None, "journal_mode", "WAL")?;
             connection.pragma_update(None, "synchronous", "FULL")?;
+            // What is overwritten or removed is not to be found in the file.
+            connection.pragma_update(None, "secure_delete", true)?;
             connection.execute_batch(
                 "CREATE TABLE IF NOT EXISTS records (kind TEXT NOT NULL, id TEXT NOT NULL, record TEXT NOT NULL, PRIMARY KEY (kind, id)) WITHOUT ROWID",
             )?;
@@ -111,24 +123,46 @@ impl SqliteRecords {
     }
 }
 
+/// Leaves nothing in the write-ahead log of what was there before, where that may quote a document.
+fn forget_before(connection: &Connection, kind: Kind) -> rusqlite::Result<()> {
+    match kind {
+        // Where the command line reads at the same time, the next one does.
+        Kind::Feedback => connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())),
+        Kind::Key | Kind::Audit | Kind::Deletion => Ok(()),
+    }
+}
+
 #[async_trait]
 impl Records for SqliteRecords {
     async fn put(&self, kind: Kind, id: &str, record: &Value) -> Result<(), StoreError> {
         let (id, record) = (id.to_owned(), record.to_string());
         self.run(move |connection| {
-            connection.execute("INSERT OR REPLACE INTO records VALUES (?1, ?2, ?3)", (kind.name(), id, record))
+            connection.execute("INSERT OR REPLACE INTO records VALUES (?1, ?2, ?3)", (kind.name(), id, record))?;
+            forget_before(connection, kind)
         })
         .await
-        .map(drop)
     }
 
     async fn remove(&self, kind: Kind, id: &str) -> Result<(), StoreError> {
         let id = id.to_owned();
         self.run(move |connection| {
-            connection.execute("DELETE FROM records WHERE kind = ?1 AND id = ?2", (kind.name(), id))
+            connection.execute("DELETE FROM records WHERE kind = ?1 AND id = ?2", (kind.name(), id))?;
+            forget_before(connection, kind)
         })
         .await
-        .map(drop)
+    }
+
+    async fn get(&self, kind: Kind, id: &str) -> Result<Option<Value>, StoreError> {
+        let id = id.to_owned();
+        let text: Option<String> = self
+            .run(move |connection| {
+                connection
+                    .prepare_cached("SELECT record FROM records WHERE kind = ?1 AND id = ?2")?
+                    .query_row((kind.name(), id), |row| row.get(0))
+                    .optional()
+            })
+            .await?;
+        text.map(|text| serde_json::from_str(&text).map_err(damaged)).transpose()
     }
 
     async fn all(&self, kind: Kind) -> Result<Vec<(String, Value)>, StoreError> {
@@ -140,7 +174,6 @@ impl Records for SqliteRecords {
                 texts.collect::<rusqlite::Result<Vec<_>>>()
             })
             .await?;
-        let damaged = |error| StoreError::Damaged(format!("a record in records.sqlite cannot be read: {error}"));
         texts.into_iter().map(|(id, text)| Ok((id, serde_json::from_str(&text).map_err(damaged)?))).collect()
     }
 }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use ::tantivy::directory::{INDEX_WRITER_LOCK, MmapDirectory};
+use ::tantivy::index::SegmentId;
 use ::tantivy::indexer::{IndexWriterOptions, LogMergePolicy};
 use ::tantivy::query::{BooleanQuery, BoostQuery, EnableScoring, Query, TermQuery};
 use ::tantivy::schema::{FAST, Field, INDEXED, IndexRecordOption, Schema, TextFieldIndexing, TextOptions};
@@ -18,9 +19,10 @@ use ::tantivy::tokenizer::{
     TokenStream,
 };
 use ::tantivy::{
-    Directory, Index, IndexReader, IndexWriter, ReloadPolicy, Searcher, SegmentReader, TantivyDocument, TantivyError,
-    Term,
+    Directory, FutureResult, Index, IndexReader, IndexWriter, ReloadPolicy, Searcher, SegmentMeta, SegmentReader,
+    TantivyDocument, TantivyError, Term,
 };
+use futures_util::FutureExt;
 use roaring::RoaringBitmap;
 
 use super::{ChunkId, Scored, StoreError};
@@ -77,7 +79,13 @@ pub struct LexicalIndex {
     writer: Option<IndexWriter>,
     reader: IndexReader,
     fields: Fields,
+    /// Segments that are being written anew, because they have something of what was deleted; each with its work.
+    rewriting: Vec<(SegmentId, Option<Merging>)>,
+    /// Those of which the files are to go.
+    rewritten: Vec<SegmentId>,
 }
+
+type Merging = FutureResult<Option<SegmentMeta>>;
 
 /// The index at one commit, to search.
 #[derive(Clone)]
@@ -166,7 +174,16 @@ impl LexicalIndex {
         index.tokenizers().register(ANALYZER, analyzer());
         let writer = Some(new_writer(&index, memory_bytes)?);
         let reader = index.reader_builder().reload_policy(ReloadPolicy::Manual).try_into()?;
-        Ok(Self { folder: folder.to_owned(), index, memory_bytes, writer, reader, fields })
+        Ok(Self {
+            folder: folder.to_owned(),
+            index,
+            memory_bytes,
+            writer,
+            reader,
+            fields,
+            rewriting: Vec::new(),
+            rewritten: Vec::new(),
+        })
     }
 
     /// The catalog's commit that the index stands for; 0 for a new one.
@@ -253,6 +270,57 @@ impl LexicalIndex {
         commit.set_payload(&applied.to_string());
         commit.commit()?;
         self.reader.reload()
+    }
+
+    /// Writes the segments anew that have something of what was deleted, beside whatever else is done. To be called until it
+    /// says that they are; then [`LexicalIndex::collect`], once the snapshots from before are gone.
+    ///
+    /// # Errors
+    /// [`StoreError`]; it can be called again.
+    pub fn rewrite(&mut self) -> Result<bool, StoreError> {
+        self.try_rewrite().map_err(|error| failed("rewrite", &error))
+    }
+
+    fn try_rewrite(&mut self) -> Result<bool, TantivyError> {
+        let metas = self.index.searchable_segment_metas()?;
+        if self.rewriting.is_empty() && self.rewritten.is_empty() {
+            let some = metas.iter().filter(|meta| meta.num_deleted_docs() > 0);
+            self.rewriting = some.map(|meta| (meta.id(), None)).collect();
+        }
+        let (index, memory_bytes) = (&self.index, self.memory_bytes);
+        let writer = match &mut self.writer {
+            Some(writer) => writer,
+            none => none.insert(new_writer(index, memory_bytes)?),
+        };
+        for (segment, work) in std::mem::take(&mut self.rewriting) {
+            if metas.iter().all(|meta| meta.id() != segment) {
+                self.rewritten.push(segment);
+                continue;
+            }
+            // One that failed, because another merge was in the way or there was no room, is begun again.
+            let at_work = work.and_then(|mut work| (&mut work).now_or_never().is_none().then_some(work));
+            let work = at_work.unwrap_or_else(|| writer.merge(&[segment]));
+            self.rewriting.push((segment, Some(work)));
+        }
+        Ok(self.rewriting.is_empty())
+    }
+
+    /// Removes the files of the segments that were written anew. False while a snapshot still needs some.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn collect(&mut self) -> Result<bool, StoreError> {
+        if let Some(writer) = &self.writer {
+            writer.garbage_collect_files().wait().map_err(|error| failed("tidy up", &error))?;
+        }
+        let entries = std::fs::read_dir(&self.folder).map_err(|error| failed("tidy up", &error.into()))?;
+        let old: Vec<String> = self.rewritten.iter().map(SegmentId::uuid_string).collect();
+        let is_old = |name: &str| old.iter().any(|id| name.starts_with(id.as_str()));
+        let left = entries.filter_map(Result::ok).any(|entry| entry.file_name().to_str().is_some_and(is_old));
+        if !left {
+            self.rewritten.clear();
+        }
+        Ok(!left)
     }
 
     /// The index as it is now.

@@ -1,6 +1,6 @@
 //! What operators look at: `/admin/status`, the tree of actors and the state of the stores; `/admin/events`, the same each
 //! second as server-sent events, and the figures as they come; `/admin/series`, the last hour of them; `/admin/config`, the
-//! settings in effect; `/admin/audit`, what administrators did.
+//! settings in effect; `/admin/reload`, which reads them again; `/admin/audit`, what administrators did.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -16,10 +16,11 @@ use utoipa::ToSchema;
 
 use super::address::{Address, Entry};
 use super::auth::{Pass, caller};
-use super::error::Problem;
+use super::error::{Kind, Mistake, Problem};
 use crate::actors::incidents::Incident;
 use crate::actors::overseer::Branch;
-use crate::app::App;
+use crate::app::{App, Reload, Unloaded};
+use crate::config::{ConfigError, Origin};
 use crate::error::ServiceError;
 use crate::freshness::AsOf;
 use crate::identity::Scope;
@@ -61,6 +62,17 @@ pub fn addresses() -> Vec<Address> {
                 .text("By section and name, as in `config.toml`. Secrets are `***`.")
                 .answers::<Settings>(200, "The settings.", json!({ "search": { "limit_max": 100 } })),
         ),
+        Address::at("/admin/reload").post(
+            reload,
+            entry("reload", "Read the configuration again")
+                .text("The same as the signal SIGHUP. Where the configuration has mistakes, nothing is changed, and `errors` names them.")
+                .answers::<Reloaded>(
+                    200,
+                    "It is in effect.",
+                    json!({ "changed": ["search.limit_max"], "needs_restart": ["server.workers"] }),
+                )
+                .refuses(&[Kind::InvalidConfiguration, Kind::StorageFull]),
+        ),
         Address::at("/admin/audit").get(
             audit,
             entry("listActs", "What administrators did")
@@ -84,6 +96,10 @@ pub struct Status {
     pub ready: bool,
     /// Why not.
     pub troubles: Vec<String>,
+    /// What is left of the start.
+    pub starting: Vec<String>,
+    /// The last time that the configuration was read again, since the start.
+    pub reload: Option<Reload>,
     /// What works only in part, and why.
     pub degraded: Vec<String>,
     /// The source of events; null where there is none.
@@ -148,6 +164,15 @@ pub struct SeriesTold {
 #[derive(Serialize, ToSchema)]
 pub struct Settings(pub BTreeMap<String, Value>);
 
+/// What became of reading the configuration again.
+#[derive(Serialize, ToSchema)]
+struct Reloaded {
+    /// The paths of the settings that changed.
+    changed: Vec<String>,
+    /// The paths of those that differ, and stay as they are until a restart.
+    needs_restart: Vec<String>,
+}
+
 /// What administrators did.
 #[derive(Serialize, ToSchema)]
 pub struct Acts {
@@ -162,7 +187,7 @@ pub struct Act {
     pub at_ms: u64,
     /// Who.
     pub by: String,
-    /// What: `key.create`, `key.revoke`, `dead-letter.retry`, `dead-letter.remove`.
+    /// What: `key.create`, `key.revoke`, `dead-letter.retry`, `dead-letter.remove`, `config.reload`, `document.delete`.
     pub act: String,
     /// To what.
     #[schema(value_type = Object)]
@@ -181,7 +206,29 @@ async fn series(request: HttpRequest, app: web::Data<App>) -> Result<HttpRespons
 
 async fn settings(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, Problem> {
     caller(&request, Scope::Admin)?;
-    Ok(HttpResponse::Ok().json(app.config.shown()))
+    Ok(HttpResponse::Ok().json(app.config().shown()))
+}
+
+/// Reads the configuration again: what changed, and what differs but needs a restart.
+async fn reload(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, Problem> {
+    let admin = caller(&request, Scope::Admin)?;
+    match app.reload(&admin.name).await {
+        Ok(Reload { changed, needs_restart, .. }) => Ok(HttpResponse::Ok().json(Reloaded { changed, needs_restart })),
+        Err(Unloaded::NotNoted(error)) => Err(error.into()),
+        Err(Unloaded::Wrong(errors)) => {
+            let list: Vec<Value> = errors.0.iter().map(|error| json!(mistake(error))).collect();
+            Err(Problem::new(Kind::InvalidConfiguration, errors.to_string()).with("errors", list))
+        }
+    }
+}
+
+fn mistake(error: &ConfigError) -> Mistake {
+    let (place, line) = match &error.origin {
+        Origin::File { name, line } => (Some(name.display().to_string()), *line),
+        Origin::Environment(name) => (Some(name.clone()), None),
+        Origin::Default => (None, None),
+    };
+    Mistake { path: error.path.clone(), message: error.message.clone(), place, line }
 }
 
 async fn audit(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, Problem> {
@@ -214,7 +261,7 @@ async fn events(request: HttpRequest, app: web::Data<App>) -> Result<HttpRespons
             }
         }
     });
-    let keep_alive = Duration::from_secs(app.config.server.keep_alive_s);
+    let keep_alive = Duration::from_secs(app.config().server.keep_alive_s);
     let events = sse::Sse::from_stream(first.chain(rest)).with_keep_alive(keep_alive);
     Ok(events.respond_to(&request).map_into_boxed_body())
 }

@@ -19,6 +19,7 @@ use super::error::{Kind, Problem, ProblemDocument, response_of};
 use crate::answer::log::{AnswerLog, DoneReason, Event, Reader, Source, Stage, event_id, parse_event_id};
 use crate::app::App;
 use crate::asking::{CacheUse, Question, Wishes};
+use crate::error::ServiceError;
 use crate::freshness::AsOf;
 use crate::identity::{Caller, Scope};
 
@@ -67,7 +68,7 @@ pub fn addresses() -> Vec<Address> {
                         answer["status"] = "ended".into();
                         answer
                     })
-                    .refuses(&[Kind::NotFound]),
+                    .refuses(&[Kind::NotFound, Kind::DocumentDeleted]),
             )
             .delete(
                 cancel,
@@ -76,7 +77,7 @@ pub fn addresses() -> Vec<Address> {
                     .scope(Scope::Ask)
                     .path("id", id, EXAMPLE_ID)
                     .nothing(204, "It ends, or had ended.")
-                    .refuses(&[Kind::NotFound]),
+                    .refuses(&[Kind::NotFound, Kind::DocumentDeleted]),
             ),
         Address::at("/v1/answers/{id}/events").get(
             resume,
@@ -91,7 +92,7 @@ pub fn addresses() -> Vec<Address> {
                 )
                 .streams::<AnswerEvent>(200, "The events.", EXAMPLE_STREAM)
                 .nothing(204, "That was the last one: nothing comes any more.")
-                .refuses(&[Kind::NotFound, Kind::InvalidRequest]),
+                .refuses(&[Kind::NotFound, Kind::DocumentDeleted, Kind::InvalidRequest]),
         ),
     ]
 }
@@ -100,7 +101,7 @@ pub fn addresses() -> Vec<Address> {
 pub(super) const TAG: &str = "answers";
 
 /// Why a question is not taken, or its answer ends.
-pub(super) const ASKING: [Kind; 9] = [
+pub(super) const ASKING: [Kind; 10] = [
     Kind::InvalidRequest,
     Kind::QuestionTooLong,
     Kind::PromptTooLong,
@@ -110,6 +111,7 @@ pub(super) const ASKING: [Kind; 9] = [
     Kind::Stalled,
     Kind::TooLate,
     Kind::NotCached,
+    Kind::DocumentDeleted,
 ];
 
 /// The id of the reference's example.
@@ -326,10 +328,14 @@ pub(super) fn at((name, place): (header::HeaderName, String), mut response: Http
 
 /// The answer that an address names.
 pub(super) async fn find(app: &App, id: &str, caller: &Caller) -> Result<Arc<AnswerLog>, Problem> {
-    app.asker()?.find(id, caller).await.ok_or_else(|| {
-        let detail = format!("there is no answer {id} of yours: it never was, or ended too long ago; ask again");
-        Problem::new(Kind::NotFound, detail)
-    })
+    match app.asker()?.find(id, caller).await {
+        Some(log) if log.is_withdrawn() => Err(ServiceError::DocumentDeleted.into()),
+        Some(log) => Ok(log),
+        None => {
+            let detail = format!("there is no answer {id} of yours: it never was, or ended too long ago; ask again");
+            Err(Problem::new(Kind::NotFound, detail))
+        }
+    }
 }
 
 /// What there is of an answer now.
@@ -421,7 +427,7 @@ fn stream_events(
         let data = sse::Data::new(event.data().to_string()).event(event.name()).id(event_id(&id, position));
         Ok(sse::Event::Data(data))
     });
-    sse::Sse::from_stream(stream).with_keep_alive(Duration::from_secs(app.config.server.keep_alive_s))
+    sse::Sse::from_stream(stream).with_keep_alive(Duration::from_secs(app.config().server.keep_alive_s))
 }
 
 /// The whole answer as one object, or its problem document. Reads to the end.

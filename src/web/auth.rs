@@ -69,6 +69,7 @@ pub async fn identify<B: MessageBody + 'static>(
     };
     match known {
         Ok(caller) => {
+            tracing::Span::current().record("caller", &*caller.name);
             request.extensions_mut().insert(caller.clone());
             if !counts(&request) {
                 return Ok(next.call(request).await?.map_into_left_body());
@@ -126,7 +127,7 @@ fn tell(headers: &mut header::HeaderMap, standing: &Standing) {
 /// The pages, which show nothing by themselves, the reference, and what an orchestrator asks. All else is for those who are known,
 /// whatever a router makes of its path.
 fn is_for_everybody(path: &str) -> bool {
-    matches!(path, "/healthz" | "/readyz" | openapi::PATH) || ui::is_page(path)
+    matches!(path, "/healthz" | "/startupz" | "/readyz" | openapi::PATH) || ui::is_page(path)
 }
 
 /// What a connection that stays open was let in with: whether it still counts is asked again.
@@ -227,12 +228,4 @@ async fn me(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, P
         groups,
         sees_all: *caller.sight == Sight::All,
     }))
-}
-
-/// Whether a browser sends the request for a page of another site: WebSockets are open to all of them otherwise.
-pub fn is_of_another_site(request: &HttpRequest) -> bool {
-    let text = |name: header::HeaderName| request.headers().get(name).map(header::HeaderValue::as_bytes);
-    let Some(origin) = text(header::ORIGIN) else { return false };
-    let site = origin.split(|byte| *byte == b'/').nth(2).unwrap_or_default();
-    text(header::HOST).is_none_or(|host| !host.eq_ignore_ascii_case(site))
 }

@@ -1,12 +1,13 @@
 //! `/v1/documents`: the documents by HTTP. A `PUT` or `DELETE` is answered with 202 and a `seq` once it is on
-//! disk; with `?wait=` once it is visible. `/v1/collections`: what they are filed under.
+//! disk; with `?wait=` once it is visible, a `DELETE` with its receipt. `/v1/collections`: what they are filed under.
+//! `/v1/deletions/{id}`: the receipt of a deletion, whoever asked for it.
 
 use std::borrow::Cow;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
-use percent_encoding::percent_decode_str;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::openapi::RefOr;
@@ -16,7 +17,9 @@ use utoipa::{IntoParams, PartialSchema, ToSchema};
 use super::address::{Address, Entry};
 use super::auth::caller;
 use super::error::{Kind, Problem, limit_of};
+use crate::actors::ingestor::Receive;
 use crate::app::App;
+use crate::deletion;
 use crate::documents::event::{
     COLLECTION_DEFAULT, DocumentId, JsonDocument, MAX_METADATA_KEYS, Metadata, Operation, Upsert,
 };
@@ -27,6 +30,10 @@ use crate::retrieval::sight::{MAX_GROUP_BYTES, MAX_GROUPS, Sight, VISIBLE_TO, gr
 use crate::stores::document_store::{DocumentQuery, DocumentRecord, OperationState, Outcome, Progress, Receipt};
 
 const PATH: &str = "/v1/documents";
+const DELETIONS: &str = "/v1/deletions";
+
+/// What is encoded of an id in an address.
+const UNSAFE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// How often a document is read that changes meanwhile.
 const SAME_VERSION: usize = 8;
@@ -52,14 +59,20 @@ pub fn addresses() -> Vec<Address> {
     let put_entry = written.iter().fold(put_entry, |entry, (status, text)| {
         entry.answers::<DocumentWritten>(*status, text, example(&[("outcome", json!("accepted"))]))
     });
-    let delete_entry =
-        written.iter().fold(Entry::new(TAG, "deleteDocument", "Delete a document"), |entry, (status, text)| {
-            entry.answers::<DocumentWritten>(
-                *status,
-                text,
-                json!({ "id": "people/leave.md", "seq": 15, "revision": 4, "outcome": "accepted" }),
-            )
-        });
+    let receipt = json!({
+        "document_id": EXAMPLE_ID, "collection": "handbook", "revision": 3, "seq": 15, "accepted_ms": 1_764_000_000_000_u64,
+        "deleted_ms": 1_764_000_000_020_u64, "complete": true, "by": "key:1f0c9a7de2b34c58",
+        "removed_from": [{ "what": "catalog", "entries": 1, "state": "removed", "at_ms": 1_764_000_000_020_u64 }],
+        "remains": ["backups that were made before"],
+    });
+    let at = format!("{DELETIONS}/{EXAMPLE_ID}?seq=15");
+    let deleted = json!({ "id": EXAMPLE_ID, "seq": 15, "revision": 4, "outcome": "accepted", "receipt_at": at });
+    let mut deleted_with_receipt = deleted.clone();
+    deleted_with_receipt["receipt"] = receipt.clone();
+    let noted = json!({
+        "document_id": EXAMPLE_ID, "seq": 15, "revision": 4, "at_ms": 1_764_000_000_000_u64, "by": "key:1f0c9a7de2b34c58",
+        "had": { "collection": "handbook", "revision": 3, "chunks": 4 },
+    });
     vec![
         Address::at("/v1/collections").get(
             collections,
@@ -114,14 +127,30 @@ pub fn addresses() -> Vec<Address> {
             )
             .delete(
                 delete,
-                delete_entry
-                    .text("Answered once that is on disk; with `wait`, once it cannot be found any more.")
+                Entry::new(TAG, "deleteDocument", "Delete a document")
+                    .text(
+                        "Answered once that is on disk; with `wait`, once it is nowhere any more, with a receipt of all the places it \
+                         was removed from. `receipt_at` is where that receipt is.",
+                    )
                     .scope(Scope::Write)
                     .path("id", id, EXAMPLE_ID)
                     .query::<DeleteQuery>()
+                    .answers::<DocumentDeleted>(200, "It is gone.", deleted_with_receipt)
+                    .answers::<DocumentDeleted>(202, "That is on disk, and will be done.", deleted)
                     .refuses(&write)
                     .refuses(&[Kind::NotFound]),
             ),
+        Address::at("/v1/deletions/{id:.*}").get(
+            deletion,
+            Entry::new(TAG, "getDeletion", "Read the receipt of a deletion")
+                .text("Whoever asked for it, and however: by HTTP, by an event, or because a file is gone.")
+                .scope(Scope::Write)
+                .path("id", id, EXAMPLE_ID)
+                .query::<DeletionQuery>()
+                .answers::<DeletionTold>(200, "The receipt.", receipt)
+                .answers::<DeletionNoted>(202, "It is not done yet: what is noted of it.", noted)
+                .refuses(&[Kind::NotFound]),
+        ),
     ]
 }
 
@@ -342,6 +371,46 @@ pub struct DocumentWritten {
     pub served: ServedDocument,
 }
 
+/// What became of a deletion: the document, as far as the caller sees it, and the receipt.
+#[derive(Serialize, ToSchema)]
+pub struct DocumentDeleted {
+    #[serde(flatten)]
+    pub written: DocumentWritten,
+    /// Where the receipt is, or will be.
+    pub receipt_at: Option<String>,
+    /// The receipt, where it was waited for; null where that took too long.
+    pub receipt: Option<DeletionTold>,
+}
+
+/// The receipt of a deletion, with who asked for it.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Deletion)]
+pub struct DeletionTold {
+    #[serde(flatten)]
+    pub receipt: deletion::receipt::Receipt,
+    /// Who asked for it; null where that was not noted.
+    #[schema(required)]
+    pub by: Option<String>,
+}
+
+/// What is noted of a deletion that is not done yet.
+#[derive(Serialize, ToSchema)]
+pub struct DeletionNoted {
+    /// The document.
+    pub document_id: String,
+    /// The operation.
+    pub seq: u64,
+    /// The revision that is its end.
+    pub revision: u64,
+    /// When it was asked for, in milliseconds since the Unix epoch.
+    pub at_ms: u64,
+    /// Who asked for it.
+    pub by: String,
+    /// What was served of it.
+    #[schema(required)]
+    pub had: Option<deletion::Had>,
+}
+
 /// A page of documents.
 #[derive(Serialize, ToSchema)]
 pub struct DocumentList {
@@ -375,14 +444,14 @@ async fn put(
     body: web::Bytes,
 ) -> Result<HttpResponse, Problem> {
     let caller = caller(&request, Scope::Write)?;
-    let id = document_id(&request)?;
+    let id = document_id(&request, PATH)?;
     let query = query.into_inner();
     let groups = groups_of(query.visible_to.as_deref());
     let given = match query.metadata.as_deref().map(serde_json::from_str::<Metadata>) {
         None => Metadata::new(),
         Some(given) => given.map_err(|error| invalid(format!("`metadata` is no JSON object: {error}")))?,
     };
-    let wait = wait_of(query.wait.as_deref(), app.config.ingest.max_wait_s)?;
+    let wait = wait_of(query.wait.as_deref(), app.config().ingest.max_wait_s)?;
     let declared = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let envelope: Option<JsonDocument> = match declared {
         Some(media_type) if essence(media_type) == "application/json" => {
@@ -429,8 +498,10 @@ async fn put(
     };
     check(&upsert)?;
     let id = upsert.id.to_string();
-    let receipt = app.ingestor.ask(Operation::Upsert(upsert).into()).await.map_err(ServiceError::from)?;
-    answer(&app, &caller, id, receipt, wait).await
+    let receive = Receive::new(Operation::Upsert(upsert), &*caller.name);
+    let receipt = app.ingestor.ask(receive).await.map_err(ServiceError::from)?;
+    let (settled, body) = answer(&app, &caller, &id, receipt, wait).await?;
+    Ok(respond(settled, body))
 }
 
 async fn delete(
@@ -439,30 +510,79 @@ async fn delete(
     query: web::Query<DeleteQuery>,
 ) -> Result<HttpResponse, Problem> {
     let caller = caller(&request, Scope::Write)?;
-    let id = document_id(&request)?;
-    let wait = wait_of(query.wait.as_deref(), app.config.ingest.max_wait_s)?;
-    let name = id.to_string();
-    let operation = Operation::Delete { id, revision: query.revision };
-    let receipt = app.ingestor.ask(operation.into()).await.map_err(ServiceError::from)?;
-    if receipt.outcome == Outcome::Absent {
+    let id = document_id(&request, PATH)?;
+    let wait = wait_of(query.wait.as_deref(), app.config().ingest.max_wait_s)?;
+    let (name, began) = (id.to_string(), Instant::now());
+    let receive = Receive::new(Operation::Delete { id, revision: query.revision }, &*caller.name);
+    let Receipt { seq, revision, outcome } = app.ingestor.ask(receive).await.map_err(ServiceError::from)?;
+    if outcome == Outcome::Absent {
         return Err(Problem::new(Kind::NotFound, format!("there is no document `{name}`")));
     }
-    answer(&app, &caller, name, receipt, wait).await
+    let (mut settled, mut body) = answer(&app, &caller, &name, Receipt { seq, revision, outcome }, wait).await?;
+    if outcome == Outcome::Accepted {
+        body["receipt_at"] = format!("{DELETIONS}/{}?seq={seq}", utf8_percent_encode(&name, UNSAFE)).into();
+        if let Some(limit) = wait.filter(|_| settled) {
+            let left = limit.saturating_sub(began.elapsed());
+            let written = app.deletions.written(seq, left).await.map_err(ServiceError::from)?;
+            settled = written.is_some();
+            body["receipt"] = written.into();
+        }
+    }
+    Ok(respond(settled, body))
 }
 
-/// Answers a write: at once, or when its operation is settled.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+struct DeletionQuery {
+    /// Which deletion of the document; its last one otherwise.
+    seq: Option<u64>,
+}
+
+/// The receipt of a deletion; 202 with what is noted of it before there is one.
+async fn deletion(
+    request: HttpRequest,
+    app: web::Data<App>,
+    query: web::Query<DeletionQuery>,
+) -> Result<HttpResponse, Problem> {
+    caller(&request, Scope::Write)?;
+    let id = document_id(&request, DELETIONS)?.to_string();
+    let last = async || {
+        Ok::<_, Problem>(record(&app, &id).await?.filter(|known| known.last.delete).map(|known| known.last.seq))
+    };
+    let seq = match query.seq {
+        Some(seq) => Some(seq),
+        None => last().await?,
+    };
+    let known = match seq {
+        Some(seq) => app.deletions.receipt(seq).await.map_err(ServiceError::from)?,
+        None => None,
+    };
+    match known.filter(|receipt| receipt["document_id"] == *id) {
+        Some(receipt) => Ok(respond(receipt.get("removed_from").is_some(), receipt)),
+        None => {
+            let detail = format!("no such deletion of `{id}` is known: without `seq` it is the last operation on it");
+            Err(Problem::new(Kind::NotFound, detail))
+        }
+    }
+}
+
+fn respond(settled: bool, body: Value) -> HttpResponse {
+    if settled { HttpResponse::Ok().json(body) } else { HttpResponse::Accepted().json(body) }
+}
+
+/// The answer to a write, and whether it is settled: at once, or when it is.
 async fn answer(
     app: &App,
     caller: &Caller,
-    id: String,
+    id: &str,
     receipt: Receipt,
     wait: Option<Duration>,
-) -> Result<HttpResponse, Problem> {
+) -> Result<(bool, Value), Problem> {
     let waited = match wait {
         Some(limit) => app.library.store.settle(receipt.seq, limit).await.map_err(ServiceError::from)?,
         None => false,
     };
-    let record = record(app, &id).await?;
+    let record = record(app, id).await?;
     let settled =
         waited || receipt.outcome != Outcome::Accepted && record.as_ref().is_none_or(|record| record.last.settled);
     // Who writes may not see what is there.
@@ -473,7 +593,7 @@ async fn answer(
     body["seq"] = receipt.seq.into();
     body["revision"] = receipt.revision.into();
     body["outcome"] = json!(receipt.outcome);
-    Ok(if settled { HttpResponse::Ok().json(body) } else { HttpResponse::Accepted().json(body) })
+    Ok((settled, body))
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -490,7 +610,7 @@ fn yes() -> bool {
 
 async fn get(request: HttpRequest, app: web::Data<App>, query: web::Query<GetQuery>) -> Result<HttpResponse, Problem> {
     let caller = caller(&request, Scope::Ask)?;
-    let id = document_id(&request)?.to_string();
+    let id = document_id(&request, PATH)?.to_string();
     let mut known = seen(&app, &caller, &id).await?;
     if !query.text {
         return Ok(HttpResponse::Ok().json(describe(&app, &known)));
@@ -642,8 +762,8 @@ fn describe(app: &App, record: &DocumentRecord) -> Value {
 }
 
 /// The id in the address: all that follows the prefix, decoded once. Slashes in it may be plain or encoded.
-fn document_id(request: &HttpRequest) -> Result<DocumentId, Problem> {
-    let raw = request.uri().path().strip_prefix(PATH).and_then(|rest| rest.strip_prefix('/')).unwrap_or_default();
+fn document_id(request: &HttpRequest, path: &str) -> Result<DocumentId, Problem> {
+    let raw = request.uri().path().strip_prefix(path).and_then(|rest| rest.strip_prefix('/')).unwrap_or_default();
     let id = percent_decode_str(raw)
         .decode_utf8()
         .map_err(|_| invalid(format!("the document id `{raw}` is not UTF-8 when percent-decoded")))?;

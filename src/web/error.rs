@@ -67,8 +67,14 @@ problems! {
     /// No model has this name.
     UnknownModel = "unknown-model", NOT_FOUND, "There is no such model",
         "use one of the names in `/v1/models`";
+    /// The configuration that is to be taken has mistakes.
+    InvalidConfiguration = "invalid-configuration", UNPROCESSABLE_ENTITY, "The configuration has mistakes",
+        "mend what `errors` names; nothing was changed";
     /// The body is larger than its limit.
     TooLarge = "too-large", PAYLOAD_TOO_LARGE, "The body is too large",
+        "send less, or raise the limit in the configuration";
+    /// The head of the request is larger than its limit.
+    HeadTooLarge = "head-too-large", REQUEST_HEADER_FIELDS_TOO_LARGE, "The head of the request is too large",
         "send less, or raise the limit in the configuration";
     /// The content type is not one that is taken here.
     UnsupportedMediaType = "unsupported-media-type", UNSUPPORTED_MEDIA_TYPE, "The content type is not supported here",
@@ -115,6 +121,9 @@ problems! {
     /// The answer's time was up.
     TooLate = "too-late", GATEWAY_TIMEOUT, "The answer's time was up",
         "give more `timeout_ms`, or ask for less";
+    /// A document that the answer rests on was deleted.
+    DocumentDeleted = "document-deleted", GONE, "The answer is gone with its document",
+        "ask again: the answer comes from what is left";
     /// Only a kept answer would do, and there is none.
     NotCached = "not-cached", GATEWAY_TIMEOUT, "No answer is kept",
         "ask without `Cache-Control: only-if-cached`";
@@ -151,7 +160,8 @@ impl Problem {
         self
     }
 
-    fn retry_after(mut self, seconds: u64) -> Self {
+    /// Says when to try again, in seconds.
+    pub fn retry_after(mut self, seconds: u64) -> Self {
         self.retry_after_s = Some(seconds);
         self
     }
@@ -227,8 +237,26 @@ pub struct ProblemDocument {
     pub max_waiting_prompt_tokens: Option<usize>,
     /// When this request could have expected its first token, in milliseconds.
     pub expected_first_token_ms: Option<u64>,
-    /// `unavailable`, of `/readyz`: each reason.
+    /// `unavailable`, of `/readyz` and `/startupz`: each reason.
     pub reasons: Option<Vec<String>>,
+    /// `unavailable`, of an answer whose service stops: whether it goes on elsewhere, for who reads on.
+    pub resumable: Option<bool>,
+    /// `invalid-configuration`: each mistake.
+    pub errors: Option<Vec<Mistake>>,
+}
+
+/// A mistake in the configuration.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[schema(as = ConfigurationMistake)]
+pub struct Mistake {
+    /// The path of the setting.
+    pub path: String,
+    /// What is wrong with it.
+    pub message: String,
+    /// The file or the environment variable that it is from.
+    pub place: Option<String>,
+    /// The line of that file.
+    pub line: Option<usize>,
 }
 
 /// The response to a request whose answer failed with this problem document.
@@ -293,6 +321,7 @@ impl From<ServiceError> for Problem {
             }
             ServiceError::Stalled => Self::new(Kind::Stalled, detail),
             ServiceError::TooLate => Self::new(Kind::TooLate, detail),
+            ServiceError::DocumentDeleted => Self::new(Kind::DocumentDeleted, detail),
             ServiceError::NotCached => Self::new(Kind::NotCached, detail),
             ServiceError::Unavailable { retry_after_s, .. } => {
                 Self::new(Kind::Unavailable, detail).retry_after(retry_after_s)
@@ -302,6 +331,9 @@ impl From<ServiceError> for Problem {
             }
             ServiceError::StorageFull(_) => Self::new(Kind::StorageFull, detail),
             ServiceError::Interrupted => Self::new(Kind::Internal, detail),
+            ServiceError::Stopping { elsewhere } => {
+                Self::new(Kind::Unavailable, detail).with("resumable", elsewhere).retry_after(2)
+            }
             ServiceError::Internal(_) => {
                 tracing::error!(detail, "a request failed");
                 Self::new(Kind::Internal, detail)

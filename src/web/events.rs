@@ -88,7 +88,7 @@ struct EventName {
 }
 
 async fn take(request: HttpRequest, app: web::Data<App>, body: web::Bytes) -> Result<HttpResponse, Problem> {
-    caller(&request, Scope::Write)?;
+    let by = caller(&request, Scope::Write)?.name.to_string();
     let mut headers = Vec::new();
     for (name, value) in request.headers() {
         match value.to_str() {
@@ -112,7 +112,8 @@ async fn take(request: HttpRequest, app: web::Data<App>, body: web::Bytes) -> Re
     let room = room.map_err(ServiceError::from)?;
     let id = event.operation.id().to_string();
     let origin = Some(Origin { event: event.key.hash(), position: None });
-    let receipt = app.ingestor.ask(Receive { operation: event.operation, origin }).await.map_err(ServiceError::from)?;
+    let receive = Receive { operation: event.operation, origin, by };
+    let receipt = app.ingestor.ask(receive).await.map_err(ServiceError::from)?;
     drop(room);
     Ok(HttpResponse::Accepted().json(EventTaken {
         document: id,

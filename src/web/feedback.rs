@@ -37,7 +37,7 @@ pub fn addresses() -> Vec<Address> {
                     .path("id", id, "0193a1b2c3d47e5f8a9b0c1d2e3f4a5b")
                     .body::<Feedback>("What it was worth.", json!({ "rating": "down", "note": "The number is from last year." }))
                     .nothing(204, "It is kept.")
-                    .refuses(&[Kind::NotFound, Kind::InvalidRequest, Kind::StorageFull]),
+                    .refuses(&[Kind::NotFound, Kind::DocumentDeleted, Kind::InvalidRequest, Kind::StorageFull]),
             )
             .delete(
                 take_back,
@@ -45,7 +45,7 @@ pub fn addresses() -> Vec<Address> {
                     .scope(Scope::Ask)
                     .path("id", id, "0193a1b2c3d47e5f8a9b0c1d2e3f4a5b")
                     .nothing(204, "There is none of yours now.")
-                    .refuses(&[Kind::NotFound, Kind::StorageFull]),
+                    .refuses(&[Kind::NotFound, Kind::DocumentDeleted, Kind::StorageFull]),
             ),
     ]
 }
@@ -101,6 +101,11 @@ async fn put(
     });
     let name = name_of(log.id(), &caller);
     app.records.put(Record::Feedback, &name, &record).await.map_err(ServiceError::from)?;
+    // After it is kept: what is deleted from here on finds it.
+    if log.is_withdrawn() {
+        app.records.remove(Record::Feedback, &name).await.map_err(ServiceError::from)?;
+        return Err(ServiceError::DocumentDeleted.into());
+    }
     Ok(HttpResponse::NoContent().finish())
 }
 

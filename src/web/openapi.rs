@@ -111,14 +111,19 @@ fn introduction() -> String {
         "answerd answers questions about an organisation's own documents: it searches them, and calls the model.\n\n\
          # Who calls\n\n\
          Where `[identity] enabled` is true, every request brings an API key or a token as `Authorization: Bearer ...` (or in \
-         `X-Api-Key`), save those to the pages, `/openapi.json`, `/healthz` and `/readyz`. What it may do are its scopes: `ask` \
+         `X-Api-Key`), save those to the pages, `/openapi.json`, `/healthz`, `/startupz` and \
+         `/readyz`. What it may do are its scopes: `ask` \
          (ask, search, read documents), `write` (put and delete them, publish events), `admin` (all below `/admin`) and `metrics` \
          (`/metrics`). What it sees are the documents for everybody, and those for one of its groups; others are as if they were \
          not there. Elsewhere everybody may do everything.\n\n\
          # Limits\n\n\
-         Settings are named as in `config.toml`: `[search] limit_max`. JSON bodies have `[server] max_json_bytes` at most. Where \
+         Settings are named as in `config.toml`: `[search] limit_max`. JSON bodies have `[server] max_json_bytes` at most, and \
+         the heads of requests `[server] max_header_bytes`. Where \
          `[budgets]` bound a caller, responses say in `RateLimit-Limit`, `RateLimit-Remaining` and `RateLimit-Reset` (seconds) how \
          the limit stands that is the next one to be reached. Requests that only look at something are free.\n\n\
+         # Which request it was\n\n\
+         Every response has an `X-Request-Id`, which the log has as well: the one that the request brought (1 to 128 of letters, \
+         digits and `-_.:/+=`), or a new one. A request that brings a `traceparent` (W3C Trace Context) goes on with that trace.\n\n\
          # How fresh it is\n\n\
          Every write has a `seq`. Answers and searches say up to which `seq` they saw, how many writes and events they did not see \
          (`lag_events`) and how old the oldest of these is (`lag_ms`); with `min_seq` they wait until they see it, \

@@ -85,7 +85,8 @@ async fn search(
 ) -> Result<HttpResponse, Problem> {
     let sight = caller(&http, Scope::Ask)?.sight;
     let request = request.into_inner();
-    let config = &app.config.search;
+    let settings = app.config();
+    let config = &settings.search;
     let invalid = |detail: String| Err(Problem::new(Kind::InvalidRequest, detail));
     if request.query.trim().is_empty() {
         return invalid("`query` is empty".into());
@@ -97,8 +98,8 @@ async fn search(
     let limit = limit_of(request.limit, config.limit_default, config.limit_max)?;
     app.library.wait_for(request.min_seq).await?;
     let began = std::time::Instant::now();
-    let search =
-        Search { query: request.query, mode: request.mode, filter: request.filter, sight, limit, vector: None };
+    let SearchRequest { query, mode, filter, .. } = request;
+    let search = Search { query, mode, filter, sight, limit, vector: None, settings: config.clone() };
     let found = app.retriever.ask(search).await.map_err(crate::error::ServiceError::from)?;
     Ok(HttpResponse::Ok().json(Found {
         results: found.passages,

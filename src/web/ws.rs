@@ -30,16 +30,21 @@ use futures_util::{FutureExt, StreamExt, stream};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::time::MissedTickBehavior;
+use tracing::Span;
+use tracing::field::Empty;
 use utoipa::ToSchema;
 
 use super::address::{Address, Entry};
 use super::answers::{TAG, find, is_past_the_end, position_after};
-use super::auth::{Pass, is_of_another_site};
+use super::auth::Pass;
+use super::entry::is_of_another_site;
 use super::error::{Kind, Problem};
+use super::observe;
 use crate::answer::log::{AnswerLog, Event, event_id, parse_event_id};
 use crate::app::App;
 use crate::asking::{CacheUse, Question, Wishes};
 use crate::identity::Scope;
+use crate::telemetry::trace;
 
 /// The protocol that is spoken, for those who name one.
 const PROTOCOL: &str = "answerd";
@@ -129,11 +134,15 @@ pub enum ServiceFrame {
 }
 
 async fn open(request: HttpRequest, body: web::Payload, app: web::Data<App>) -> Result<HttpResponse, actix_web::Error> {
-    if is_of_another_site(&request) {
-        return Err(Problem::new(Kind::OtherSite, "the Origin of the request is another site than its Host").into());
+    if is_of_another_site(&request, &app.config().server.allowed_origins) {
+        return Err(Problem::new(
+            Kind::OtherSite,
+            "the Origin of the request is another site than its Host, and not one of [server] allowed_origins",
+        )
+        .into());
     }
     let pass = Rc::new(Pass::of(&request, Scope::Ask)?);
-    let limit = app.config.server.max_json_bytes;
+    let limit = app.config().server.max_json_bytes;
     let unread = Unread::default();
     let body = bounded(&request, body, limit + READ_AHEAD, &unread).await?;
     let (mut response, session, messages) = actix_ws::handle(&request, body).map_err(|error| {
@@ -152,7 +161,7 @@ async fn open(request: HttpRequest, body: web::Payload, app: web::Data<App>) -> 
     let messages = messages.max_frame_size(most).aggregate_continuations().max_continuation_size(most);
     actix_web::rt::spawn(async move {
         let connection = Connection {
-            patience: Duration::from_secs(app.config.answer.stall_timeout_s),
+            patience: Duration::from_secs(app.config().answer.stall_timeout_s),
             app,
             pass,
             limit,
@@ -233,7 +242,7 @@ struct Gone;
 impl Connection {
     /// Lives until either side ends it; gives why, for the client to hear.
     async fn run(mut self, mut messages: actix_ws::AggregatedMessageStream) -> Option<CloseReason> {
-        let alive = Duration::from_secs(self.app.config.server.keep_alive_s);
+        let alive = Duration::from_secs(self.app.config().server.keep_alive_s);
         let mut heard = Instant::now();
         let mut tick = actix_web::rt::time::interval(alive);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -345,7 +354,9 @@ impl Connection {
             return Err(Problem::new(Kind::Overloaded, detail).with("limit", MOST_OPEN));
         }
         match frame {
-            Frame::Ask(_) if stops => Err(Problem::new(Kind::Unavailable, "the service stops; ask another one")),
+            Frame::Ask(_) if stops => {
+                Err(Problem::new(Kind::Unavailable, "the service stops; ask another one").retry_after(2))
+            }
             Frame::Ask(question) => {
                 // It may have to wait for its documents: meanwhile the others go on.
                 let (app, pass, own) = (self.app.clone(), Rc::clone(&self.pass), Arc::clone(id));
@@ -439,10 +450,15 @@ impl Connection {
     }
 }
 
+/// Asks a question of a connection. In traces and in the log it is by itself: the connection's own span goes on for as long
+/// as that is open.
+#[tracing::instrument(name = "request", parent = None, skip_all, fields(request_id = %observe::new_id(), otel.kind = "server", trace_id = Empty, caller = Empty))]
 async fn ask(app: &App, question: Question, cache: CacheUse, pass: &Pass) -> Result<Arc<AnswerLog>, Problem> {
+    trace::name(&Span::current());
     let wishes = Wishes { cache, ..question.wishes() };
     // A connection may outlive its key.
     let caller = pass.caller(app).await?;
+    Span::current().record("caller", &*caller.name);
     app.budgets.request(&caller).await?;
     Ok(app.asker()?.ask(question, wishes, &caller).await?)
 }

@@ -3,6 +3,7 @@
 
 #![allow(dead_code)]
 
+pub mod collector;
 pub mod nats;
 pub mod postgres;
 pub mod provider;
@@ -162,11 +163,15 @@ impl Home {
 
     /// Starts the service and waits until it answers at all.
     pub async fn spawn(&self, setup: &Setup) -> Server {
+        self.spawn_by(self.command(setup), setup.before.is_some()).await
+    }
+
+    /// The same with this command; `hidden` is whether its files cannot be seen from here.
+    pub async fn spawn_by(&self, mut command: Command, hidden: bool) -> Server {
         let address_file = self.data().join("address");
         let _ = std::fs::remove_file(&address_file);
         let log = self.folder.path().join("log");
         let sink = File::options().create(true).append(true).open(&log).expect("the log file");
-        let mut command = self.command(setup);
         command.arg("serve").stdout(Stdio::null()).stderr(sink);
         let mut child = command.spawn().expect("answerd starts");
         let began = Instant::now();
@@ -177,9 +182,7 @@ impl Home {
                 break address;
             }
             // In a mount namespace of its own its files cannot be seen from here: the log is all there is.
-            if setup.before.is_some()
-                && let Some(address) = std::fs::read_to_string(&log).ok().as_deref().and_then(logged_address)
-            {
+            if hidden && let Some(address) = std::fs::read_to_string(&log).ok().as_deref().and_then(logged_address) {
                 break address;
             }
             if let Some(status) = child.try_wait().expect("wait") {

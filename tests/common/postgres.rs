@@ -72,12 +72,7 @@ impl Postgres {
     pub fn run(&mut self) {
         self.spawn();
         let began = std::time::Instant::now();
-        let port = self.port.to_string();
-        let ready = || {
-            let asked = Command::new(program("pg_isready")).args(["-q", "-h", "127.0.0.1", "-p", &port]).status();
-            asked.is_ok_and(|status| status.success())
-        };
-        while !ready() {
+        while !self.is_ready() {
             assert!(began.elapsed() < super::PATIENCE, "Postgres does not start:\n{}", self.log());
             // Until what a killed one left has ended, another cannot begin.
             if self.child.as_mut().is_some_and(|child| child.try_wait().is_ok_and(|ended| ended.is_some())) {
@@ -85,6 +80,13 @@ impl Postgres {
             }
             std::thread::sleep(std::time::Duration::from_millis(20));
         }
+    }
+
+    /// Whether it takes connections.
+    pub fn is_ready(&self) -> bool {
+        let port = self.port.to_string();
+        let asked = Command::new(program("pg_isready")).args(["-q", "-h", "127.0.0.1", "-p", &port]).status();
+        asked.is_ok_and(|status| status.success())
     }
 
     /// Starts it, and waits for nothing.
@@ -114,6 +116,15 @@ impl Postgres {
 
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    /// Ends it without a shutdown, as `pg_ctl -m immediate` does: the next start recovers.
+    pub fn crash(&mut self) {
+        // SAFETY: a signal to a child that was not waited for.
+        unsafe { libc::kill(self.pid() as i32, libc::SIGQUIT) };
+        if let Some(mut child) = self.child.take() {
+            let _ = child.wait();
+        }
     }
 
     /// Kills it as a crash would; its connections end.

@@ -27,11 +27,21 @@ pub struct Script {
     pub usage: bool,
     /// It repeats the last message instead, a word a token.
     pub echo: bool,
+    /// It speaks of the first word of the last message that begins so instead: see [`said_about`].
+    pub about: Option<&'static str>,
 }
 
 impl Default for Script {
     fn default() -> Self {
-        Self { first: Duration::ZERO, every: Duration::ZERO, tokens: 20, fault: None, usage: true, echo: false }
+        Self {
+            first: Duration::ZERO,
+            every: Duration::ZERO,
+            tokens: 20,
+            fault: None,
+            usage: true,
+            echo: false,
+            about: None,
+        }
     }
 }
 
@@ -71,6 +81,7 @@ pub enum Fault {
 pub struct Asked {
     pub path: String,
     pub authorization: Option<String>,
+    pub traceparent: Option<String>,
     pub body: Value,
 }
 
@@ -156,8 +167,17 @@ pub fn said(tokens: usize) -> String {
     (0..tokens).map(word).collect()
 }
 
+/// What is said about a word: so many tokens of it.
+pub fn said_about(about: &str, tokens: usize) -> String {
+    (0..tokens).map(|n| word_about(about, n)).collect()
+}
+
 fn word(n: usize) -> String {
     format!("w{n} ")
+}
+
+fn word_about(about: &str, n: usize) -> String {
+    format!("{about}-{n} ")
 }
 
 #[derive(Clone)]
@@ -185,10 +205,11 @@ impl Drop for Open {
 
 async fn serve(request: HttpRequest, body: Value, shared: Shared) -> HttpResponse {
     let script = shared.script.lock().clone();
-    let authorization = request.headers().get("authorization").and_then(|value| value.to_str().ok());
+    let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
     shared.asked.lock().push(Asked {
         path: request.path().to_owned(),
-        authorization: authorization.map(str::to_owned),
+        authorization: header("authorization"),
+        traceparent: header("traceparent"),
         body: body.clone(),
     });
     let open = Open::new(&shared.open);
@@ -208,9 +229,13 @@ async fn serve(request: HttpRequest, body: Value, shared: Shared) -> HttpRespons
     if request.path().ends_with("/embeddings") {
         return embeddings(&body);
     }
-    let words: Option<Vec<String>> = script.echo.then(|| {
-        let last = body["messages"].as_array().and_then(|messages| messages.last()?["content"].as_str());
-        last.unwrap_or_default().split_whitespace().map(|word| format!("{word} ")).collect()
+    let last = body["messages"].as_array().and_then(|messages| messages.last()?["content"].as_str());
+    let last = last.unwrap_or_default();
+    let words: Option<Vec<String>> =
+        script.echo.then(|| last.split_whitespace().map(|word| format!("{word} ")).collect());
+    let about = script.about.and_then(|beginning| {
+        let mut words = last.split(|c: char| !c.is_alphanumeric());
+        words.find(|word| word.starts_with(beginning) && *word != beginning).map(str::to_owned)
     });
     let script = Script { tokens: words.as_ref().map_or(script.tokens, Vec::len), ..script };
     let most = body["max_tokens"].as_u64().map_or(usize::MAX, |most| most as usize);
@@ -220,7 +245,11 @@ async fn serve(request: HttpRequest, body: Value, shared: Shared) -> HttpRespons
     let began = Instant::now();
     let events = stream::unfold((0, open), move |(n, open)| {
         let script = script.clone();
-        let said = words.as_ref().map_or_else(|| word(n), |words| words.get(n).cloned().unwrap_or_default());
+        let said = match (&words, &about) {
+            (Some(words), _) => words.get(n).cloned().unwrap_or_default(),
+            (None, Some(about)) => word_about(about, n),
+            (None, None) => word(n),
+        };
         async move {
             let step = u32::try_from(n.min(tokens)).unwrap_or(u32::MAX);
             let due = began + script.first + script.every * step;

@@ -24,6 +24,9 @@ const PDF_HEADER_WINDOW: usize = 1024;
 /// Bytes at the end of a PDF that hold its trailer.
 const PDF_TRAILER_WINDOW: usize = 2048;
 
+/// Most characters of a media type that an error shows.
+pub(super) const MOST_SHOWN: usize = 100;
+
 /// How a ZIP archive begins.
 const ZIP: &[u8] = b"PK\x03\x04";
 
@@ -141,7 +144,9 @@ pub(super) fn text(text: &str, declared: Option<&MediaType>, input: &ParseInput)
 /// What the publisher says the document is, for an error.
 pub(super) fn expected(declared: Option<&MediaType>, name: &str) -> String {
     match declared {
-        Some(declared) if declared.format().is_some() => format!("declared as {}", declared.essence),
+        Some(declared) if declared.format().is_some() => {
+            format!("declared as {}", declared.essence.chars().take(MOST_SHOWN).collect::<String>())
+        }
         _ => format!("named {name:?}"),
     }
 }

@@ -52,7 +52,8 @@ pub(super) fn parse(bytes: &[u8], limits: &ParseLimits) -> Result<ParsedDocument
     let message = MessageParser::default()
         .parse(bytes)
         .ok_or_else(|| ParseError::Malformed { format: "e-mail", reason: "it has no headers".to_owned() })?;
-    let title = message.subject().map(markdown::tidy_title).filter(|subject| !subject.is_empty());
+    let subject = message.subject().map(|subject| markdown::tidy_title(&subject.replace('\0', "")));
+    let title = subject.filter(|subject| !subject.is_empty());
     let mut text = String::new();
     let mut line = |name: &str, value: Option<String>| {
         if let Some(value) = value.filter(|value| !value.is_empty()) {

@@ -10,6 +10,7 @@ use htmd::{Element, HtmlToMarkdown};
 
 use super::html_subset::{TooDeep, reduce};
 use super::html_table::Table;
+use super::text::normalise_newlines;
 use super::{Format, ParseError, ParseLimits, ParsedDocument, markdown};
 
 /// Bytes at the start of a page in which its `<meta charset>` must be, as the HTML standard says.
@@ -117,7 +118,8 @@ pub fn parse(html: &str, limits: &ParseLimits) -> Result<ParsedDocument, ParseEr
         (mains, _) => mains.join("\n\n"),
     };
     let text = if main.trim().is_empty() { whole } else { main };
-    let text = text.trim().to_owned();
+    // An entity can stand for a carriage return.
+    let text = normalise_newlines(text.trim().to_owned());
     if text.is_empty() {
         return Err(ParseError::Empty("the page has no text outside of scripts, navigation and hidden parts"));
     }
@@ -360,6 +362,12 @@ mod tests {
         assert_eq!(text(html), "```rust\nfn a() {\n    b(\"_*\");\n}\n```");
         assert_eq!(text("<pre>~/bin\n# not a heading<br>```</pre>"), "````\n~/bin\n# not a heading\n```\n````");
         assert_eq!(text("<p>Run <code>make_it</code></p>"), "Run `make_it`");
+    }
+
+    #[test]
+    fn a_carriage_return_is_none_even_as_an_entity() {
+        assert_eq!(text("<pre>a&#13;b&#13;&#10;c</pre>"), "```\na\nb\nc\n```");
+        assert_eq!(text("<p>a&#xd;b</p>"), "a b");
     }
 
     #[test]

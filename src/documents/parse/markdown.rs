@@ -98,6 +98,7 @@ pub fn tidy_title(title: &str) -> String {
     }
     if let Some((cut, _)) = tidy.char_indices().nth(MAX_TITLE_CHARS) {
         tidy.truncate(cut);
+        tidy.truncate(tidy.trim_end().len());
     }
     tidy
 }
@@ -209,5 +210,7 @@ mod tests {
     #[test]
     fn a_title_is_cut_to_a_bounded_length() {
         assert_eq!(title(&format!("# {}", "é".repeat(5000))).unwrap().chars().count(), MAX_TITLE_CHARS);
+        let cut_after_a_word = format!("# {} x", "é".repeat(MAX_TITLE_CHARS - 1));
+        assert_eq!(title(&cut_after_a_word), Some("é".repeat(MAX_TITLE_CHARS - 1)));
     }
 }

@@ -182,6 +182,9 @@ fn parse_binary(bytes: &[u8], format: Format, limits: &ParseLimits) -> Result<Pa
     // The libraries pass on what a document holds. One character for one, so that pages stay where they start.
     if parsed.text.contains(['\0', '\r']) {
         parsed.text = parsed.text.replace(['\0', '\r'], " ");
+        if parsed.text.trim().is_empty() {
+            return Err(NO_TEXT);
+        }
     }
     Ok(parsed)
 }
@@ -195,7 +198,7 @@ fn parse_text(
         && declared.format().is_none()
         && !declared.is_unknown()
     {
-        return Err(ParseError::Unsupported { found: declared.essence.chars().take(100).collect() });
+        return Err(ParseError::Unsupported { found: declared.essence.chars().take(detect::MOST_SHOWN).collect() });
     }
     // A page's own charset is asked for in any text: it counts only where the bytes are not UTF-8.
     let charset = declared

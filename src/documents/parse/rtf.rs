@@ -427,6 +427,10 @@ mod tests {
     fn nesting_is_bounded_and_an_empty_document_says_so() {
         let deep = "{".repeat(100_000);
         assert!(matches!(parse(deep.as_bytes(), &ParseLimits::default()), Err(ParseError::Malformed { .. })));
-        assert!(matches!(parse(b"{\\rtf1 }", &ParseLimits::default()), Err(ParseError::Empty(_))));
+        for empty in [r"{\rtf1 }", r"{\rtf1 \u0 \u13 }"] {
+            let input = super::super::ParseInput { name: "a.rtf", media_type: None, bytes: empty.as_bytes() };
+            let parsed = super::super::parse(&input, &ParseLimits::default());
+            assert!(matches!(parsed, Err(ParseError::Empty(_))), "{empty}: {parsed:?}");
+        }
     }
 }

@@ -94,7 +94,8 @@ fn is_damaged_utf8(bytes: &[u8]) -> bool {
     good >= bad * 4
 }
 
-fn normalise_newlines(text: String) -> String {
+/// CRLF and CR to LF.
+pub fn normalise_newlines(text: String) -> String {
     if text.contains('\r') { text.replace("\r\n", "\n").replace('\r', "\n") } else { text }
 }
 

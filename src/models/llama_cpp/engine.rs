@@ -157,7 +157,7 @@ struct Running {
 
 impl Running {
     fn new(sequence: Sequence) -> Self {
-        let Sequence { prompt, sampling, max_tokens, stop, sink } = sequence;
+        let Sequence { prompt, sampling, max_tokens, stop, sink, .. } = sequence;
         // The engine admits no other prompts.
         let text = match prompt {
             Prompt::Tokens(tokens) => tokens,

@@ -12,6 +12,8 @@ const LEAST_ENTRY: u64 = 8 + 1 + 4 + 1;
 const LEAST_TENSOR: u64 = 8 + 1 + 4 + 8 + 4 + 8;
 /// No name in a header is longer than this many bytes; values may be.
 const LONGEST_NAME: u64 = 1 << 16;
+/// Characters of a name that an error shows.
+const SHOWN_NAME: usize = 100;
 /// Arrays within arrays in a header.
 const DEEPEST_ARRAY: usize = 4;
 /// Dimensions of a tensor (GGML_MAX_DIMS).
@@ -47,6 +49,11 @@ fn cut(error: io::Error) -> String {
 
 fn damaged(what: impl std::fmt::Display) -> String {
     format!("its header is damaged: {what}. Fetch it again.")
+}
+
+/// A name of the file as an error shows it.
+fn shown(name: &str) -> String {
+    name.chars().take(SHOWN_NAME).collect()
 }
 
 /// More is claimed than the file has, be it that the file was longer once or that the claim is wrong.
@@ -125,8 +132,9 @@ impl<R: Read> Header<R> {
         };
         if architecture.contains("bert") || ["t5", "t5encoder", "clip"].contains(&architecture.as_str()) {
             return Err(format!(
-                "it is a model of the architecture {architecture}, which does not generate text from a prompt. Choose a \
-                 chat model."
+                "it is a model of the architecture {}, which does not generate text from a prompt. Choose a \
+                 chat model.",
+                shown(&architecture)
             ));
         }
         Ok((architecture, alignment))
@@ -136,7 +144,7 @@ impl<R: Read> Header<R> {
     fn tensors(&mut self, tensors: u64, alignment: u64) -> Result<u64, String> {
         let mut end = 0;
         for _ in 0..tensors {
-            let name = self.name()?;
+            let name = shown(&self.name()?);
             let dimensions = self.u32()?;
             if dimensions > MOST_DIMENSIONS {
                 return Err(damaged(format!("its tensor {name} has {dimensions} dimensions")));
@@ -169,17 +177,17 @@ impl<R: Read> Header<R> {
             9 if depth < DEEPEST_ARRAY => {
                 let (element, count) = (self.u32()?, self.u64()?);
                 if count > self.left() {
-                    return Err(too_short(format!("{count} elements in its entry {key}")));
+                    return Err(too_short(format!("{count} elements in its entry {}", shown(key))));
                 }
                 for _ in 0..count {
                     self.skip_value(key, element, depth + 1)?;
                 }
                 return Ok(());
             }
-            _ => return Err(damaged(format!("its entry {key} has a value of the unknown kind {kind}"))),
+            _ => return Err(damaged(format!("its entry {} has a value of the unknown kind {kind}", shown(key)))),
         };
         if bytes > self.left() {
-            return Err(too_short(format!("{bytes} bytes in its entry {key}")));
+            return Err(too_short(format!("{bytes} bytes in its entry {}", shown(key))));
         }
         let skipped = io::copy(&mut self.reader.by_ref().take(bytes), &mut io::sink()).map_err(cut)?;
         self.read += skipped;
@@ -364,6 +372,7 @@ mod tests {
     #[test]
     fn a_model_that_generates_no_text_is_refused() {
         assert!(check(&whole("nomic-bert")).unwrap_err().contains("nomic-bert"));
+        assert!(check(&whole(&"bert".repeat(10_000))).unwrap_err().len() < 1000);
     }
 
     proptest! {

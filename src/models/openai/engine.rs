@@ -1,19 +1,17 @@
 //! Text generation on servers that speak OpenAI's protocol: a task for each stream.
 
 use std::path::PathBuf;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use eventsource_stream::{EventStreamError, Eventsource};
-use futures_util::{FutureExt, Stream, StreamExt};
+use futures_util::{FutureExt, StreamExt};
 use reqwest::Response;
-use serde::Deserialize;
 use serde_json::{Value, json};
+use tracing::Instrument;
 
-use super::upstream::{Failure, Upstream, Upstreams, error_text};
+use super::events::{Chunk, Chunks, Usage, chunks, error_text};
+use super::upstream::{Failure, Upstream, Upstreams};
 use super::{Counter, runtime};
 use crate::models::chat::{AROUND, Message};
 use crate::models::text::TextOut;
@@ -29,8 +27,6 @@ const LOOK_PARKED: Duration = Duration::from_millis(20);
 const STOP_TEXTS: usize = 4;
 /// How long a stream that has ended is read for its usage.
 const LAST_WORDS: Duration = Duration::from_secs(1);
-/// The largest event that is read, in bytes.
-const EVENT_BYTES: usize = 1 << 20;
 
 /// Which model, and where it is.
 #[derive(Debug, Clone)]
@@ -145,7 +141,7 @@ impl Generator for OpenAi {
         };
         let (inner, mut sink) = (Arc::clone(&self.inner), sequence.sink);
         inner.running.fetch_add(1, Ordering::Relaxed);
-        runtime.spawn(async move {
+        let work = async move {
             sink.started();
             // A panic is the end of this stream, and of no other.
             let work = std::panic::AssertUnwindSafe(inner.stream(&body, stream, &mut *sink)).catch_unwind().await;
@@ -157,7 +153,8 @@ impl Generator for OpenAi {
                 inner.prefill_tokens.fetch_add(computed as u64, Ordering::Relaxed);
             }
             sink.finish(result);
-        });
+        };
+        runtime.spawn(work.instrument(sequence.span));
         Ok(())
     }
 
@@ -212,7 +209,7 @@ impl Generator for OpenAi {
 /// A stream of events of a server, from its first token on.
 struct Opened {
     first: Chunk,
-    rest: Pin<Box<dyn Stream<Item = Result<Chunk, String>> + Send>>,
+    rest: Chunks,
 }
 
 /// What is known of a stream so far.
@@ -224,83 +221,10 @@ struct Streamed {
     usage: Option<Usage>,
 }
 
-/// An event of a stream, as far as it matters here.
-#[derive(Debug, Default, Deserialize)]
-struct Chunk {
-    #[serde(default)]
-    choices: Vec<Choice>,
-    usage: Option<Usage>,
-    error: Option<Value>,
-    /// The server said that it has said all.
-    #[serde(skip)]
-    done: bool,
-}
-
-#[derive(Debug, Default, Deserialize)]
-struct Choice {
-    #[serde(default)]
-    delta: Delta,
-    finish_reason: Option<String>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-struct Delta {
-    content: Option<String>,
-}
-
-#[derive(Debug, Clone, Default, Deserialize)]
-struct Usage {
-    #[serde(default)]
-    prompt_tokens: usize,
-    #[serde(default)]
-    completion_tokens: usize,
-    prompt_tokens_details: Option<PromptTokens>,
-}
-
-#[derive(Debug, Clone, Default, Deserialize)]
-struct PromptTokens {
-    cached_tokens: Option<usize>,
-}
-
-impl Chunk {
-    fn text(&self) -> &str {
-        self.choices.first().and_then(|choice| choice.delta.content.as_deref()).unwrap_or_default()
-    }
-
-    fn finish(&self) -> Option<&str> {
-        self.choices.first().and_then(|choice| choice.finish_reason.as_deref())
-    }
-}
-
-/// The chunks of a response.
-fn chunks(response: Response) -> Pin<Box<dyn Stream<Item = Result<Chunk, String>> + Send>> {
-    // An event without an end is not collected for ever.
-    let mut since_end = 0;
-    let bytes = response.bytes_stream().map(move |bytes| {
-        let bytes: Bytes = bytes.map_err(|error| format!("the connection broke: {error}"))?;
-        since_end =
-            bytes.iter().rposition(|byte| *byte == b'\n').map_or(since_end + bytes.len(), |at| bytes.len() - at);
-        if since_end > EVENT_BYTES {
-            return Err(format!("it sends an event of more than {EVENT_BYTES} bytes"));
-        }
-        Ok(bytes)
-    });
-    let events = bytes.eventsource().filter_map(async |event| match event {
-        Ok(event) if event.data.trim() == "[DONE]" => Some(Ok(Chunk { done: true, ..Chunk::default() })),
-        Ok(event) if event.data.is_empty() => None,
-        Ok(event) => Some(
-            serde_json::from_str(&event.data)
-                .map_err(|_| format!("it sends what is no chunk: {}", error_text(&event.data))),
-        ),
-        Err(EventStreamError::Transport(reason)) => Some(Err(reason)),
-        Err(_) => Some(Err("it sends what are no events".to_owned())),
-    });
-    Box::pin(events)
-}
-
 /// Reads to the first token, or to an end without one.
 async fn open(response: Response) -> Result<Opened, Failure> {
-    let mut rest = chunks(response);
+    let bytes = response.bytes_stream();
+    let mut rest = chunks(bytes.map(|bytes| bytes.map_err(|error| format!("the connection broke: {error}"))));
     loop {
         let chunk = match rest.next().await {
             Some(chunk) => chunk.map_err(Failure::server)?,

@@ -7,6 +7,7 @@
 
 mod embedder;
 mod engine;
+mod events;
 mod upstream;
 
 use std::path::Path;

@@ -7,9 +7,12 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
+use tracing::Span;
 
+use super::events::error_text;
 use crate::config::UpstreamConfig;
 use crate::models::ModelError;
+use crate::telemetry::trace;
 
 /// How often all of them are tried.
 const ROUNDS: u32 = 2;
@@ -17,8 +20,6 @@ const ROUNDS: u32 = 2;
 const PAUSE: Duration = Duration::from_millis(200);
 /// How long one that has failed is tried after the others: at first, doubling each time, and at most.
 const COOLDOWN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
-/// Longest text of a server's error that is passed on, in characters.
-const ERROR_CHARS: usize = 300;
 /// Largest body of an error that is read, in bytes.
 const ERROR_BYTES: usize = 16 << 10;
 
@@ -139,6 +140,9 @@ impl Upstream {
     fn request(&self, client: &Client, path: &str, mut body: Value) -> Result<RequestBuilder, Failure> {
         body["model"] = self.model.clone().into();
         let request = client.post(format!("{}/{path}", self.url)).json(&body);
+        let request = trace::headers(&Span::current())
+            .into_iter()
+            .fold(request, |request, (name, value)| request.header(name, value));
         Ok(match self.key()? {
             Some(key) => request.bearer_auth(key),
             None => request,
@@ -285,16 +289,4 @@ fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
         error = source;
     }
     error.to_string()
-}
-
-/// What an error's body says, in OpenAI's form or any other.
-pub(super) fn error_text(body: &str) -> String {
-    let json: Value = serde_json::from_str(body).unwrap_or_default();
-    let said = json["error"]["message"].as_str().or(json["error"].as_str()).or(json["detail"].as_str());
-    let said = said.unwrap_or(body).trim();
-    let mut text: String = said.chars().take(ERROR_CHARS).collect();
-    if text.is_empty() {
-        text.push_str("without a reason");
-    }
-    text
 }

@@ -8,7 +8,7 @@ use rusqlite::{Connection, OpenFlags};
 use crate::stores::StoreError;
 
 /// Version of the tables below, in SQLite's `user_version`.
-pub(super) const SCHEMA_VERSION: i64 = 4;
+pub(super) const SCHEMA_VERSION: i64 = 5;
 
 /// - `operations`: what was received. Written, and on disk, before a caller is told so. One row stays for each
 ///   document as the memory of its last revision; its content is dropped once the operation is settled.
@@ -16,6 +16,7 @@ pub(super) const SCHEMA_VERSION: i64 = 4;
 /// - `chunks`: the pieces of a version with their vectors. Numbers are given once and never again, and are
 ///   consecutive within a version.
 /// - `events`: the events that were taken, by a hash of source and id.
+/// - `deletions`: those of which something may still be in the files.
 /// - `counters`: the last commit and the next chunk number.
 const SCHEMA: &str = "
 CREATE TABLE operations (
@@ -97,8 +98,13 @@ ALTER TABLE operations ADD COLUMN embedded_ms INTEGER;
 ALTER TABLE operations ADD COLUMN visible_ms INTEGER;
 ";
 
+/// From version 4 to 5: the deletions of which something may still be in the files.
+const TO_5: &str = "
+CREATE TABLE deletions (seq INTEGER PRIMARY KEY, committed INTEGER NOT NULL, deleted_ms INTEGER NOT NULL) STRICT;
+";
+
 /// What leads to each version of the schema from the one before, the first from nothing.
-const STEPS: [&str; SCHEMA_VERSION as usize] = [SCHEMA, TO_2, TO_3, TO_4];
+const STEPS: [&str; SCHEMA_VERSION as usize] = [SCHEMA, TO_2, TO_3, TO_4, TO_5];
 
 /// Takes the data folder for this process alone; the lock ends with the returned file.
 pub(super) fn lock(folder: &Path) -> Result<File, StoreError> {
@@ -133,6 +139,8 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
         // WAL with synchronous=FULL: a committed transaction is on disk before the caller hears of it.
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
+        // What is removed is overwritten: it is not to be found in the file.
+        connection.pragma_update(None, "secure_delete", true)?;
         connection.pragma_update(None, "cache_size", -65_536)?;
         connection.busy_timeout(std::time::Duration::from_secs(10))?;
         let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;

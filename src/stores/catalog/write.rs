@@ -158,7 +158,54 @@ impl Catalog {
             let commit = next_commit(t)?;
             retire(t, seq, commit)?;
             settle(t, seq, STORED, None, now_ms)?;
+            t.prepare_cached("INSERT INTO deletions VALUES (?1, ?2, ?3)")?.execute(params![
+                seq as i64,
+                commit as i64,
+                now_ms
+            ])?;
             Ok(Some(commit))
+        })
+    }
+
+    /// Where one of the deletions of which something may still be in the files was at this time or before: the commit up to
+    /// which nothing of them is left in the tables.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn to_expunge(&self, deleted_ms: i64) -> Result<Option<u64>, StoreError> {
+        let found: Option<i64> = self.read("look for deletions", |c| {
+            c.prepare_cached(
+                "SELECT max(committed) FROM deletions
+                 WHERE (SELECT min(deleted_ms) FROM deletions) <= ?1
+                 AND NOT EXISTS (SELECT 1 FROM versions WHERE retired <= deletions.committed)",
+            )?
+            .query_row([deleted_ms], |row| row.get(0))
+        })?;
+        Ok(found.map(|commit| commit as u64))
+    }
+
+    /// Leaves nothing in the write-ahead log of what was removed. False where a reader is in the way: later, then.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn truncate_log(&self) -> Result<bool, StoreError> {
+        let busy: i64 = self
+            .writer
+            .lock()
+            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))
+            .map_err(|error| super::schema::failed("write the catalog's log into it", &error))?;
+        Ok(busy == 0)
+    }
+
+    /// Nothing is left in the files of the deletions up to this commit; gives their operations.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn expunged(&self, commit: u64) -> Result<Vec<u64>, StoreError> {
+        self.write("note what is gone", |t| {
+            t.prepare_cached("DELETE FROM deletions WHERE committed <= ?1 RETURNING seq")?
+                .query_map([commit as i64], |row| Ok(row.get::<_, i64>(0)? as u64))?
+                .collect()
         })
     }
 

@@ -264,11 +264,13 @@ impl VectorIndex {
     /// Rebuilds the graph with the largest share of tombstones, if that is above the limit: moves its live chunks into
     /// the open graph, and drops it. Takes seconds to minutes; searches and inserts go on.
     ///
+    /// With `all`, the limit is one tombstone.
+    ///
     /// `with_live` calls what it is given with the live chunks, while none that is in a graph can become live: once to
     /// choose, and once to drop the old graph.
-    pub fn compact(&self, with_live: &WithLive<'_>) -> Option<CompactReport> {
+    pub fn compact(&self, all: bool, with_live: &WithLive<'_>) -> Option<CompactReport> {
         let mut chosen = None;
-        with_live(&mut |live| chosen = self.choose(live));
+        with_live(&mut |live| chosen = self.choose(all, live));
         let (old, keep) = chosen?;
         let (rows, mut kept) = (old.rows(), 0);
         let vectors: Vec<(ChunkId, &[f32])> = rows.of(&keep).collect();
@@ -302,17 +304,15 @@ impl VectorIndex {
     }
 
     /// The segment to rebuild, closed, and its live chunks.
-    fn choose(&self, live: &RoaringBitmap) -> Option<(Arc<Segment>, RoaringBitmap)> {
+    fn choose(&self, all: bool, live: &RoaringBitmap) -> Option<(Arc<Segment>, RoaringBitmap)> {
         let _writing = self.writing.lock();
         let mut segments = self.segments.write();
         let dead = |segment: &Segment| segment.len() - segment.rows().chunks().intersection_len(live);
         let share = |segment: &Segment| dead(segment) as f32 / segment.len().max(1) as f32;
         let worst = segments.iter().max_by(|a, b| share(a).total_cmp(&share(b))).cloned()?;
         let all_dead = dead(&worst) == worst.len();
-        if worst.len() == 0
-            || share(&worst) <= self.options.rebuild_share
-            || (dead(&worst) < FEW_TOMBSTONES && !all_dead)
-        {
+        let worth_it = share(&worst) > self.options.rebuild_share && (dead(&worst) >= FEW_TOMBSTONES || all_dead);
+        if dead(&worst) == 0 || !(all || worth_it) {
             return None;
         }
         if segments.last().is_some_and(|last| Arc::ptr_eq(last, &worst)) {

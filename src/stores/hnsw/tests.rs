@@ -302,21 +302,21 @@ fn a_rebuild_drops_the_dead_of_one_graph_and_keeps_the_live() {
     insert(&index, 0..2500);
     let live = set(600..2500);
     // Below the share in the other graphs: nothing to do there.
-    let report = index.compact(&always(live.clone())).unwrap();
+    let report = index.compact(false, &always(live.clone())).unwrap();
     assert_eq!((report.kept, report.dropped), (400, 600));
     assert_eq!(index.chunks(), live);
-    assert!(index.compact(&always(live.clone())).is_none());
+    assert!(index.compact(false, &always(live.clone())).is_none());
     assert_eq!(index.search(&vector(700), 10, &live, Plan::Exact).unwrap(), brute_force(&vector(700), 10, &live));
     // The open one, and one that is dead as a whole.
     let live = set(1000..2100);
-    while index.compact(&always(live.clone())).is_some() {}
+    while index.compact(false, &always(live.clone())).is_some() {}
     index.save(1).unwrap();
     drop(index);
     let index = open(folder.path(), options());
     assert!(live.is_subset(&index.chunks()));
     assert_eq!(index.search(&vector(1700), 10, &live, Plan::Auto).unwrap(), brute_force(&vector(1700), 10, &live));
-    assert!(index.compact(&always(set([]))).is_some());
-    while index.compact(&always(set([]))).is_some() {}
+    assert!(index.compact(false, &always(set([]))).is_some());
+    while index.compact(false, &always(set([]))).is_some() {}
     assert!(index.chunks().is_empty());
 }
 
@@ -330,7 +330,7 @@ fn steady_replacement_does_not_pile_up_graphs() {
         live.insert_range(round * 300..(round + 1) * 300);
         // An unlucky choice for any one graph: some of each survive for long.
         live = live.iter().filter(|n| (n * 7 + round) % 3 != 0 || n % 50 == 0).collect();
-        index.compact(&always(live.clone()));
+        index.compact(false, &always(live.clone()));
         let stats = index.stats(&live);
         assert!(live.is_subset(&index.chunks()));
         assert!(stats.segments as u64 <= 3 + stats.points / 1000, "{stats:?}");
@@ -344,7 +344,7 @@ fn what_becomes_live_during_a_rebuild_is_kept() {
     let index = open(folder.path(), options());
     insert(&index, 0..1000);
     let calls = std::cell::Cell::new(0);
-    let report = index.compact(&|work| {
+    let report = index.compact(false, &|work| {
         calls.set(calls.get() + 1);
         work(&if calls.get() == 1 { set(0..500) } else { set(0..550) });
     });
@@ -381,7 +381,7 @@ fn searches_beside_inserts_rebuilds_and_saves_give_only_what_is_allowed() {
             .collect();
         for round in 0..10 {
             insert(&index, 3000 + round * 100..3100 + round * 100);
-            index.compact(&always(&allowed | set(3000..3100 + round * 100)));
+            index.compact(false, &always(&allowed | set(3000..3100 + round * 100)));
             index.save(u64::from(round)).unwrap();
         }
         done.store(true, Ordering::Relaxed);
@@ -433,7 +433,7 @@ proptest! {
                     next += count;
                 }
                 Step::Remove(chunks) => chunks.iter().for_each(|chunk| { live.remove(chunk); }),
-                Step::Compact => { index.compact(&always(set(live.keys().copied()))); }
+                Step::Compact => { index.compact(false, &always(set(live.keys().copied()))); }
                 Step::Reopen => {
                     index.save(n as u64).unwrap();
                     drop(index);

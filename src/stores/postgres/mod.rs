@@ -12,6 +12,7 @@
 //! service itself keeps here.
 
 mod archive;
+mod clean;
 mod filter;
 mod read;
 mod records;
@@ -35,6 +36,7 @@ use tokio_postgres::Error;
 use tokio_postgres::error::SqlState;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use self::clean::{clean, clean_json, clean_metadata};
 use self::schema::{Shape, Unfit};
 use super::StoreError;
 use super::document_store::{
@@ -43,8 +45,9 @@ use super::document_store::{
 };
 use super::settled::Settled;
 use crate::config::{Config, PostgresConfig};
+use crate::deletion::receipt::{Removal, State};
 use crate::documents::ParsedDocument;
-use crate::documents::event::{Metadata, Operation};
+use crate::documents::event::Operation;
 use crate::http::root_certificates;
 use crate::retrieval::filter::Filter;
 
@@ -343,6 +346,21 @@ impl DocumentStore for Postgres {
         self.find(lookup).await
     }
 
+    fn removed_from(&self, chunks: u64, at_ms: u64) -> Vec<Removal> {
+        let hidden = |what: &str, entries, until: &str| {
+            Removal::removed(what, entries, at_ms).but(State::Hidden, until.to_owned())
+        };
+        vec![
+            hidden(
+                "Postgres tables",
+                1,
+                "a dead row and its chunks, until a VACUUM; the write-ahead log is the server's",
+            ),
+            hidden("Postgres word index (GIN)", chunks, "entries of dead rows, until a VACUUM"),
+            hidden("Postgres vector index (HNSW)", chunks, "entries of dead rows, until a VACUUM"),
+        ]
+    }
+
     fn describe(&self) -> Value {
         let pool = self.pool.status();
         json!({
@@ -423,28 +441,4 @@ fn with_causes(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
-}
-
-/// A text that Postgres can hold: it knows no character 0.
-fn clean(text: &str) -> String {
-    text.replace('\0', "\u{fffd}")
-}
-
-/// The same for JSON.
-fn clean_json(value: &Value) -> Value {
-    match value {
-        Value::String(text) => clean(text).into(),
-        Value::Array(values) => values.iter().map(clean_json).collect(),
-        Value::Object(members) => members
-            .iter()
-            .map(|(name, value)| (clean(name), clean_json(value)))
-            .collect::<serde_json::Map<_, _>>()
-            .into(),
-        other => other.clone(),
-    }
-}
-
-/// The same for metadata.
-fn clean_metadata(metadata: &Metadata) -> Value {
-    metadata.iter().map(|(name, value)| (clean(name), clean_json(value))).collect::<serde_json::Map<_, _>>().into()
 }

@@ -72,6 +72,19 @@ impl Records for Postgres {
         .map(drop)
     }
 
+    async fn get(&self, kind: Kind, id: &str) -> Result<Option<Value>, StoreError> {
+        self.prepare_records().await?;
+        let id = clean(id);
+        self.read(DOING, move |client| {
+            let id = id.clone();
+            Box::pin(async move {
+                let sql = "SELECT record FROM records WHERE kind = $1 AND id = $2";
+                Ok(client.query_opt(sql, &[&kind.name(), &id]).await?.map(|row| row.get(0)))
+            })
+        })
+        .await
+    }
+
     async fn all(&self, kind: Kind) -> Result<Vec<(String, Value)>, StoreError> {
         self.prepare_records().await?;
         self.read(DOING, move |client| {

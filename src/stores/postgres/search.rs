@@ -54,7 +54,6 @@ impl Postgres {
     pub(super) async fn find(&self, lookup: Lookup) -> Result<Hits, StoreError> {
         let search = Arc::new(Search {
             lookup,
-            settings: self.config.search.clone(),
             exact_below: self.config.index.exact_below,
             words: self
                 .statistics
@@ -79,7 +78,6 @@ impl Postgres {
 
 struct Search {
     lookup: Lookup,
-    settings: SearchConfig,
     exact_below: usize,
     words: Option<Arc<Words>>,
 }
@@ -130,7 +128,7 @@ impl Search {
     }
 
     fn statement(&self, terms: &[Term], exact: bool, parameters: &mut Parameters) -> String {
-        let SearchConfig { rrf_k, lexical_weight, vector_weight, candidates, .. } = self.settings;
+        let SearchConfig { rrf_k, lexical_weight, vector_weight, candidates, .. } = self.lookup.settings;
         let limit = self.lookup.limit;
         let depth = candidates.max(limit);
         let (from, allowed) = match &self.lookup.filter {

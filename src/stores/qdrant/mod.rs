@@ -50,6 +50,7 @@ use super::document_store::{
 };
 use super::settled::Settled;
 use crate::config::Config;
+use crate::deletion::receipt::{Removal, State};
 use crate::documents::ParsedDocument;
 use crate::documents::event::Operation;
 
@@ -257,6 +258,18 @@ impl DocumentStore for Qdrant {
 
     async fn search(&self, lookup: Lookup) -> Result<Hits, StoreError> {
         self.find(lookup).await
+    }
+
+    fn removed_from(&self, chunks: u64, at_ms: u64) -> Vec<Removal> {
+        let hidden = |what: &str, entries| {
+            let until = "deleted points, until Qdrant's optimizer rewrites their segments; its log is the server's";
+            Removal::removed(what, entries, at_ms).but(State::Hidden, until)
+        };
+        vec![
+            hidden("Qdrant documents and contents", 1),
+            hidden("Qdrant word index (sparse vectors)", chunks),
+            hidden("Qdrant vector index (HNSW)", chunks),
+        ]
     }
 
     fn describe(&self) -> Value {

@@ -3,7 +3,7 @@
 
 use async_trait::async_trait;
 use qdrant_client::Payload;
-use qdrant_client::qdrant::Filter;
+use qdrant_client::qdrant::{Filter, RetrievedPoint};
 use serde_json::Value;
 use tokio::sync::OnceCell;
 
@@ -53,13 +53,23 @@ impl Records for QdrantRecords {
         self.server().await?.delete(DOING, Collection::Records, fits).await
     }
 
+    async fn get(&self, kind: Kind, name: &str) -> Result<Option<Value>, StoreError> {
+        let server = self.server().await?;
+        let point = id(&["record", kind.name(), name]);
+        let points = server.get(DOING, Collection::Records, vec![point], None).await?;
+        points.first().map(|point| read(server, point)).transpose()
+    }
+
     async fn all(&self, kind: Kind) -> Result<Vec<(String, Value)>, StoreError> {
         let server = self.server().await?;
         let fits = Filter::must([is("kind", kind.name())]);
         let points = server.all(DOING, Collection::Records, fits, Some(&["name", "record"]), None).await?;
-        let damaged =
-            |error| StoreError::Damaged(format!("a record in the Qdrant {} cannot be read: {error}", server.address));
-        let read = |point| Ok((text(point, "name"), serde_json::from_str(&text(point, "record")).map_err(damaged)?));
-        points.iter().map(read).collect()
+        points.iter().map(|point| Ok((text(point, "name"), read(server, point)?))).collect()
     }
+}
+
+fn read(server: &Server, point: &RetrievedPoint) -> Result<Value, StoreError> {
+    serde_json::from_str(&text(point, "record")).map_err(|error| {
+        StoreError::Damaged(format!("a record in the Qdrant {} cannot be read: {error}", server.address))
+    })
 }

@@ -161,7 +161,7 @@ impl Qdrant {
         allowed: Option<&Conditions>,
         left_out: &[LeftOut],
     ) -> Vec<QueryPoints> {
-        let depth = self.config.search.candidates.max(lookup.limit) as u64;
+        let depth = lookup.settings.candidates.max(lookup.limit) as u64;
         let mut fits = allowed.map(|allowed| Conditions::must([allowed.clone().into()])).unwrap_or_default();
         // All of an attempt: it may have more chunks than a ranking has places.
         if !left_out.is_empty() {
@@ -195,7 +195,7 @@ impl Qdrant {
         left_out: &[LeftOut],
         commit: u64,
     ) -> Result<Round, StoreError> {
-        let config = &self.config.search;
+        let config = &lookup.settings;
         let rankings = [(lexical, config.lexical_weight), (vector, config.vector_weight)];
         let fused = fuse(&rankings, config.rrf_k, lookup.limit);
         let hit = |fused: &Fused| &found.hits[fused.chunk as usize];

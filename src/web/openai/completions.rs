@@ -429,7 +429,8 @@ pub(super) async fn chat(
     let stream = asked.stream.unwrap_or(false);
     let messages = asked.messages.into_iter().enumerate().map(|(n, message)| message.read(n));
     let mut messages: Vec<Message> = messages.collect::<Result<_, _>>()?;
-    let retrieval = asked.model == app.config.answer.model_name;
+    let config = app.config();
+    let retrieval = asked.model == config.answer.model_name;
     let log = if retrieval {
         let question = match messages.pop() {
             Some(Message { role: Role::User, content }) => content,
@@ -443,7 +444,7 @@ pub(super) async fn chat(
         let pool = asker.models.get(&asked.model).map_err(|error| match error {
             // The one that is no model of its own is asked for by name too.
             ServiceError::UnknownModel { name, known } => {
-                ServiceError::UnknownModel { name, known: format!("{}, {known}", app.config.answer.model_name) }
+                ServiceError::UnknownModel { name, known: format!("{}, {known}", config.answer.model_name) }
             }
             other => other,
         });
@@ -462,7 +463,7 @@ pub(super) async fn chat(
     };
     let place = place(&log);
     if stream {
-        let keep_alive = Duration::from_secs(app.config.server.keep_alive_s);
+        let keep_alive = Duration::from_secs(config.server.keep_alive_s);
         let events = sse::Sse::from_stream(completion.stream(&log)).with_keep_alive(keep_alive);
         return Ok(at(place, events.respond_to(&request).map_into_boxed_body()));
     }

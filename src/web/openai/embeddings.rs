@@ -144,7 +144,8 @@ pub(super) async fn embeddings(
     let caller = caller(&request, Scope::Ask)?;
     let asked: EmbeddingRequest = body(&request, payload, &app).await?;
     let model = Arc::clone(&app.embedding);
-    let name = &app.config.embedding.name;
+    let settings = app.config();
+    let name = &settings.embedding.name;
     if asked.model != *name {
         let error = ServiceError::UnknownModel { name: asked.model, known: name.clone() };
         return Err(Error::about(error, "model"));
@@ -203,7 +204,7 @@ pub(super) async fn embeddings(
             caller: caller.name.as_ref().to_owned(),
             operation: Operation::Embeddings,
             model: name.clone(),
-            provider: app.config.embedding.engine.name().to_owned(),
+            provider: settings.embedding.engine.name().to_owned(),
             prompt_tokens: total,
             outcome: Outcome::Stop,
             total_ms: began.elapsed().as_millis() as u64,

@@ -122,11 +122,13 @@ fn error_body(kind: Kind, message: &str, param: Option<&str>, members: &Map<Stri
         Kind::InvalidJson
         | Kind::InvalidRequest
         | Kind::TooLarge
+        | Kind::HeadTooLarge
         | Kind::UnsupportedMediaType
         | Kind::NotAcceptable
         | Kind::NotFound
         | Kind::BodyTimeout
         | Kind::NotCached
+        | Kind::DocumentDeleted
         | Kind::OtherSite
         | Kind::UpgradeRequired
         | Kind::MethodNotAllowed => ("invalid_request_error", None),
@@ -135,6 +137,7 @@ fn error_body(kind: Kind, message: &str, param: Option<&str>, members: &Map<Stri
         | Kind::Unavailable
         | Kind::NotYetVisible
         | Kind::StorageFull
+        | Kind::InvalidConfiguration
         | Kind::Internal => ("server_error", None),
     };
     let mut error = members.clone();
@@ -175,7 +178,7 @@ async fn body<T: serde::de::DeserializeOwned>(
     if media_type.is_none_or(|media_type| media_type.subtype() != "json") {
         return Err(Problem::new(Kind::UnsupportedMediaType, "send Content-Type: application/json").into());
     }
-    let limit = app.config.server.max_json_bytes;
+    let limit = app.config().server.max_json_bytes;
     let read = payload.to_bytes_limited(limit).await;
     let too_large =
         || Problem::new(Kind::TooLarge, format!("the body has more than {limit} bytes")).with("limit", limit);

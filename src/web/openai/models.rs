@@ -59,9 +59,10 @@ struct Model {
 
 /// The names of all models.
 fn names(app: &App) -> Vec<String> {
-    let mut names = vec![app.config.answer.model_name.clone()];
-    names.extend(app.config.models.all().map(|model| model.name.clone()));
-    names.push(app.config.embedding.name.clone());
+    let config = app.config();
+    let mut names = vec![config.answer.model_name.clone()];
+    names.extend(config.models.all().map(|model| model.name.clone()));
+    names.push(config.embedding.name.clone());
     names
 }
 

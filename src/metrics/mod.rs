@@ -5,6 +5,11 @@
 //! OpenTelemetry gives them for Prometheus: dots are underscores, and a unit is part of the name. All else begins with
 //! `answerd_`.
 
+mod actors;
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
 use parking_lot::Mutex;
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
@@ -13,6 +18,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+use self::actors::{Actors, set};
+use crate::actors::stats::ActorStatus;
 use crate::freshness::AsOf;
 use crate::stores::document_store::StoreCounts;
 use crate::usage::{Outcome, UsageRecord};
@@ -24,6 +31,10 @@ const FIRST_TOKEN: [f64; 16] =
     [0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
 /// Seconds of a token after the first.
 const OUTPUT_TOKEN: [f64; 13] = [0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5];
+
+/// Seconds of a request for which no convention has buckets: those of OpenTelemetry for HTTP
+/// (`http.server.request.duration`).
+const REQUEST: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
 
 /// The attributes of a request to a model.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -47,6 +58,39 @@ struct CacheEvent {
     event: &'static str,
 }
 
+/// An address, as it is registered: `/v1/documents/{id}`, and `none` for what is at none.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Route {
+    method: &'static str,
+    route: String,
+}
+
+/// A response.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Response {
+    method: &'static str,
+    route: String,
+    status: u16,
+}
+
+/// How an answer ended.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Ended {
+    outcome: &'static str,
+}
+
+/// How far documents are.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Status {
+    status: &'static str,
+}
+
+/// The program.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Build {
+    version: &'static str,
+}
+
 /// How many sequences a model has in each state; the names are those of the admission's description.
 const SEQUENCES: [&str; 5] = ["waiting", "waiting_prompt_tokens", "running", "parked", "slots"];
 
@@ -60,12 +104,25 @@ pub struct Metrics {
     output_tokens: Family<Request, Counter>,
     cached_tokens: Family<Request, Counter>,
     sequences: [Family<Model, Gauge>; SEQUENCES.len()],
-    refused: Family<Model, Gauge>,
-    cache: Family<CacheEvent, Gauge>,
+    refused: Family<Model, Counter>,
+    cache: Family<CacheEvent, Counter>,
+    cache_bytes: Gauge,
+    cache_entries: Gauge,
+    requests: Family<Response, Counter>,
+    request_duration: Family<Route, Histogram>,
+    answers: Family<Ended, Counter>,
+    answers_open: Gauge,
+    answers_kept: Gauge,
+    events: Counter,
+    actors: Actors,
+    ready: Gauge,
+    degraded: Gauge,
+    cpu: Counter<f64, std::sync::atomic::AtomicU64>,
     seq: Gauge,
     lag_events: Gauge,
     lag_seconds: Gauge<f64, std::sync::atomic::AtomicU64>,
     documents: Gauge,
+    documents_by_status: Family<Status, Gauge>,
     chunks: Gauge,
     dead_letters: Gauge,
     resident_bytes: Gauge,
@@ -100,8 +157,24 @@ pub struct Snapshot {
     pub store: Option<(StoreCounts, AsOf)>,
     /// Events that were given up.
     pub dead_letters: u64,
+    /// Events that were taken from the bus.
+    pub events_taken: u64,
     /// Memory of the process.
     pub resident_bytes: u64,
+    /// Processor time of the process since its start.
+    pub cpu: Duration,
+    /// The actors.
+    pub actors: Vec<ActorStatus>,
+    /// Whether the service is ready.
+    pub ready: bool,
+    /// How many of its parts work only in part.
+    pub degraded: usize,
+    /// Answers that are open.
+    pub answers_open: usize,
+    /// Answers that can be read, ended ones among them.
+    pub answers_kept: usize,
+    /// Entries in the memory of the cache, and their bytes.
+    pub cache: (u64, u64),
     /// How answers came about, by [`crate::actors::cache::CacheCounts`].
     pub answers: Vec<(&'static str, u64)>,
     /// The name of each model, and how its admission describes itself.
@@ -151,11 +224,33 @@ impl Default for Metrics {
             );
             family
         });
-        let refused = Family::<Model, Gauge>::default();
-        r.register("answerd_model_refused", "Requests that were refused since the start", refused.clone());
-        let cache = Family::<CacheEvent, Gauge>::default();
-        let help = "Since the start: evidence and answers that were kept, answers that were shared or generated";
+        let refused = Family::<Model, Counter>::default();
+        r.register("answerd_model_refused", "Requests that a model refused", refused.clone());
+        let cache = Family::<CacheEvent, Counter>::default();
+        let help = "Evidence and answers that were kept, answers that were shared or generated";
         r.register("answerd_cache_events", help, cache.clone());
+        let requests = Family::<Response, Counter>::default();
+        r.register("answerd_http_requests", "Requests, by how they were answered", requests.clone());
+        let request_duration: Family<Route, Histogram> = Family::new_with_constructor(|| Histogram::new(REQUEST));
+        let help = "Time from the head of a request to the head of its response";
+        r.register_with_unit("answerd_http_request_duration", help, Unit::Seconds, request_duration.clone());
+        let answers = Family::<Ended, Counter>::default();
+        r.register("answerd_answers", "Answers, by how they ended", answers.clone());
+        // What appears only with its first count has no growth to alert on.
+        for outcome in Outcome::ALL {
+            let _ = answers.get_or_create(&Ended { outcome: outcome.name() });
+        }
+        let events = Counter::default();
+        r.register("answerd_events_taken", "Events that were taken from the bus", events.clone());
+        let cpu = Counter::default();
+        r.register_with_unit("answerd_process_cpu", "Processor time of the process", Unit::Seconds, cpu.clone());
+        let documents_by_status = Family::<Status, Gauge>::default();
+        let help = "Documents that are visible, and those whose last operation waits or has failed";
+        r.register("answerd_documents_by_status", help, documents_by_status.clone());
+        let build = Family::<Build, Gauge>::default();
+        build.get_or_create(&Build { version: env!("CARGO_PKG_VERSION") }).set(1);
+        r.register("answerd_build_info", "Always 1; which version runs", build);
+        let actors = Actors::new(r);
         let mut gauge = |name: &str, help: &str| {
             let gauge = Gauge::default();
             registry.register(name, help, gauge.clone());
@@ -167,6 +262,12 @@ impl Default for Metrics {
         let chunks = gauge("answerd_chunks", "Passages that are served");
         let dead_letters = gauge("answerd_dead_letters", "Events that were given up");
         let resident_bytes = gauge("answerd_resident_memory_bytes", "Memory of the process in RAM");
+        let cache_bytes = gauge("answerd_cache_bytes", "Memory of what is kept of questions and answers");
+        let cache_entries = gauge("answerd_cache_entries", "Evidence and answers that are kept in memory");
+        let answers_open = gauge("answerd_answers_open", "Answers that a model writes or is waited for");
+        let answers_kept = gauge("answerd_answers_kept", "Answers that can be read, ended ones among them");
+        let ready = gauge("answerd_ready", "1 where the service is ready");
+        let degraded = gauge("answerd_degraded", "Parts of the service that work only in part");
         let lag_seconds = Gauge::default();
         let help = "Age of the oldest operation or event that is not visible yet";
         registry.register_with_unit("answerd_index_lag", help, Unit::Seconds, lag_seconds.clone());
@@ -181,10 +282,23 @@ impl Default for Metrics {
             sequences,
             refused,
             cache,
+            cache_bytes,
+            cache_entries,
+            requests,
+            request_duration,
+            answers,
+            answers_open,
+            answers_kept,
+            events,
+            actors,
+            ready,
+            degraded,
+            cpu,
             seq,
             lag_events,
             lag_seconds,
             documents,
+            documents_by_status,
             chunks,
             dead_letters,
             resident_bytes,
@@ -194,8 +308,20 @@ impl Default for Metrics {
 }
 
 impl Metrics {
+    /// Counts a request that was answered after so long.
+    pub fn request(&self, method: &str, route: &str, status: u16, elapsed: Duration) {
+        // Whoever calls could name any number of them.
+        let known = ["GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH"];
+        let method = known.into_iter().find(|known| *known == method).unwrap_or("other");
+        let response = Response { method, route: route.to_owned(), status };
+        self.requests.get_or_create(&response).inc();
+        let route = Route { method, route: response.route };
+        self.request_duration.get_or_create(&route).observe(elapsed.as_secs_f64());
+    }
+
     /// Counts an answer that has ended, wherever it came from.
     pub fn ended(&self, outcome: Outcome) {
+        self.answers.get_or_create(&Ended { outcome: outcome.name() }).inc();
         let mut recent = self.recent.lock();
         match outcome {
             Outcome::Stop | Outcome::Length => recent.ok += 1,
@@ -254,11 +380,25 @@ impl Metrics {
             self.lag_seconds.set(as_of.lag_ms as f64 / 1e3);
             self.documents.set(whole(counts.documents));
             self.chunks.set(whole(counts.chunks));
+            for (status, count) in
+                [("visible", counts.documents), ("pending", counts.pending), ("failed", counts.failed)]
+            {
+                self.documents_by_status.get_or_create(&Status { status }).set(whole(count));
+            }
         }
+        set(&self.events, now.events_taken);
+        self.cpu.inner().store(now.cpu.as_secs_f64().to_bits(), Ordering::Relaxed);
+        self.actors.set(&now.actors);
+        self.ready.set(now.ready.into());
+        self.degraded.set(now.degraded as i64);
+        self.answers_open.set(now.answers_open as i64);
+        self.answers_kept.set(now.answers_kept as i64);
+        self.cache_entries.set(whole(now.cache.0));
+        self.cache_bytes.set(whole(now.cache.1));
         self.dead_letters.set(whole(now.dead_letters));
         self.resident_bytes.set(whole(now.resident_bytes));
         for (event, count) in &now.answers {
-            self.cache.get_or_create(&CacheEvent { event }).set(whole(*count));
+            set(&self.cache.get_or_create(&CacheEvent { event }), *count);
         }
         for (model, admission) in &now.models {
             let model = Model { model: model.clone() };
@@ -266,7 +406,7 @@ impl Metrics {
             for (name, family) in SEQUENCES.iter().zip(&self.sequences) {
                 family.get_or_create(&model).set(number(name));
             }
-            self.refused.get_or_create(&model).set(number("refused"));
+            set(&self.refused.get_or_create(&model), admission["refused"].as_u64().unwrap_or(0));
         }
         let mut text = String::new();
         // Writing to a text does not fail.

@@ -1,0 +1,12 @@
+//! PDF. Input: the document.
+//!
+//! The library behind it, unpdf, can hang and take any memory: that is contained in the service, and this target is not
+//! among those that `make fuzz` fails with.
+#![no_main]
+
+use answerd_fuzz::harness::{parse_contained, tell_libraries_apart};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(init: tell_libraries_apart(), |input: &[u8]| {
+    parse_contained("a.pdf", input);
+});
