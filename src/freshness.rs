@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use crate::actors::stats::now_ms;
 
 /// What answers and searches say about the index they saw.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 pub struct AsOf {
     /// Every operation up to this one was visible (or given up, or overtaken).
     pub seq: u64,

@@ -83,3 +83,11 @@ async fn the_pages_of_a_service_that_asks_who_calls() {
     }
     drive(&server, &home, "signin.mjs", &[("ASKER", &asker), ("ADMIN", &admin)]);
 }
+
+#[tokio::test]
+async fn the_reference_can_be_read_and_searched_by_everybody() {
+    let home = Home::new();
+    let setup = Setup { settings: "identity.enabled=true".into(), ..Setup::default() };
+    let server = home.serve(&setup).await;
+    drive(&server, &home, "docs.mjs", &[]);
+}

@@ -27,6 +27,7 @@ mod lifecycle;
 mod metrics;
 mod mistralrs;
 mod openai;
+mod openapi;
 mod pool;
 mod postgres;
 mod qdrant;

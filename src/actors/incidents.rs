@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use parking_lot::Mutex;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::stats::{Cause, now_ms};
 
@@ -11,8 +12,9 @@ use super::stats::{Cause, now_ms};
 const REMEMBERED: usize = 200;
 
 /// What happened to an actor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = IncidentKind)]
 pub enum What {
     /// It takes messages for the first time.
     Started,
@@ -41,7 +43,7 @@ impl From<Cause> for What {
 }
 
 /// Something that happened.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Incident {
     /// When, in milliseconds since the Unix epoch.
     pub at_ms: u64,

@@ -7,6 +7,7 @@ use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
 use serde::{Deserialize, Serialize};
 use tracing::Instrument;
+use utoipa::ToSchema;
 
 use super::door::{Door, Factory, Role};
 use super::embedder::{Embed, Embedder};
@@ -20,8 +21,9 @@ use crate::stores::StoreError;
 use crate::stores::document_store::{Hits, Lookup, Standing};
 
 /// Which rankings a search uses.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[schema(as = SearchMode)]
 pub enum Mode {
     /// Both, fused by reciprocal rank.
     #[default]

@@ -7,10 +7,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// What an actor is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = ActorState)]
 pub enum State {
     /// Being built, for the first time or again.
     Starting,
@@ -23,8 +25,9 @@ pub enum State {
 }
 
 /// Why an actor was built again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = RestartCause)]
 pub enum Cause {
     /// A message made it panic.
     Panic,
@@ -49,7 +52,7 @@ impl Cause {
 }
 
 /// The last error of an actor.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct LastError {
     /// What was wrong.
     pub message: String,
@@ -58,7 +61,7 @@ pub struct LastError {
 }
 
 /// A snapshot of one actor, as `/admin/status` shows it.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct ActorStatus {
     /// Place in the tree, parts separated by `/`.
     pub name: String,

@@ -14,13 +14,15 @@ use std::time::{Duration, Instant};
 use futures_util::Stream;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use utoipa::ToSchema;
 
 use crate::freshness::AsOf;
 use crate::models::Demand;
 
 /// Where an answer is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[schema(as = AnswerStage)]
 pub enum Stage {
     /// Searching for passages.
     Retrieving,
@@ -33,7 +35,7 @@ pub enum Stage {
 }
 
 /// A passage that the answer rests on.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Source {
     /// Its number in the answer's citations, from 1.
     pub n: usize,
@@ -60,8 +62,9 @@ pub struct Source {
 }
 
 /// Why an answer is complete.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = FinishReason)]
 pub enum DoneReason {
     /// The model ended.
     Stop,

@@ -4,6 +4,7 @@
 use parking_lot::Mutex;
 use serde::Serialize;
 use serde_json::json;
+use utoipa::ToSchema;
 
 use super::App;
 use crate::actors::compute::blocking;
@@ -12,7 +13,7 @@ use crate::config::ConfigErrors;
 use crate::error::ServiceError;
 
 /// One time that the configuration was read again.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Reload {
     /// When, in milliseconds since the Unix epoch.
     pub at_ms: u64,

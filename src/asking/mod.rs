@@ -29,6 +29,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Deserializer};
 use tracing::field::Empty;
 use tracing::{Instrument, Span};
+use utoipa::ToSchema;
 
 use self::elsewhere::Elsewhere;
 use self::flight::{Flight, Member};
@@ -68,33 +69,41 @@ const STOP_TEXTS: usize = 4;
 const STOP_TEXT_BYTES: usize = 256;
 
 /// A question, checked by nobody yet.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Question {
-    /// What is asked.
+    /// What is asked; of `[answer] max_question_tokens` at most.
+    #[schema(pattern = r"\S")]
     pub question: String,
-    /// Earlier messages of the conversation, oldest first.
+    /// Earlier messages of the conversation, oldest first; `[answer] max_messages` at most.
     #[serde(default, deserialize_with = "or_default")]
+    #[schema(nullable)]
     pub messages: Vec<Message>,
     /// Which documents may be used.
     pub filter: Option<Filter>,
-    /// Wait until the index has this operation.
+    /// Wait until the index has this operation: the `seq` of a write.
     pub min_seq: Option<u64>,
     /// The most tokens of the answer; capped by `[answer] max_output_tokens`.
+    #[schema(minimum = 1)]
     pub max_tokens: Option<usize>,
     /// 0 takes the likeliest token each time.
+    #[schema(minimum = 0, maximum = 2)]
     pub temperature: Option<f32>,
     /// Nucleus sampling: the smallest set of tokens with this much probability.
+    #[schema(minimum = 0, maximum = 1)]
     pub top_p: Option<f32>,
     /// Repeats a random choice.
     pub seed: Option<u32>,
-    /// Texts that end the answer.
+    /// Texts that end the answer, each of 1 to 256 bytes.
     #[serde(default, deserialize_with = "or_default")]
+    #[schema(nullable, max_items = 4)]
     pub stop: Vec<String>,
     /// Whether somebody waits for it.
     #[serde(default, deserialize_with = "or_default")]
+    #[schema(nullable)]
     pub priority: Priority,
     /// The answer ends after so many milliseconds; capped by `[answer] max_time_s`.
+    #[schema(minimum = 1)]
     pub timeout_ms: Option<u64>,
 }
 

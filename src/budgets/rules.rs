@@ -4,6 +4,7 @@
 //! all of it at once and then as much as comes back. A day is one that begins at midnight UTC.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// Milliseconds of a minute, and of a day.
 const MINUTE_MS: u64 = 60_000;
@@ -23,7 +24,7 @@ pub struct Limits {
 }
 
 /// What is limited.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Limited {
     /// Requests in a minute.

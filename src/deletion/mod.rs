@@ -24,6 +24,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
+use utoipa::ToSchema;
 
 use self::deleted::Deleted;
 use self::receipt::{Receipt, Removal, State};
@@ -64,10 +65,14 @@ struct Work {
 }
 
 /// What was served of a document.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct Had {
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[schema(as = DeletedDocument)]
+pub struct Had {
+    /// Its collection.
     collection: String,
+    /// Its revision.
     revision: u64,
+    /// Its passages.
     chunks: u64,
 }
 

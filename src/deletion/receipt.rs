@@ -1,10 +1,12 @@
 //! What is said of a deletion: from where a document was removed, what only hides it, and what was not reached.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// What became of a document in one place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[schema(as = RemovalState)]
 pub enum State {
     /// It is gone.
     Removed,
@@ -17,7 +19,7 @@ pub enum State {
 }
 
 /// A place that had something of a document.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Removal {
     /// The place.
     pub what: String,
@@ -44,8 +46,9 @@ impl Removal {
     }
 }
 
-/// See the module. It names the document and quotes nothing of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// What became of a document that was deleted. It names the document and quotes nothing of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = DeletionReceipt)]
 pub struct Receipt {
     /// The document.
     pub document_id: String,

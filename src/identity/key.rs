@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
+use utoipa::ToSchema;
 
 use super::{Caller, Scope};
 use crate::retrieval::sight::{Sight, validate_group};
@@ -16,12 +17,14 @@ pub const KEY_PREFIX: &str = "ak_";
 const MAX_NAME_BYTES: usize = 128;
 
 /// What a key is to be.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewKey {
-    /// For whom or what it is.
+    /// For whom or what it is, in 1 to 128 bytes without control characters.
+    #[schema(pattern = r"\S")]
     pub name: String,
     /// What its holder may do.
+    #[schema(min_items = 1)]
     pub scopes: BTreeSet<Scope>,
     /// The groups of its holder.
     #[serde(default)]

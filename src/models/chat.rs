@@ -4,9 +4,10 @@
 //! no text can end its own section.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// Who says a message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// The one who sets the conversation up.
@@ -21,7 +22,7 @@ pub enum Role {
 pub const AROUND: usize = 6;
 
 /// A message of a conversation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Message {
     /// Who says it.

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// What a generated token costs, in tokens of a prompt: these are computed together, and those one by one.
 const OUTPUT_COST: u64 = 2;
@@ -16,7 +17,7 @@ const OUTPUT_COST: u64 = 2;
 const REMEMBERED: usize = 4096;
 
 /// How urgent a request is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Priority {
     /// Somebody waits for the answer.

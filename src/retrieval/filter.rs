@@ -14,7 +14,10 @@ use std::cmp::Ordering;
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
+use utoipa::{PartialSchema, ToSchema};
 
 use crate::documents::event::Metadata;
 
@@ -274,7 +277,53 @@ impl Serialize for Filter {
     }
 }
 
+impl PartialSchema for Filter {
+    fn schema() -> RefOr<Schema> {
+        // The names of fields are a pattern, for which the types of utoipa have no word: `Filter::json_schema` has it.
+        ObjectBuilder::new().schema_type(Type::Object).description(Some("See the reference.")).into()
+    }
+}
+
+impl ToSchema for Filter {}
+
 impl Filter {
+    /// What is a filter, as JSON Schema for the reference, where it is `#/components/schemas/Filter`.
+    pub fn json_schema() -> Value {
+        let this = || json!({ "$ref": "#/components/schemas/Filter" });
+        let scalar = json!({ "type": ["string", "number", "boolean"] });
+        let list = json!({ "type": "array", "maxItems": 1000, "items": scalar });
+        let operators = json!({
+            "type": "object", "minProperties": 1, "additionalProperties": false,
+            "properties": {
+                "eq": scalar, "ne": scalar, "gt": scalar, "gte": scalar, "lt": scalar, "lte": scalar,
+                "in": list, "not_in": list,
+                "exists": { "type": "boolean" }, "prefix": { "type": "string" },
+            },
+        });
+        let test = json!({ "anyOf": [scalar, list, operators] });
+        let mut properties: Map<String, Value> =
+            FIELDS.iter().map(|field| ((*field).to_owned(), test.clone())).collect();
+        properties.insert("all".into(), json!({ "type": "array", "items": this() }));
+        properties.insert("any".into(), json!({ "type": "array", "items": this() }));
+        properties.insert("not".into(), this());
+        json!({
+            "description": format!(
+                "Which documents count: fields, each with a value it must equal, an array of which it must equal one, or \
+                 operators. All members must hold; `all`, `any` and `not` combine filters. Numbers compare as numbers, texts by \
+                 their bytes (so RFC 3339 dates compare as dates), values of different types never match, and a field that is an \
+                 array matches when one of its elements does. At most {MOST_TESTS} tests, {GREATEST_DEPTH} deep."
+            ),
+            "type": "object",
+            "properties": properties,
+            "patternProperties": { "^metadata\\..": test },
+            "additionalProperties": false,
+            "examples": [{
+                "collection": "handbook", "metadata.team": ["red", "blue"], "metadata.year": { "gte": 2024 },
+                "any": [{ "id": { "prefix": "people/" } }, { "not": { "metadata.draft": true } }],
+            }],
+        })
+    }
+
     fn to_value(&self) -> Value {
         let mut members = Map::new();
         match self {
@@ -348,7 +397,6 @@ impl Test {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use serde_json::json;
 
     use super::*;
 

@@ -130,8 +130,9 @@ pub struct Receipt {
 }
 
 /// Whether a received operation changes anything.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = WriteOutcome)]
 pub enum Outcome {
     /// It is stored and waits for its turn.
     Accepted,

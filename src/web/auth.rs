@@ -1,6 +1,7 @@
 //! Who calls, and whether it may. [`identify`] stands before every address that is not for everybody, and refuses whom it
 //! does not know; each handler says with [`caller`] what its caller must be allowed to do.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use actix_web::body::{EitherBody, MessageBody};
@@ -8,11 +9,14 @@ use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::{Method, header};
 use actix_web::middleware::Next;
 use actix_web::{HttpMessage, HttpRequest, HttpResponse, ResponseError, web};
+use serde::Serialize;
 use serde_json::json;
 use sha2::{Digest, Sha256};
+use utoipa::ToSchema;
 
-use super::error::{Kind, Problem, method_not_allowed};
-use super::{openai, ui};
+use super::address::{Address, Entry};
+use super::error::{Kind, Problem};
+use super::{openai, openapi, ui};
 use crate::app::App;
 use crate::budgets::rules::Standing;
 use crate::identity::{BY_ADDRESS, Caller, Refused, Scope};
@@ -21,9 +25,34 @@ use crate::retrieval::sight::Sight;
 /// A WebSocket of a browser brings its key as a protocol of this name and the key: no header is its page's to set.
 const BEARER_PROTOCOL: &str = "bearer.";
 
-/// The routes of this file.
-pub fn routes(config: &mut web::ServiceConfig) {
-    config.service(web::resource("/v1/me").route(web::get().to(me)).default_service(web::to(method_not_allowed)));
+/// The addresses of this file.
+pub fn addresses() -> Vec<Address> {
+    let example = json!({
+        "identity": true, "name": "key:1f0c9a7de2b34c58", "scopes": ["ask"], "groups": ["board", "hr"], "sees_all": false,
+    });
+    vec![
+        Address::at("/v1/me").get(
+            me,
+            Entry::new("identity", "getMe", "Who you are")
+                .text("As the service sees it: what you may do, and which documents you see.")
+                .answers::<Me>(200, "You.", example),
+        ),
+    ]
+}
+
+/// Who the caller is.
+#[derive(Serialize, ToSchema)]
+struct Me {
+    /// Whether callers say who they are; where not, everybody may do everything.
+    identity: bool,
+    /// `key:<id>`, `user:<subject>`, or `ip:<address>`.
+    name: String,
+    /// What the caller may do.
+    scopes: BTreeSet<Scope>,
+    /// The groups of the caller.
+    groups: Vec<String>,
+    /// Whether the caller sees every document.
+    sees_all: bool,
 }
 
 /// Finds out who calls, before anything else is done for it.
@@ -81,7 +110,7 @@ fn counts(request: &ServiceRequest) -> bool {
 }
 
 /// A refusal as what is at this path would say it.
-fn in_its_form(path: &str, problem: Problem) -> HttpResponse {
+pub(super) fn in_its_form(path: &str, problem: Problem) -> HttpResponse {
     if openai::speaks(path) { openai::refusal(problem) } else { problem.error_response() }
 }
 
@@ -95,10 +124,10 @@ fn tell(headers: &mut header::HeaderMap, standing: &Standing) {
     }
 }
 
-/// The pages, which show nothing by themselves, and what an orchestrator asks. All else is for those who are known,
+/// The pages, which show nothing by themselves, the reference, and what an orchestrator asks. All else is for those who are known,
 /// whatever a router makes of its path.
 fn is_for_everybody(path: &str) -> bool {
-    matches!(path, "/healthz" | "/startupz" | "/readyz") || ui::is_page(path)
+    matches!(path, "/healthz" | "/startupz" | "/readyz" | openapi::PATH) || ui::is_page(path)
 }
 
 /// What a connection that stays open was let in with: whether it still counts is asked again.
@@ -192,11 +221,11 @@ async fn me(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, P
         Sight::All => Vec::new(),
         Sight::Groups(groups) => groups.iter().cloned().collect(),
     };
-    Ok(HttpResponse::Ok().json(json!({
-        "identity": app.identity.is_some(),
-        "name": &*caller.name,
-        "scopes": &*caller.scopes,
-        "groups": groups,
-        "sees_all": *caller.sight == Sight::All,
-    })))
+    Ok(HttpResponse::Ok().json(Me {
+        identity: app.identity.is_some(),
+        name: caller.name.to_string(),
+        scopes: (*caller.scopes).clone(),
+        groups,
+        sees_all: *caller.sight == Sight::All,
+    }))
 }

@@ -2,23 +2,31 @@
 //! disk; with `?wait=` once it is visible, a `DELETE` with its receipt. `/v1/collections`: what they are filed under.
 //! `/v1/deletions/{id}`: the receipt of a deletion, whoever asked for it.
 
+use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{AnyOfBuilder, ArrayBuilder, ObjectBuilder, Schema, SchemaType, Type};
+use utoipa::{IntoParams, PartialSchema, ToSchema};
 
+use super::address::{Address, Entry};
 use super::auth::caller;
-use super::error::{Kind, Problem, limit_of, method_not_allowed};
+use super::error::{Kind, Problem, limit_of};
 use crate::actors::ingestor::Receive;
 use crate::app::App;
-use crate::documents::event::{COLLECTION_DEFAULT, DocumentId, JsonDocument, Metadata, Operation, Upsert};
+use crate::deletion;
+use crate::documents::event::{
+    COLLECTION_DEFAULT, DocumentId, JsonDocument, MAX_METADATA_KEYS, Metadata, Operation, Upsert,
+};
 use crate::documents::parse::essence;
 use crate::error::ServiceError;
 use crate::identity::{Caller, Scope};
-use crate::retrieval::sight::{Sight, VISIBLE_TO, groups_of, with_groups};
+use crate::retrieval::sight::{MAX_GROUP_BYTES, MAX_GROUPS, Sight, VISIBLE_TO, groups_of, with_groups};
 use crate::stores::document_store::{DocumentQuery, DocumentRecord, OperationState, Outcome, Progress, Receipt};
 
 const PATH: &str = "/v1/documents";
@@ -34,41 +42,399 @@ const LOOKED_THROUGH: usize = 200;
 /// Most documents on a page.
 const PAGE_MAX: usize = 1000;
 
-/// The routes of this file.
-pub fn routes(config: &mut web::ServiceConfig) {
-    config
-        .service(
-            web::resource("/v1/collections")
-                .route(web::get().to(collections))
-                .default_service(web::to(method_not_allowed)),
-        )
-        .service(web::resource(PATH).route(web::get().to(list)).default_service(web::to(method_not_allowed)))
-        .service(
-            web::resource("/v1/documents/{id:.*}")
-                .route(web::put().to(put))
-                .route(web::get().to(get))
-                .route(web::delete().to(delete))
-                .default_service(web::to(method_not_allowed)),
-        )
-        .service(
-            web::resource("/v1/deletions/{id:.*}")
-                .route(web::get().to(deletion))
-                .default_service(web::to(method_not_allowed)),
-        );
+/// The addresses of this file.
+pub fn addresses() -> Vec<Address> {
+    let id = "The document's id: all that follows `/v1/documents/`, such as `people/leave.md`. 1 to 512 bytes without control \
+              characters; slashes may be plain or percent-encoded, with no empty, `.` or `..` segment between them.";
+    let bytes = || ObjectBuilder::new().schema_type(Type::String).min_length(Some(1));
+    let body = "The document itself, in any of the formats that are read (`Content-Type` is a hint; what it is, its bytes tell), or \
+                as `application/json` an envelope. `[ingest] max_document_bytes` at most.";
+    let mut put_entry = Entry::new(TAG, "putDocument", "Put a document");
+    let envelope = put_entry.schema::<DocumentEnvelope>();
+    let written = [
+        (200, "It is settled: `status` says whether it can be found."),
+        (202, "It is on disk, and will not be lost; `status` says how far it is."),
+    ];
+    let write = [Kind::InvalidRequest, Kind::Overloaded, Kind::StorageFull];
+    let put_entry = written.iter().fold(put_entry, |entry, (status, text)| {
+        entry.answers::<DocumentWritten>(*status, text, example(&[("outcome", json!("accepted"))]))
+    });
+    let receipt = json!({
+        "document_id": EXAMPLE_ID, "collection": "handbook", "revision": 3, "seq": 15, "accepted_ms": 1_764_000_000_000_u64,
+        "deleted_ms": 1_764_000_000_020_u64, "complete": true, "by": "key:1f0c9a7de2b34c58",
+        "removed_from": [{ "what": "catalog", "entries": 1, "state": "removed", "at_ms": 1_764_000_000_020_u64 }],
+        "remains": ["backups that were made before"],
+    });
+    let at = format!("{DELETIONS}/{EXAMPLE_ID}?seq=15");
+    let deleted = json!({ "id": EXAMPLE_ID, "seq": 15, "revision": 4, "outcome": "accepted", "receipt_at": at });
+    let mut deleted_with_receipt = deleted.clone();
+    deleted_with_receipt["receipt"] = receipt.clone();
+    let noted = json!({
+        "document_id": EXAMPLE_ID, "seq": 15, "revision": 4, "at_ms": 1_764_000_000_000_u64, "by": "key:1f0c9a7de2b34c58",
+        "had": { "collection": "handbook", "revision": 3, "chunks": 4 },
+    });
+    vec![
+        Address::at("/v1/collections").get(
+            collections,
+            Entry::new(TAG, "listCollections", "List the collections")
+                .text("With the number of documents in each, as far as the caller sees them.")
+                .scope(Scope::Ask)
+                .answers::<Collections>(
+                    200,
+                    "The collections.",
+                    json!({ "collections": [{ "name": "handbook", "documents": 12 }] }),
+                ),
+        ),
+        Address::at(PATH).get(
+            list,
+            Entry::new(TAG, "listDocuments", "List documents")
+                .text("By their ids, by pages, as far as the caller sees them.")
+                .scope(Scope::Ask)
+                .query::<ListQuery>()
+                .answers::<DocumentList>(200, "A page of them.", json!({ "documents": [example(&[])], "next": null })),
+        ),
+        Address::at("/v1/documents/{id:.*}")
+            .put(
+                put,
+                put_entry
+                    .text(
+                        "Creates a document, or replaces it whole: searches see its old passages, or its new ones. Answered once it \
+                         is on disk; with `wait`, once it can be found. An older or equal `revision` changes nothing.",
+                    )
+                    .scope(Scope::Write)
+                    .path("id", id, EXAMPLE_ID)
+                    .query::<PutQuery>()
+                    .body_as("text/markdown", body, bytes(), Some("# Leave\n\nEverybody gets 28 days.".into()))
+                    .body_as("application/octet-stream", body, bytes(), None)
+                    .body_as(
+                        "application/json",
+                        body,
+                        envelope,
+                        Some(json!({ "content": "# Leave\n\nEverybody gets 28 days.", "title": "Leave", "revision": 3 })),
+                    )
+                    .refuses(&write)
+                    .refuses(&[Kind::InvalidJson]),
+            )
+            .get(
+                get,
+                Entry::new(TAG, "getDocument", "Read a document")
+                    .text("What is served of it, how far its last write is, and its text.")
+                    .scope(Scope::Ask)
+                    .path("id", id, EXAMPLE_ID)
+                    .query::<GetQuery>()
+                    .answers::<Document>(200, "The document.", example(&[("text", json!("# Leave\n\nEverybody gets 28 days."))]))
+                    .refuses(&[Kind::NotFound]),
+            )
+            .delete(
+                delete,
+                Entry::new(TAG, "deleteDocument", "Delete a document")
+                    .text(
+                        "Answered once that is on disk; with `wait`, once it is nowhere any more, with a receipt of all the places it \
+                         was removed from. `receipt_at` is where that receipt is.",
+                    )
+                    .scope(Scope::Write)
+                    .path("id", id, EXAMPLE_ID)
+                    .query::<DeleteQuery>()
+                    .answers::<DocumentDeleted>(200, "It is gone.", deleted_with_receipt)
+                    .answers::<DocumentDeleted>(202, "That is on disk, and will be done.", deleted)
+                    .refuses(&write)
+                    .refuses(&[Kind::NotFound]),
+            ),
+        Address::at("/v1/deletions/{id:.*}").get(
+            deletion,
+            Entry::new(TAG, "getDeletion", "Read the receipt of a deletion")
+                .text("Whoever asked for it, and however: by HTTP, by an event, or because a file is gone.")
+                .scope(Scope::Write)
+                .path("id", id, EXAMPLE_ID)
+                .query::<DeletionQuery>()
+                .answers::<DeletionTold>(200, "The receipt.", receipt)
+                .answers::<DeletionNoted>(202, "It is not done yet: what is noted of it.", noted)
+                .refuses(&[Kind::NotFound]),
+        ),
+    ]
+}
+
+/// The group of these addresses in the reference.
+const TAG: &str = "documents";
+const EXAMPLE_ID: &str = "people/leave.md";
+
+/// A document as the reference shows it, with some more members.
+fn example(more: &[(&str, Value)]) -> Value {
+    let mut example = json!({
+        "id": EXAMPLE_ID, "status": "visible", "seq": 14, "revision": 3,
+        "times": { "received_ms": 1_764_000_000_000_u64, "parsed_ms": 1_764_000_000_004_u64, "embedded_ms": 1_764_000_000_031_u64,
+            "stored_ms": 1_764_000_000_040_u64, "visible_ms": 1_764_000_000_052_u64 },
+        "metadata": { "team": "people" }, "served_revision": 3, "title": "Leave", "url": null, "collection": "handbook",
+        "media_type": "text/markdown", "format": "markdown", "chunks": 4, "updated_ms": 1_764_000_000_040_u64,
+    });
+    more.iter().for_each(|(name, value)| example[*name] = value.clone());
+    example
 }
 
 /// What a `PUT` may say beside a body that is the document itself.
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 struct PutQuery {
+    /// Its title, of 1024 bytes at most; without one, the document's own.
     title: Option<String>,
+    /// Where a reader finds it, in 4096 bytes at most.
     url: Option<String>,
+    /// The collection it belongs to; by default `default`.
+    #[param(pattern = "^[a-z0-9_-]{1,64}$")]
     collection: Option<String>,
+    /// The groups that may see it, with commas between; without it, everybody who may ask.
     visible_to: Option<String>,
-    /// A JSON object.
+    /// What filters match on: a flat JSON object, as text.
+    #[param(example = "{\"team\": \"people\"}")]
     metadata: Option<String>,
+    /// Number of this version, rising; without it, it is newer than whatever is there.
+    #[param(maximum = 9_223_372_036_854_775_807_i64)]
     revision: Option<u64>,
+    /// Answer when it is settled: `true`, or seconds up to `[ingest] max_wait_s`.
+    #[param(example = "true")]
     wait: Option<String>,
+}
+
+/// What a `DELETE` may say.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+struct DeleteQuery {
+    /// Number of the version that is its end, rising; without it, it is newer than whatever is there.
+    #[param(maximum = 9_223_372_036_854_775_807_i64)]
+    revision: Option<u64>,
+    /// Answer when it is settled: `true`, or seconds up to `[ingest] max_wait_s`.
+    #[param(example = "true")]
+    wait: Option<String>,
+}
+
+/// A document as a JSON object.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DocumentEnvelope {
+    /// The text.
+    #[schema(min_length = 1)]
+    pub content: String,
+    /// The media type of the text; by default `text/markdown`.
+    pub media_type: Option<String>,
+    /// Its title, of 1024 bytes at most; without one, the document's own.
+    pub title: Option<String>,
+    /// Where a reader finds it, in 4096 bytes at most.
+    pub url: Option<String>,
+    /// The collection it belongs to; by default `default`.
+    #[schema(pattern = "^[a-z0-9_-]{1,64}$")]
+    pub collection: Option<String>,
+    /// What filters match on.
+    #[serde(default)]
+    #[schema(value_type = MetadataTold)]
+    pub metadata: Metadata,
+    /// The groups that may see it, 100 at most; without it, everybody who may ask.
+    #[schema(max_items = 100)]
+    pub visible_to: Option<Vec<String>>,
+    /// Number of this version, rising; without it, it is newer than whatever is there.
+    #[schema(maximum = 9_223_372_036_854_775_807_i64)]
+    pub revision: Option<u64>,
+}
+
+/// [`Metadata`], for the reference.
+pub struct MetadataTold;
+
+impl ToSchema for MetadataTold {
+    fn name() -> Cow<'static, str> {
+        "Metadata".into()
+    }
+}
+
+impl PartialSchema for MetadataTold {
+    fn schema() -> RefOr<Schema> {
+        let text = || ObjectBuilder::new().schema_type(Type::String);
+        let types = [Type::String, Type::Number, Type::Boolean, Type::Null];
+        let scalar = || ObjectBuilder::new().schema_type(SchemaType::from_iter(types.clone()));
+        let value = AnyOfBuilder::new().item(scalar()).item(ArrayBuilder::new().items(scalar()));
+        let groups = ArrayBuilder::new().items(text().min_length(Some(1)).max_length(Some(MAX_GROUP_BYTES)));
+        let groups = groups.max_items(Some(MAX_GROUPS));
+        ObjectBuilder::new()
+            .schema_type(Type::Object)
+            .description(Some(
+                "What filters match on, as `metadata.<key>`: texts, numbers, booleans, null, or arrays of these. 16 KiB at most, as JSON.",
+            ))
+            .property("visible_to", AnyOfBuilder::new().item(text()).item(groups).description(Some("The groups that may see it.")))
+            .property_names(Some(text().pattern(Some("^[A-Za-z0-9_.-]{1,64}$")).build()))
+            .max_properties(Some(MAX_METADATA_KEYS))
+            .additional_properties(Some(Schema::AnyOf(value.build())))
+            .into()
+    }
+}
+
+/// How far the last write of a document is.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum DocumentStatus {
+    /// It is on disk.
+    Received,
+    /// It is parsed.
+    Parsed,
+    /// Its passages are embedded.
+    Embedded,
+    /// It can be found.
+    Visible,
+    /// It is gone.
+    Deleted,
+    /// It was given up; `reason` says why, and what was there before is served.
+    Failed,
+}
+
+/// When a write came how far, in milliseconds since the Unix epoch.
+#[derive(Serialize, ToSchema)]
+pub struct DocumentTimes {
+    /// When it was published, where its event says so.
+    pub published_ms: Option<i64>,
+    /// When it was taken.
+    pub received_ms: Option<i64>,
+    /// When it was parsed.
+    pub parsed_ms: Option<i64>,
+    /// When its passages were embedded.
+    pub embedded_ms: Option<i64>,
+    /// When that was on disk.
+    pub stored_ms: Option<i64>,
+    /// When it could be found.
+    pub visible_ms: Option<i64>,
+    /// When it was given up.
+    pub failed_ms: Option<i64>,
+}
+
+/// A document: what is served of it, and how far its last write is.
+#[derive(Serialize, ToSchema)]
+pub struct Document {
+    /// What names it.
+    pub id: String,
+    /// How far its last write is.
+    pub status: DocumentStatus,
+    /// The number of that write: what `min_seq` takes.
+    pub seq: u64,
+    /// The revision of that write.
+    pub revision: u64,
+    /// When it came how far.
+    pub times: DocumentTimes,
+    /// What filters match on.
+    #[schema(value_type = MetadataTold)]
+    pub metadata: Metadata,
+    #[serde(flatten)]
+    pub served: ServedDocument,
+    /// Its text, where one document is read.
+    pub text: Option<String>,
+}
+
+/// What is served of a document; nothing, until its first version can be found.
+#[derive(Serialize, ToSchema)]
+pub struct ServedDocument {
+    /// The groups that may see it; without it, everybody who may ask.
+    pub visible_to: Option<Vec<String>>,
+    /// Why its last write was given up.
+    pub reason: Option<String>,
+    /// The revision that is served.
+    pub served_revision: Option<u64>,
+    /// The title that is served.
+    pub title: Option<String>,
+    /// Where a reader finds it.
+    pub url: Option<String>,
+    /// The collection it belongs to.
+    pub collection: Option<String>,
+    /// What its publisher says that it is.
+    pub media_type: Option<String>,
+    /// What it was read as.
+    pub format: Option<String>,
+    /// Its passages.
+    pub chunks: Option<u64>,
+    /// When what is served was stored, in milliseconds since the Unix epoch.
+    pub updated_ms: Option<i64>,
+}
+
+/// What became of a write: the document, as far as the caller sees it.
+#[derive(Serialize, ToSchema)]
+pub struct DocumentWritten {
+    /// What names it.
+    pub id: String,
+    /// The number of the write: what `min_seq` takes.
+    pub seq: u64,
+    /// The revision of the write.
+    pub revision: u64,
+    /// Whether it changes anything.
+    pub outcome: Outcome,
+    /// How far its last write is.
+    pub status: Option<DocumentStatus>,
+    /// When it came how far.
+    pub times: Option<DocumentTimes>,
+    /// What filters match on.
+    #[schema(value_type = Option<MetadataTold>)]
+    pub metadata: Option<Metadata>,
+    #[serde(flatten)]
+    pub served: ServedDocument,
+}
+
+/// What became of a deletion: the document, as far as the caller sees it, and the receipt.
+#[derive(Serialize, ToSchema)]
+pub struct DocumentDeleted {
+    #[serde(flatten)]
+    pub written: DocumentWritten,
+    /// Where the receipt is, or will be.
+    pub receipt_at: Option<String>,
+    /// The receipt, where it was waited for; null where that took too long.
+    pub receipt: Option<DeletionTold>,
+}
+
+/// The receipt of a deletion, with who asked for it.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Deletion)]
+pub struct DeletionTold {
+    #[serde(flatten)]
+    pub receipt: deletion::receipt::Receipt,
+    /// Who asked for it; null where that was not noted.
+    #[schema(required)]
+    pub by: Option<String>,
+}
+
+/// What is noted of a deletion that is not done yet.
+#[derive(Serialize, ToSchema)]
+pub struct DeletionNoted {
+    /// The document.
+    pub document_id: String,
+    /// The operation.
+    pub seq: u64,
+    /// The revision that is its end.
+    pub revision: u64,
+    /// When it was asked for, in milliseconds since the Unix epoch.
+    pub at_ms: u64,
+    /// Who asked for it.
+    pub by: String,
+    /// What was served of it.
+    #[schema(required)]
+    pub had: Option<deletion::Had>,
+}
+
+/// A page of documents.
+#[derive(Serialize, ToSchema)]
+pub struct DocumentList {
+    /// The documents, by their ids.
+    pub documents: Vec<Document>,
+    /// What `after` takes for the next page; null on the last one.
+    #[schema(required)]
+    pub next: Option<String>,
+}
+
+/// The collections.
+#[derive(Serialize, ToSchema)]
+pub struct Collections {
+    /// Those that the caller sees documents of.
+    pub collections: Vec<Collection>,
+}
+
+/// A collection.
+#[derive(Serialize, ToSchema)]
+pub struct Collection {
+    /// Its name.
+    pub name: String,
+    /// Documents in it that the caller sees.
+    pub documents: u64,
 }
 
 async fn put(
@@ -141,7 +507,7 @@ async fn put(
 async fn delete(
     request: HttpRequest,
     app: web::Data<App>,
-    query: web::Query<PutQuery>,
+    query: web::Query<DeleteQuery>,
 ) -> Result<HttpResponse, Problem> {
     let caller = caller(&request, Scope::Write)?;
     let id = document_id(&request, PATH)?;
@@ -165,7 +531,7 @@ async fn delete(
     Ok(respond(settled, body))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 struct DeletionQuery {
     /// Which deletion of the document; its last one otherwise.
@@ -230,7 +596,7 @@ async fn answer(
     Ok((settled, body))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 struct GetQuery {
     /// Whether its text is wanted, too.
@@ -276,17 +642,21 @@ async fn seen(app: &App, caller: &Caller, id: &str) -> Result<DocumentRecord, Pr
 async fn collections(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, Problem> {
     let caller = caller(&request, Scope::Ask)?;
     let found = app.library.store.collections(caller.sight.narrow(None)).await.map_err(ServiceError::from)?;
-    let collections: Vec<Value> =
-        found.into_iter().map(|(name, documents)| json!({ "name": name, "documents": documents })).collect();
-    Ok(HttpResponse::Ok().json(json!({ "collections": collections })))
+    let collections = found.into_iter().map(|(name, documents)| Collection { name, documents }).collect();
+    Ok(HttpResponse::Ok().json(Collections { collections }))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 struct ListQuery {
+    /// The most documents wanted; by default 100.
+    #[param(minimum = 1, maximum = 1000)]
     limit: Option<usize>,
+    /// Those behind this id: the `next` of the page before.
     after: Option<String>,
+    /// Only those of this collection.
     collection: Option<String>,
+    /// Only those whose id begins so.
     prefix: Option<String>,
 }
 

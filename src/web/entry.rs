@@ -5,8 +5,9 @@ use actix_web::body::{EitherBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header;
 use actix_web::middleware::Next;
-use actix_web::{Error, HttpRequest, ResponseError, web};
+use actix_web::{Error, HttpRequest, web};
 
+use super::auth::in_its_form;
 use super::error::{Kind, Problem};
 use crate::app::App;
 
@@ -30,7 +31,7 @@ pub async fn limit_head<B: MessageBody + 'static>(
     if bytes > limit {
         let detail =
             format!("the head of the request has {bytes} bytes, the limit is {limit} ([server] max_header_bytes)");
-        let response = Problem::new(Kind::HeadTooLarge, detail).error_response();
+        let response = in_its_form(request.path(), Problem::new(Kind::HeadTooLarge, detail));
         return Ok(request.into_response(response.map_into_right_body()));
     }
     Ok(next.call(request).await?.map_into_left_body())

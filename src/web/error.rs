@@ -5,13 +5,16 @@
 use actix_web::http::StatusCode;
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, ResponseError};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
 
+use crate::budgets::rules::Limited;
 use crate::error::ServiceError;
 
-/// The kinds of problems, one row each: name, status, title.
+/// The kinds of problems, one row each: name, status, title, what to do.
 macro_rules! problems {
-    ($($(#[$doc:meta])* $kind:ident = $name:literal, $status:ident, $title:literal;)*) => {
+    ($($(#[$doc:meta])* $kind:ident = $name:literal, $status:ident, $title:literal, $advice:literal;)*) => {
         /// What kind of problem it is: the `type` of a problem document.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub enum Kind { $($(#[$doc])* $kind,)* }
@@ -25,6 +28,11 @@ macro_rules! problems {
                 match self { $(Self::$kind => $name,)* }
             }
 
+            /// The `type` of a problem document.
+            pub fn urn(self) -> String {
+                format!("urn:answerd:problem:{}", self.name())
+            }
+
             /// The HTTP status.
             pub fn status(self) -> StatusCode {
                 match self { $(Self::$kind => StatusCode::$status,)* }
@@ -34,65 +42,97 @@ macro_rules! problems {
             pub fn title(self) -> &'static str {
                 match self { $(Self::$kind => $title,)* }
             }
+
+            /// What a caller is to do, in Markdown.
+            pub fn advice(self) -> &'static str {
+                match self { $(Self::$kind => $advice,)* }
+            }
         }
     };
 }
 
 problems! {
     /// The body is not JSON, or not of the expected form.
-    InvalidJson = "invalid-json", BAD_REQUEST, "The body is not the JSON that is expected";
+    InvalidJson = "invalid-json", BAD_REQUEST, "The body is not the JSON that is expected",
+        "send the JSON that `detail` asks for";
     /// A field or parameter has a value that cannot be used.
-    InvalidRequest = "invalid-request", UNPROCESSABLE_ENTITY, "A value in the request cannot be used";
+    InvalidRequest = "invalid-request", UNPROCESSABLE_ENTITY, "A value in the request cannot be used",
+        "change the value that `detail` names";
     /// The question is longer than its limit.
-    QuestionTooLong = "question-too-long", UNPROCESSABLE_ENTITY, "The question is too long";
+    QuestionTooLong = "question-too-long", UNPROCESSABLE_ENTITY, "The question is too long",
+        "ask shorter: the counts are in `question_tokens` and `limit`";
     /// The conversation does not fit the model.
-    PromptTooLong = "prompt-too-long", UNPROCESSABLE_ENTITY, "The conversation is too long";
+    PromptTooLong = "prompt-too-long", UNPROCESSABLE_ENTITY, "The conversation is too long",
+        "send less of the conversation: the counts are in `prompt_tokens` and `limit`";
     /// No model has this name.
-    UnknownModel = "unknown-model", NOT_FOUND, "There is no such model";
+    UnknownModel = "unknown-model", NOT_FOUND, "There is no such model",
+        "use one of the names in `/v1/models`";
     /// The configuration that is to be taken has mistakes.
-    InvalidConfiguration = "invalid-configuration", UNPROCESSABLE_ENTITY, "The configuration has mistakes";
+    InvalidConfiguration = "invalid-configuration", UNPROCESSABLE_ENTITY, "The configuration has mistakes",
+        "mend what `errors` names; nothing was changed";
     /// The body is larger than its limit.
-    TooLarge = "too-large", PAYLOAD_TOO_LARGE, "The body is too large";
+    TooLarge = "too-large", PAYLOAD_TOO_LARGE, "The body is too large",
+        "send less, or raise the limit in the configuration";
     /// The head of the request is larger than its limit.
-    HeadTooLarge = "head-too-large", REQUEST_HEADER_FIELDS_TOO_LARGE, "The head of the request is too large";
+    HeadTooLarge = "head-too-large", REQUEST_HEADER_FIELDS_TOO_LARGE, "The head of the request is too large",
+        "send less, or raise the limit in the configuration";
     /// The content type is not one that is taken here.
-    UnsupportedMediaType = "unsupported-media-type", UNSUPPORTED_MEDIA_TYPE, "The content type is not supported here";
+    UnsupportedMediaType = "unsupported-media-type", UNSUPPORTED_MEDIA_TYPE, "The content type is not supported here",
+        "use a content type that is named";
     /// None of the media types that are accepted can be given.
-    NotAcceptable = "not-acceptable", NOT_ACCEPTABLE, "No accepted media type can be given";
+    NotAcceptable = "not-acceptable", NOT_ACCEPTABLE, "No accepted media type can be given",
+        "accept a content type that is named";
     /// It is not known who calls.
-    Unauthorized = "unauthorized", UNAUTHORIZED, "It is not known who calls";
+    Unauthorized = "unauthorized", UNAUTHORIZED, "It is not known who calls",
+        "bring an API key or a token that is in force";
     /// The caller may not do this.
-    Forbidden = "forbidden", FORBIDDEN, "The caller may not do this";
+    Forbidden = "forbidden", FORBIDDEN, "The caller may not do this",
+        "ask for a key with the scope that is in `scope`";
     /// There is no such thing.
-    NotFound = "not-found", NOT_FOUND, "Not found";
+    NotFound = "not-found", NOT_FOUND, "Not found",
+        "look at the address";
     /// The body did not come in time.
-    BodyTimeout = "body-timeout", REQUEST_TIMEOUT, "The body did not come in time";
+    BodyTimeout = "body-timeout", REQUEST_TIMEOUT, "The body did not come in time",
+        "send faster";
     /// A page of another site asks.
-    OtherSite = "other-site", FORBIDDEN, "Pages of other sites are not served";
+    OtherSite = "other-site", FORBIDDEN, "Pages of other sites are not served",
+        "open it from a page of this service's own address";
     /// The address is one of a WebSocket.
-    UpgradeRequired = "upgrade-required", UPGRADE_REQUIRED, "A WebSocket is expected here";
+    UpgradeRequired = "upgrade-required", UPGRADE_REQUIRED, "A WebSocket is expected here",
+        "open a WebSocket";
     /// The method is not one of this address.
-    MethodNotAllowed = "method-not-allowed", METHOD_NOT_ALLOWED, "The method is not allowed here";
+    MethodNotAllowed = "method-not-allowed", METHOD_NOT_ALLOWED, "The method is not allowed here",
+        "use a method that is in `Allow`";
     /// Too much is going on.
-    Overloaded = "overloaded", TOO_MANY_REQUESTS, "Too many requests are being worked on";
+    Overloaded = "overloaded", TOO_MANY_REQUESTS, "Too many requests are being worked on",
+        "try again after `Retry-After`";
     /// The caller has used up what it may have.
-    OverBudget = "over-budget", TOO_MANY_REQUESTS, "The budget is used up";
+    OverBudget = "over-budget", TOO_MANY_REQUESTS, "The budget is used up",
+        "try again after `Retry-After`; without it, ask for less. `limited`, `limit` and `left` say what is used up";
     /// A part of the service cannot work now.
-    Unavailable = "unavailable", SERVICE_UNAVAILABLE, "A part of the service is not available";
+    Unavailable = "unavailable", SERVICE_UNAVAILABLE, "A part of the service is not available",
+        "try again after `Retry-After`; `/readyz` says what is wrong";
     /// What the caller wants to see is not yet visible.
-    NotYetVisible = "not-yet-visible", SERVICE_UNAVAILABLE, "The operation is not visible yet";
+    NotYetVisible = "not-yet-visible", SERVICE_UNAVAILABLE, "The operation is not visible yet",
+        "try again after `Retry-After`";
     /// Nobody took the answer for too long.
-    Stalled = "stalled", REQUEST_TIMEOUT, "The answer was not taken";
+    Stalled = "stalled", REQUEST_TIMEOUT, "The answer was not taken",
+        "read what you asked for";
     /// The answer's time was up.
-    TooLate = "too-late", GATEWAY_TIMEOUT, "The answer's time was up";
+    TooLate = "too-late", GATEWAY_TIMEOUT, "The answer's time was up",
+        "give more `timeout_ms`, or ask for less";
     /// A document that the answer rests on was deleted.
-    DocumentDeleted = "document-deleted", GONE, "The answer is gone with its document";
+    DocumentDeleted = "document-deleted", GONE, "The answer is gone with its document",
+        "ask again: the answer comes from what is left";
     /// Only a kept answer would do, and there is none.
-    NotCached = "not-cached", GATEWAY_TIMEOUT, "No answer is kept";
+    NotCached = "not-cached", GATEWAY_TIMEOUT, "No answer is kept",
+        "ask without `Cache-Control: only-if-cached`";
     /// The disk is full.
-    StorageFull = "storage-full", INSUFFICIENT_STORAGE, "No room to store it";
+    StorageFull = "storage-full", INSUFFICIENT_STORAGE, "No room to store it",
+        "make room; nothing was changed";
     /// The service failed.
-    Internal = "internal", INTERNAL_SERVER_ERROR, "The service failed";
+    Internal = "internal", INTERNAL_SERVER_ERROR, "The service failed",
+        "see the log";
 }
 
 /// A problem document.
@@ -129,7 +169,7 @@ impl Problem {
     /// The problem document.
     pub fn json(&self) -> Value {
         let mut document = json!({
-            "type": format!("urn:answerd:problem:{}", self.kind.name()),
+            "type": self.kind.urn(),
             "title": self.kind.title(),
             "status": self.kind.status().as_u16(),
             "detail": self.detail,
@@ -142,6 +182,81 @@ impl Problem {
         }
         document
     }
+}
+
+/// What is wrong with a request, and what to do: an RFC 9457 problem document. Beside its own members there are those of its
+/// kind.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[schema(example = json!({
+    "type": "urn:answerd:problem:question-too-long", "title": "The question is too long", "status": 422,
+    "detail": "the question has 900 tokens, the limit is 512; ask it shorter", "question_tokens": 900, "limit": 512,
+}), as = Problem)]
+pub struct ProblemDocument {
+    /// What kind it is: `urn:answerd:problem:` and the name of the kind. Programs look at this.
+    #[schema(pattern = "^urn:answerd:problem:[a-z-]+$")]
+    pub r#type: String,
+    /// The same for every problem of the kind.
+    pub title: String,
+    /// The HTTP status.
+    #[schema(minimum = 400, maximum = 599)]
+    pub status: u16,
+    /// What is wrong with this request, and what to do. For people: its words change.
+    pub detail: String,
+    /// `Retry-After`, in seconds.
+    pub retry_after_s: Option<u64>,
+    /// `forbidden`: the scope that is lacking.
+    pub scope: Option<String>,
+    /// `question-too-long`: the tokens of the question.
+    pub question_tokens: Option<usize>,
+    /// `prompt-too-long`: the tokens of the conversation.
+    pub prompt_tokens: Option<usize>,
+    /// `prompt-too-long`: the tokens of the output that there must be room for.
+    pub output_tokens: Option<usize>,
+    /// Of what was too much: how much there may be.
+    pub limit: Option<u64>,
+    /// `over-budget`: what is limited.
+    #[schema(inline)]
+    pub limited: Option<Limited>,
+    /// `over-budget`: how much of it is left.
+    pub left: Option<u64>,
+    /// `not-yet-visible`: the operation that was waited for.
+    pub min_seq: Option<u64>,
+    /// `not-yet-visible`: the operation up to which all is visible.
+    pub seq: Option<u64>,
+    /// `overloaded`: requests that wait for the model.
+    pub waiting: Option<usize>,
+    /// The most that may.
+    pub max_waiting: Option<usize>,
+    /// Answers that are written.
+    pub running: Option<usize>,
+    /// The most that may.
+    pub slots: Option<usize>,
+    /// Tokens of the prompts of those that wait.
+    pub waiting_prompt_tokens: Option<usize>,
+    /// The most there may be.
+    pub max_waiting_prompt_tokens: Option<usize>,
+    /// When this request could have expected its first token, in milliseconds.
+    pub expected_first_token_ms: Option<u64>,
+    /// `unavailable`, of `/readyz` and `/startupz`: each reason.
+    pub reasons: Option<Vec<String>>,
+    /// `unavailable`, of an answer whose service stops: whether it goes on elsewhere, for who reads on.
+    pub resumable: Option<bool>,
+    /// `invalid-configuration`: each mistake.
+    pub errors: Option<Vec<Mistake>>,
+}
+
+/// A mistake in the configuration.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[schema(as = ConfigurationMistake)]
+pub struct Mistake {
+    /// The path of the setting.
+    pub path: String,
+    /// What is wrong with it.
+    pub message: String,
+    /// The file or the environment variable that it is from.
+    pub place: Option<String>,
+    /// The line of that file.
+    pub line: Option<usize>,
 }
 
 /// The response to a request whose answer failed with this problem document.
@@ -276,12 +391,6 @@ pub fn limit_of(asked: Option<usize>, default: usize, most: usize) -> Result<usi
 /// For an address at which there is nothing.
 pub async fn not_found(request: HttpRequest) -> Result<HttpResponse, Problem> {
     Err(Problem::new(Kind::NotFound, format!("there is nothing at {}", request.path())))
-}
-
-/// For an address that does not have the method.
-pub async fn method_not_allowed(request: HttpRequest) -> Result<HttpResponse, Problem> {
-    let detail = format!("{} does not take {}", request.path(), request.method());
-    Err(Problem::new(Kind::MethodNotAllowed, detail))
 }
 
 /// Makes problem documents of errors that something below answered in plain text.

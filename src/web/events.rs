@@ -3,21 +3,88 @@
 
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
+use serde::Serialize;
 use serde_json::json;
+use utoipa::ToSchema;
+use utoipa::openapi::schema::{ObjectBuilder, Type};
 
+use super::address::{Address, Entry};
 use super::auth::caller;
-use super::error::{Kind, Problem, method_not_allowed};
+use super::error::{Kind, Problem};
 use crate::actors::ingestor::Receive;
 use crate::app::App;
 use crate::documents::cloudevent::{Delivery, read};
 use crate::error::ServiceError;
 use crate::identity::Scope;
-use crate::stores::document_store::Origin;
+use crate::stores::document_store::{Origin, Outcome};
 
-/// The routes of this file.
-pub fn routes(config: &mut web::ServiceConfig) {
-    let resource = web::resource("/v1/events");
-    config.service(resource.route(web::post().to(take)).default_service(web::to(method_not_allowed)));
+/// The addresses of this file.
+pub fn addresses() -> Vec<Address> {
+    let text = "A document event by HTTP, for publishers without NATS: a CloudEvent 1.0 that says that a document is there, has \
+                changed, or is gone. Taken are the binary mode (attributes in headers `ce-...`, the document as the body), the \
+                structured mode (one JSON object) and plain JSON without an envelope. `docs/events.md` is the contract, and \
+                `docs/document-event.schema.json` the schema of the structured mode.\n\n\
+                An event that comes again changes nothing. Its content may be elsewhere (`dataref`): then it is fetched before the \
+                answer, and what cannot be fetched is 503 or 422.";
+    let event = json!({
+        "specversion": "1.0", "type": "com.example.document.upserted", "source": "//wiki", "id": "4711",
+        "subject": "people/leave.md", "revision": 3, "datacontenttype": "text/markdown", "data": "# Leave\n...",
+    });
+    let taken = json!({
+        "document": "people/leave.md", "event": { "source": "//wiki", "id": "4711" }, "seq": 14, "revision": 3,
+        "outcome": "accepted",
+    });
+    let object = || ObjectBuilder::new().schema_type(Type::Object);
+    let bytes = ObjectBuilder::new().schema_type(Type::String).content_media_type("application/octet-stream");
+    let plain = json!({ "document": "people/leave.md", "content": "# Leave\n..." });
+    let attribute = |name: &str, text: &str, example: &str| (format!("ce-{name}"), text.to_owned(), example.to_owned());
+    let attributes = [
+        attribute("specversion", "Binary mode: `1.0`.", "1.0"),
+        attribute("type", "Binary mode: ends with `.upserted` or `.deleted`.", "com.example.document.upserted"),
+        attribute("source", "Binary mode: the publisher.", "//wiki"),
+        attribute("id", "Binary mode: with the source it names the event.", "4711"),
+        attribute("subject", "Binary mode: the document's id, percent-encoded.", "people/leave.md"),
+        attribute("revision", "Binary mode: a whole number that rises with each version.", "3"),
+    ];
+    let entry = Entry::new("events", "publishEvent", "Publish a document event").text(text).scope(Scope::Write);
+    let entry = attributes.iter().fold(entry, |entry, (name, text, example)| entry.header(name, text, example));
+    vec![
+        Address::at("/v1/events").post(
+            take,
+            entry
+                .body_as("application/cloudevents+json", BODY, object(), Some(event))
+                .body_as("application/json", BODY, object(), Some(plain))
+                .body_as("application/octet-stream", BODY, bytes, None)
+                .answers::<EventTaken>(202, "It is on disk; `outcome` says what it changes.", taken)
+                .refuses(&[Kind::InvalidRequest, Kind::Overloaded, Kind::StorageFull]),
+        ),
+    ]
+}
+
+const BODY: &str = "The event, or in binary mode the document; in any of the formats that are read.";
+
+/// That an event was taken.
+#[derive(Serialize, ToSchema)]
+struct EventTaken {
+    /// The document's id.
+    document: String,
+    /// Which event it was.
+    event: EventName,
+    /// The operation's number: what `min_seq` takes.
+    seq: u64,
+    /// The document's revision.
+    revision: u64,
+    /// What it changes.
+    outcome: Outcome,
+}
+
+/// Which event it is.
+#[derive(Serialize, ToSchema)]
+struct EventName {
+    /// The publisher.
+    source: String,
+    /// Its number of the event.
+    id: String,
 }
 
 async fn take(request: HttpRequest, app: web::Data<App>, body: web::Bytes) -> Result<HttpResponse, Problem> {
@@ -48,12 +115,11 @@ async fn take(request: HttpRequest, app: web::Data<App>, body: web::Bytes) -> Re
     let receive = Receive { operation: event.operation, origin, by };
     let receipt = app.ingestor.ask(receive).await.map_err(ServiceError::from)?;
     drop(room);
-    let body = json!({
-        "document": id,
-        "event": { "source": event.key.source, "id": event.key.id },
-        "seq": receipt.seq,
-        "revision": receipt.revision,
-        "outcome": receipt.outcome,
-    });
-    Ok(HttpResponse::Accepted().json(body))
+    Ok(HttpResponse::Accepted().json(EventTaken {
+        document: id,
+        event: EventName { source: event.key.source, id: event.key.id },
+        seq: receipt.seq,
+        revision: receipt.revision,
+        outcome: receipt.outcome,
+    }))
 }

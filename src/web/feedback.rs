@@ -4,10 +4,12 @@
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use utoipa::ToSchema;
 
-use super::answers::find;
+use super::address::{Address, Entry};
+use super::answers::{TAG, find};
 use super::auth::caller;
-use super::error::{Kind, Problem, method_not_allowed};
+use super::error::{Kind, Problem};
 use crate::actors::stats::now_ms;
 use crate::answer::log::{AnswerLog, Event};
 use crate::app::App;
@@ -22,31 +24,50 @@ const QUESTION_BYTES: usize = 16 << 10;
 /// Longest answer that is kept with it, in bytes.
 const ANSWER_BYTES: usize = 64 << 10;
 
-/// The routes of this file.
-pub fn routes(config: &mut web::ServiceConfig) {
-    config.service(
-        web::resource("/v1/answers/{id}/feedback")
-            .route(web::post().to(put))
-            .route(web::delete().to(take_back))
-            .default_service(web::to(method_not_allowed)),
-    );
+/// The addresses of this file.
+pub fn addresses() -> Vec<Address> {
+    let id = "The answer: the end of the `Location` that it was given.";
+    vec![
+        Address::at("/v1/answers/{id}/feedback")
+            .post(
+                put,
+                Entry::new(TAG, "rateAnswer", "Say what you think of an answer")
+                    .text("Kept with the answer's text, for `answerd feedback` to export. A second one takes the place of the first.")
+                    .scope(Scope::Ask)
+                    .path("id", id, "0193a1b2c3d47e5f8a9b0c1d2e3f4a5b")
+                    .body::<Feedback>("What it was worth.", json!({ "rating": "down", "note": "The number is from last year." }))
+                    .nothing(204, "It is kept.")
+                    .refuses(&[Kind::NotFound, Kind::DocumentDeleted, Kind::InvalidRequest, Kind::StorageFull]),
+            )
+            .delete(
+                take_back,
+                Entry::new(TAG, "unrateAnswer", "Take it back")
+                    .scope(Scope::Ask)
+                    .path("id", id, "0193a1b2c3d47e5f8a9b0c1d2e3f4a5b")
+                    .nothing(204, "There is none of yours now.")
+                    .refuses(&[Kind::NotFound, Kind::DocumentDeleted, Kind::StorageFull]),
+            ),
+    ]
 }
 
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 enum Rating {
     Up,
     Down,
 }
 
-#[derive(Deserialize)]
+/// What somebody thinks of an answer.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Feedback {
+    /// Whether it was good.
+    #[schema(inline)]
     rating: Rating,
-    /// Why.
+    /// Why, in 4096 bytes at most.
     #[serde(default)]
     note: String,
-    /// What was asked, as the page showed it.
+    /// What was asked, as the page showed it, in 16 KiB at most.
     #[serde(default)]
     question: String,
 }

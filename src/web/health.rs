@@ -10,29 +10,74 @@ use std::sync::Arc;
 use actix_web::dev::Server;
 use actix_web::http::header;
 use actix_web::{HttpResponse, HttpServer, ResponseError, web};
+use serde::Serialize;
 use serde_json::json;
+use utoipa::ToSchema;
 
+use super::address::{Address, Entry};
 use super::error::{Kind, Problem};
 use crate::app::{App, Startup};
 
 /// When to ask again for what is not there yet, in seconds.
 const SOON_S: u64 = 2;
 
-/// The routes of this file.
-pub fn routes(config: &mut web::ServiceConfig) {
-    config
-        .route("/healthz", web::get().to(alive))
-        .route("/startupz", web::get().to(started))
-        .route("/readyz", web::get().to(ready));
+/// The addresses of this file.
+pub fn addresses() -> Vec<Address> {
+    vec![
+        Address::at("/healthz").get(
+            alive,
+            Entry::new(TAG, "healthz", "Whether the process answers").for_everybody().answers::<Health>(
+                200,
+                "It does.",
+                json!({ "status": "alive" }),
+            ),
+        ),
+        Address::at("/startupz").get(
+            started,
+            Entry::new(TAG, "startupz", "Whether the start is over")
+                .text("Once it is over it stays so; until then, `reasons` says what is being done.")
+                .for_everybody()
+                .answers::<Health>(200, "It is.", json!({ "status": "started" }))
+                .refuses(&[Kind::Unavailable]),
+        ),
+        Address::at("/readyz").get(
+            ready,
+            Entry::new(TAG, "readyz", "Whether it can do its work")
+                .text("What fails only in part is named under `degraded`, and is no reason to send nobody here.")
+                .for_everybody()
+                .answers::<Ready>(200, "It can.", json!({ "status": "ready", "degraded": [] }))
+                .refuses(&[Kind::Unavailable]),
+        ),
+    ]
+}
+
+/// The group of these addresses in the reference.
+pub(super) const TAG: &str = "operation";
+
+/// That what was asked for is so.
+#[derive(Serialize, ToSchema)]
+struct Health {
+    /// `alive`, or `started`.
+    status: &'static str,
+}
+
+/// That the service can do its work.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Readiness)]
+struct Ready {
+    /// `ready`.
+    status: &'static str,
+    /// What works only in part, and why.
+    degraded: Vec<String>,
 }
 
 async fn alive() -> HttpResponse {
-    HttpResponse::Ok().json(json!({ "status": "alive" }))
+    HttpResponse::Ok().json(Health { status: "alive" })
 }
 
 async fn started(app: web::Data<App>) -> Result<HttpResponse, Problem> {
     match app.startup_troubles() {
-        left if left.is_empty() => Ok(HttpResponse::Ok().json(json!({ "status": "started" }))),
+        left if left.is_empty() => Ok(HttpResponse::Ok().json(Health { status: "started" })),
         left => Err(not_yet(left)),
     }
 }
@@ -40,7 +85,7 @@ async fn started(app: web::Data<App>) -> Result<HttpResponse, Problem> {
 async fn ready(app: web::Data<App>) -> Result<HttpResponse, Problem> {
     let troubles = app.troubles();
     if troubles.is_empty() {
-        return Ok(HttpResponse::Ok().json(json!({ "status": "ready", "degraded": app.degraded() })));
+        return Ok(HttpResponse::Ok().json(Ready { status: "ready", degraded: app.degraded() }));
     }
     Err(Problem::new(Kind::Unavailable, troubles.join("; ")).with("reasons", troubles))
 }
@@ -65,7 +110,7 @@ pub fn serve_the_start(startup: Arc<Startup>, listener: TcpListener) -> std::io:
             std::future::ready(response)
         };
         let alive = || async {
-            HttpResponse::Ok().insert_header((header::CONNECTION, "close")).json(json!({ "status": "alive" }))
+            HttpResponse::Ok().insert_header((header::CONNECTION, "close")).json(Health { status: "alive" })
         };
         actix_web::App::new().route("/healthz", web::get().to(alive)).default_service(web::to(later))
     });

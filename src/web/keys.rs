@@ -1,27 +1,107 @@
 //! `/admin/keys`: the API keys. A key itself is shown once, in the answer to the request that makes it.
 
-use actix_web::{HttpRequest, HttpResponse, web};
-use serde_json::{Value, json};
+use std::collections::BTreeSet;
 
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::Serialize;
+use serde_json::json;
+use utoipa::ToSchema;
+
+use super::address::{Address, Entry};
+use super::admin::TAG;
 use super::auth::caller;
-use super::error::{Kind, Problem, method_not_allowed};
+use super::error::{Kind, Problem};
 use crate::app::App;
 use crate::error::ServiceError;
 use crate::identity::Scope;
 use crate::identity::key::{KeyRecord, NewKey};
 use crate::identity::keyring::Keyring;
 
-/// The routes of this file.
-pub fn routes(config: &mut web::ServiceConfig) {
-    let refuse = || web::to(method_not_allowed);
-    config
-        .service(
-            web::resource("/admin/keys")
-                .route(web::get().to(list))
-                .route(web::post().to(create))
-                .default_service(refuse()),
-        )
-        .service(web::resource("/admin/keys/{id}").route(web::delete().to(revoke)).default_service(refuse()));
+/// The addresses of this file.
+pub fn addresses() -> Vec<Address> {
+    let key = json!({
+        "id": "1f0c9a7de2b34c58", "name": "billing", "scopes": ["ask"], "groups": ["board", "hr"], "sees_all": false,
+        "created_ms": 1_764_000_000_000_u64, "created_by": "key:0a1b2c3d4e5f6071", "expires_ms": null, "revoked_ms": null,
+    });
+    let mut made = key.clone();
+    made["key"] = "ak_1f0c9a7de2b34c58_...".into();
+    vec![
+        Address::at("/admin/keys")
+            .get(
+                list,
+                Entry::new(TAG, "listKeys", "List the API keys")
+                    .text("Those that are out of force as well; none with what it opens with. There are keys where `[identity] enabled` is true.")
+                    .scope(Scope::Admin)
+                    .answers::<Keys>(200, "The keys.", json!({ "keys": [key] }))
+                    .refuses(&[Kind::NotFound]),
+            )
+            .post(
+                create,
+                Entry::new(TAG, "createKey", "Make an API key")
+                    .text("The key itself is in this answer, and nowhere after it.")
+                    .scope(Scope::Admin)
+                    .body::<NewKey>("What it is to be.", json!({ "name": "billing", "scopes": ["ask"], "groups": ["hr", "board"] }))
+                    .answers::<NewKeyTold>(201, "The key.", made)
+                    .refuses(&[Kind::NotFound, Kind::InvalidRequest, Kind::StorageFull]),
+            ),
+        Address::at("/admin/keys/{id}").delete(
+            revoke,
+            Entry::new(TAG, "revokeKey", "Revoke an API key")
+                .text("It opens nothing any more, here at once and on other replicas within seconds. Connections that it opened end.")
+                .scope(Scope::Admin)
+                .path("id", "The `id` of the key.", "1f0c9a7de2b34c58")
+                .nothing(204, "It is out of force.")
+                .refuses(&[Kind::NotFound, Kind::StorageFull]),
+        ),
+    ]
+}
+
+/// The API keys.
+#[derive(Serialize, ToSchema)]
+struct Keys {
+    /// All of them.
+    keys: Vec<Key>,
+}
+
+/// An API key, without what it opens with.
+#[derive(Serialize, ToSchema)]
+pub struct Key {
+    /// What names it.
+    pub id: String,
+    /// For whom or what it is.
+    pub name: String,
+    /// What its holder may do.
+    pub scopes: BTreeSet<Scope>,
+    /// The groups of its holder.
+    pub groups: BTreeSet<String>,
+    /// Whether its holder sees every document.
+    pub sees_all: bool,
+    /// When it was made, in milliseconds since the Unix epoch.
+    pub created_ms: u64,
+    /// Who made it.
+    pub created_by: String,
+    /// Until when it is in force, in milliseconds since the Unix epoch.
+    pub expires_ms: Option<u64>,
+    /// Since when it is out of force.
+    pub revoked_ms: Option<u64>,
+}
+
+/// An API key that was made now.
+#[derive(Serialize, ToSchema)]
+#[schema(as = CreatedKey)]
+struct NewKeyTold {
+    /// The key itself: it is shown once.
+    key: String,
+    #[serde(flatten)]
+    of: Key,
+}
+
+impl From<KeyRecord> for Key {
+    fn from(record: KeyRecord) -> Self {
+        let KeyRecord { id, name, hash: _, scopes, groups, sees_all, created_ms, created_by, expires_ms, revoked_ms } =
+            record;
+        Self { id, name, scopes, groups, sees_all, created_ms, created_by, expires_ms, revoked_ms }
+    }
 }
 
 fn keyring(app: &App) -> Result<&Keyring, Problem> {
@@ -32,16 +112,13 @@ fn keyring(app: &App) -> Result<&Keyring, Problem> {
 async fn list(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, Problem> {
     caller(&request, Scope::Admin)?;
     let keys = keyring(&app)?.list().await.map_err(ServiceError::from)?;
-    let keys: Vec<Value> = keys.iter().map(KeyRecord::describe).collect();
-    Ok(HttpResponse::Ok().json(json!({ "keys": keys })))
+    Ok(HttpResponse::Ok().json(Keys { keys: keys.into_iter().map(Key::from).collect() }))
 }
 
 async fn create(request: HttpRequest, app: web::Data<App>, new: web::Json<NewKey>) -> Result<HttpResponse, Problem> {
     let admin = caller(&request, Scope::Admin)?;
     let (record, key) = keyring(&app)?.create(new.into_inner(), &admin.name).await?;
-    let mut body = record.describe();
-    body["key"] = key.into();
-    Ok(HttpResponse::Created().json(body))
+    Ok(HttpResponse::Created().json(NewKeyTold { key, of: record.into() }))
 }
 
 async fn revoke(request: HttpRequest, app: web::Data<App>, id: web::Path<String>) -> Result<HttpResponse, Problem> {

@@ -4,20 +4,33 @@ use std::sync::Arc;
 
 use actix_web::{HttpRequest, HttpResponse, web};
 
+use super::address::{Address, Entry};
 use super::auth::caller;
-use super::error::{Problem, method_not_allowed};
+use super::error::Problem;
+use super::health::TAG;
 use crate::app::App;
 use crate::identity::Scope;
 
-/// The routes of this file.
-pub fn routes(config: &mut web::ServiceConfig) {
-    config
-        .service(web::resource("/metrics").route(web::get().to(metrics)).default_service(web::to(method_not_allowed)));
+/// The addresses of this file.
+pub fn addresses() -> Vec<Address> {
+    let example = "# HELP answerd_lag_events Operations and events that are not visible yet.\n# TYPE answerd_lag_events gauge\n\
+                   answerd_lag_events 0\n# EOF\n";
+    vec![
+        Address::at("/metrics").get(
+            metrics,
+            Entry::new(TAG, "metrics", "The metrics of the process")
+                .text("For Prometheus. The scope `admin` will do as well.")
+                .scope(Scope::Metrics)
+                .answers_as(200, "OpenMetrics text.", MEDIA_TYPE, example),
+        ),
+    ]
 }
+
+const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 async fn metrics(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, Problem> {
     caller(&request, Scope::Metrics)?;
     let app: Arc<App> = app.into_inner();
     let text = app.metrics_text().await;
-    Ok(HttpResponse::Ok().content_type("application/openmetrics-text; version=1.0.0; charset=utf-8").body(text))
+    Ok(HttpResponse::Ok().content_type(MEDIA_TYPE).body(text))
 }

@@ -14,13 +14,16 @@
 //! | [`keys`] | `/admin/keys` |
 //! | [`health`] | `/healthz`, `/startupz`, `/readyz` |
 //! | [`metrics`] | `/metrics` |
-//! | [`ui`] | `/`, `/documents`, `/admin`, `/ui/...`: the browser pages |
+//! | [`openapi`] | `/openapi.json`: the reference of all these |
+//! | [`ui`] | `/`, `/documents`, `/admin`, `/docs`, `/ui/...`: the browser pages |
 //!
-//! [`error`] makes RFC 9457 problem documents of everything that goes wrong, [`openai`] errors of OpenAI's form;
+//! Each file lists its addresses with what the reference says of them ([`address`]). [`error`] makes RFC 9457 problem documents
+//! of everything that goes wrong, [`openai`] errors of OpenAI's form;
 //! [`auth`] says who calls and what it may (and `/v1/me` tells it), [`entry`] bounds the
 //! head of a request and says from where it may come, [`observe`] tells
 //! of each request, [`slow`] ends connections of those who neither send nor take anything.
 
+pub mod address;
 pub mod admin;
 pub mod answers;
 pub mod auth;
@@ -35,6 +38,7 @@ pub mod keys;
 pub mod metrics;
 pub mod observe;
 pub mod openai;
+pub mod openapi;
 pub mod search;
 pub mod slow;
 pub mod ui;
@@ -49,6 +53,7 @@ use actix_web::middleware::{Condition, DefaultHeaders, from_fn};
 use actix_web::{HttpServer, web};
 use actix_web_lab::middleware::map_response;
 
+use self::address::Address;
 use crate::app::App;
 
 /// Browsers load nothing from elsewhere and run nothing that is not a file of ours; and no text becomes a part of a page
@@ -56,6 +61,30 @@ use crate::app::App;
 const CONTENT_SECURITY_POLICY: &str = "default-src 'self'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
     connect-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; \
     require-trusted-types-for 'script'; trusted-types dompurify answerd";
+
+/// Every address of the service.
+pub fn addresses() -> Vec<Address> {
+    [
+        answers::addresses(),
+        openai::addresses(),
+        ws::addresses(),
+        search::addresses(),
+        documents::addresses(),
+        events::addresses(),
+        auth::addresses(),
+        admin::addresses(),
+        keys::addresses(),
+        dead_letters::addresses(),
+        feedback::addresses(),
+        health::addresses(),
+        metrics::addresses(),
+        openapi::addresses(),
+        ui::addresses(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
 
 /// The most that `[server] shutdown_timeout_s` can be.
 const LONGEST_STOP_S: u64 = 3600;
@@ -91,20 +120,7 @@ pub fn serve(app: Arc<App>, listener: TcpListener) -> std::io::Result<Server> {
                     .add(("Cross-Origin-Resource-Policy", "same-origin")),
             )
             .wrap(from_fn(observe::observe))
-            .configure(answers::routes)
-            .configure(openai::routes)
-            .configure(ws::routes)
-            .configure(search::routes)
-            .configure(documents::routes)
-            .configure(events::routes)
-            .configure(auth::routes)
-            .configure(admin::routes)
-            .configure(keys::routes)
-            .configure(dead_letters::routes)
-            .configure(feedback::routes)
-            .configure(health::routes)
-            .configure(metrics::routes)
-            .configure(ui::routes)
+            .configure(|config| addresses().into_iter().for_each(|address| address.serve(config)))
             .default_service(web::to(error::not_found))
     })
     .h1_write_buffer_size(slow::UNSENT)

@@ -1,10 +1,13 @@
 //! The browser pages, built by Vite in `src/web/ui` and embedded in the binary: `/` is the chat, `/documents` the documents,
-//! `/admin` the operators' page; what they load is below `/ui/`, under names that change with the content.
+//! `/admin` the operators' page, `/docs` the reference; what they load is below `/ui/`, under names that change with the content.
+
+use std::future::ready;
 
 use actix_web::http::header::{self, AcceptEncoding, EntityTag, Header, IfNoneMatch};
 use actix_web::{HttpRequest, HttpResponse, web};
 use rust_embed::Embed;
 
+use super::address::Address;
 use super::error::{Kind, Problem};
 
 /// Each file as it is and, where it is text, compressed. None where the pages were not built.
@@ -13,7 +16,8 @@ use super::error::{Kind, Problem};
 struct Files;
 
 /// The pages: where each is, and its file.
-const PAGES: [(&str, &str); 3] = [("/", "index.html"), ("/documents", "documents.html"), ("/admin", "admin.html")];
+const PAGES: [(&str, &str); 4] =
+    [("/", "index.html"), ("/documents", "documents.html"), ("/admin", "admin.html"), ("/docs", "docs.html")];
 /// How long a page is kept without asking: not at all.
 const ASK_AGAIN: &str = "no-cache";
 /// The same of what is below `/ui/`: another content has another name.
@@ -24,12 +28,10 @@ const NOT_BUILT: &str = "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\
 <p>They are built with Node.js: install the Debian packages <code>nodejs</code> and <code>npm</code>, and run <code>make run</code> \
 again. Everything else works; the README says how.</p></html>";
 
-/// The routes of this file.
-pub fn routes(config: &mut web::ServiceConfig) {
-    for (path, name) in PAGES {
-        config.route(path, web::get().to(async move |request: HttpRequest| page(&request, name)));
-    }
-    config.route("/ui/{file:.*}", web::get().to(file));
+/// The addresses of this file.
+pub fn addresses() -> Vec<Address> {
+    let page = |(path, name)| Address::at(path).page(move |request: HttpRequest| ready(page(&request, name)));
+    PAGES.into_iter().map(page).chain([Address::at("/ui/{file:.*}").page(file)]).collect()
 }
 
 /// Whether everybody may have what is at this path.

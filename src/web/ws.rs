@@ -27,16 +27,18 @@ use actix_ws::{AggregatedMessage, CloseCode, CloseReason, ProtocolError, Session
 use futures_util::future::LocalBoxFuture;
 use futures_util::stream::{FuturesUnordered, SelectAll};
 use futures_util::{FutureExt, StreamExt, stream};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::time::MissedTickBehavior;
 use tracing::Span;
 use tracing::field::Empty;
+use utoipa::ToSchema;
 
-use super::answers::{find, is_past_the_end, position_after};
+use super::address::{Address, Entry};
+use super::answers::{TAG, find, is_past_the_end, position_after};
 use super::auth::Pass;
 use super::entry::is_of_another_site;
-use super::error::{Kind, Problem, method_not_allowed};
+use super::error::{Kind, Problem};
 use super::observe;
 use crate::answer::log::{AnswerLog, Event, event_id, parse_event_id};
 use crate::app::App;
@@ -55,9 +57,80 @@ const ID_BYTES: usize = 128;
 /// Bytes that may come beyond a message: what is read at once, and the heads of its frames.
 const READ_AHEAD: usize = 64 << 10;
 
-/// The routes of this file.
-pub fn routes(config: &mut web::ServiceConfig) {
-    config.service(web::resource("/v1/ws").route(web::get().to(open)).default_service(web::to(method_not_allowed)));
+/// The addresses of this file.
+pub fn addresses() -> Vec<Address> {
+    let text = "Answers over one WebSocket, many at once. Frames are JSON texts. The client sends `ask` (with the members of \
+                `POST /v1/answers`), `resume`, `cancel` and `ping`, each question under an `id` of its own choice; it gets the \
+                events of its answers, mixed, and `pong`. A question that is not taken ends with an `error` event. A frame that is \
+                not taken while a question of its id is open is answered by a `refused` event, which ends nothing. To cancel what \
+                has ended is no mistake. 64 questions may be open on a connection, and a frame may have `[server] max_json_bytes`.\n\n\
+                A browser cannot set headers here: it offers the protocols `answerd` and `bearer.<key>` where it must say who calls.\n\n\
+                What is wrong with the connection closes it: 1002 for what is no WebSocket frame, 1003 for binary frames, 1007 for \
+                what is no text or no JSON object, 1009 for messages that are too large, 1001 where the service stops or the client \
+                does not answer pings, 1008 where the key it was opened with was revoked.";
+    vec![
+        Address::at("/v1/ws").get(
+            open,
+            Entry::new(TAG, "openWebSocket", "Ask over a WebSocket")
+                .text(text)
+                .scope(Scope::Ask)
+                .frames::<ClientFrame, ServiceFrame>()
+                .nothing(101, "The WebSocket is open (RFC 6455): from here on there are frames.")
+                .refuses(&[Kind::UpgradeRequired, Kind::OtherSite]),
+        ),
+    ]
+}
+
+/// A frame from the client.
+#[derive(Serialize, ToSchema)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum ClientFrame {
+    /// Ask a question: beside these, the members of `Question`.
+    Ask {
+        /// The client's name of it, of 1 to 128 bytes.
+        id: String,
+        /// As the header `Cache-Control` of `POST /v1/answers`.
+        cache_control: Option<String>,
+        /// What is asked.
+        question: String,
+    },
+    /// Read an answer on.
+    Resume {
+        /// The client's name of it.
+        id: String,
+        /// The last event that was seen.
+        last_event_id: String,
+    },
+    /// Stop an answer.
+    Cancel {
+        /// The client's name of it.
+        id: String,
+    },
+    /// Ask for a `pong`.
+    Ping,
+}
+
+/// A frame from the service: an event, or `{"type": "pong"}`.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum ServiceFrame {
+    /// An event of an answer, or a refusal.
+    Event {
+        /// The client's name of the question.
+        id: String,
+        /// `status`, `sources`, `token`, `usage`, `done`, `error` or `refused`.
+        event: String,
+        /// What `resume` takes; not where a frame is refused.
+        event_id: Option<String>,
+        /// As in `AnswerEvent`; of `refused`, a problem document.
+        #[schema(value_type = Object)]
+        data: Value,
+    },
+    /// The answer to a `ping`.
+    Pong {
+        /// `pong`.
+        r#type: String,
+    },
 }
 
 async fn open(request: HttpRequest, body: web::Payload, app: web::Data<App>) -> Result<HttpResponse, actix_web::Error> {

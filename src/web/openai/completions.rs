@@ -9,10 +9,12 @@ use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, Responder, web};
 use actix_web_lab::sse;
 use futures_util::{Stream, StreamExt, stream};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
 
-use super::{Error, NO_RETRY, body, error_of, invalid, openais};
+use super::embeddings::TextOrTexts;
+use super::{Error, NO_RETRY, OpenAiError, TAG, body, error_of, invalid, status};
 use crate::actors::stats::now_ms;
 use crate::answer::log::{AnswerLog, DoneReason, Event, Source};
 use crate::app::App;
@@ -22,61 +24,152 @@ use crate::identity::Scope;
 use crate::models::chat::{Message, Role};
 use crate::models::line::Priority;
 use crate::retrieval::filter::Filter;
-use crate::web::answers::{at, cache_use, place};
+use crate::web::address::{Address, Entry};
+use crate::web::answers::{ASKING, at, cache_use, place};
 use crate::web::auth::caller;
 use crate::web::error::{Kind, response_of};
 
-#[derive(Debug, Deserialize)]
+/// The addresses of this file.
+pub(super) fn addresses() -> Vec<Address> {
+    let text = "OpenAI's protocol (<https://platform.openai.com/docs/api-reference/chat>): its clients work unchanged. The model \
+                `[answer] model_name` answers from the documents, and puts `sources` beside `choices`; every other one in \
+                `/v1/models` answers by itself. Members that OpenAI has and this service does not are ignored where they change \
+                nothing in the answer, and refused otherwise.\n\n\
+                With `stream`, the answer comes in chunks as server-sent events without a name, and `[DONE]` after the last.";
+    let head = |object: &str| {
+        json!({
+            "id": "chatcmpl-0193a1b2c3d47e5f8a9b0c1d2e3f4a5b", "object": object, "created": 1_764_000_000, "model": "answerd",
+        })
+    };
+    let mut completion = head("chat.completion");
+    completion["choices"] = json!([{
+        "index": 0, "logprobs": null, "finish_reason": "stop",
+        "message": { "role": "assistant", "content": "You get 28 days of annual leave [1].", "refusal": null },
+    }]);
+    completion["usage"] = json!({
+        "prompt_tokens": 412, "completion_tokens": 12, "total_tokens": 424, "prompt_tokens_details": { "cached_tokens": 0 },
+    });
+    let mut chunk = head("chat.completion.chunk");
+    let delta = json!({ "content": "You get 28 days" });
+    chunk["choices"] = json!([{ "index": 0, "delta": delta, "logprobs": null, "finish_reason": null }]);
+    let question = json!([{ "role": "user", "content": "How many days of annual leave do I get?" }]);
+    vec![
+        Address::at("/v1/chat/completions").post(
+            chat,
+            Entry::new(TAG, "createChatCompletion", "Go on with a conversation")
+                .text(text)
+                .scope(Scope::Ask)
+                .header("Cache-Control", "As of `POST /v1/answers`.", "no-cache")
+                .body::<ChatRequest>("The conversation.", json!({ "model": "answerd", "messages": question }))
+                .answers::<ChatCompletion>(200, "The answer.", completion)
+                .streams::<ChatChunk>(200, "", &format!("data: {chunk}\n\ndata: [DONE]\n\n"))
+                .tells(200, "Location", "Where the answer is: `/v1/answers/{id}`.")
+                .refuses(&[Kind::UnknownModel])
+                .refuses(&ASKING),
+        ),
+    ]
+}
+
+/// A conversation to go on with. Members that are not named here are ignored.
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = ChatCompletionRequest)]
 struct ChatRequest {
+    /// The name of a model.
     model: String,
+    /// The conversation, oldest first; the last message is the question where the answer is from the documents.
+    #[schema(min_items = 1)]
     messages: Vec<ChatMessage>,
+    /// Whether the answer comes in chunks, as it is written.
     #[serde(default)]
     stream: Option<bool>,
+    /// What comes beside the chunks.
+    #[schema(inline)]
     stream_options: Option<StreamOptions>,
+    /// The same as `max_completion_tokens`, which wins.
+    #[schema(minimum = 1)]
     max_tokens: Option<i64>,
+    /// The most tokens of the answer; capped by `[answer] max_output_tokens`.
+    #[schema(minimum = 1)]
     max_completion_tokens: Option<i64>,
+    /// 0 takes the likeliest token each time.
+    #[schema(minimum = 0, maximum = 2)]
     temperature: Option<f32>,
+    /// Nucleus sampling: the smallest set of tokens with this much probability.
+    #[schema(minimum = 0, maximum = 1)]
     top_p: Option<f32>,
+    /// Choices: there is one.
+    #[schema(minimum = 1, maximum = 1)]
     n: Option<i64>,
+    /// A text that ends the answer, or up to 4, each of 1 to 256 bytes.
+    #[schema(value_type = Option<TextOrTexts>)]
     stop: Option<Stop>,
+    /// Repeats a random choice.
     seed: Option<i64>,
+    /// Makes tokens less likely that were said.
+    #[schema(minimum = -2, maximum = 2)]
     presence_penalty: Option<f32>,
+    /// The same, the more often they were.
+    #[schema(minimum = -2, maximum = 2)]
     frequency_penalty: Option<f32>,
+    /// Not supported: `true` is refused.
     logprobs: Option<bool>,
+    /// Not supported: what is not empty is refused.
+    #[schema(max_items = 0)]
     tools: Option<Vec<Value>>,
+    /// Not supported: what is not empty is refused.
+    #[schema(max_items = 0)]
     functions: Option<Vec<Value>>,
+    /// Not supported: what is not empty is refused.
+    #[schema(value_type = Option<Object>)]
     logit_bias: Option<Map<String, Value>>,
+    /// Only of the `type` `text`.
+    #[schema(inline)]
     response_format: Option<ResponseFormat>,
+    /// Only `text`.
     modalities: Option<Vec<String>>,
     /// Which documents may be used.
     filter: Option<Filter>,
-    /// Wait until the index has this operation.
+    /// Wait until the index has this operation: the `seq` of a write.
     min_seq: Option<u64>,
     /// `text`: the sources also at the end of the answer's text.
+    #[schema(inline)]
     sources: Option<SourcesAs>,
     /// Whether somebody waits for it.
     priority: Option<Priority>,
     /// The answer ends after so many milliseconds.
+    #[schema(minimum = 1)]
     timeout_ms: Option<u64>,
 }
 
-#[derive(Debug, Deserialize)]
+/// A message of a conversation.
+#[derive(Debug, Deserialize, ToSchema)]
 struct ChatMessage {
+    /// Who says it: `system` (or `developer`), `user` or `assistant`.
+    #[schema(pattern = "^(system|developer|user|assistant)$")]
     role: String,
+    /// What is said: a text, or parts that are texts.
     content: Option<Content>,
 }
 
-#[derive(Debug, Deserialize)]
+/// A text, or parts of one.
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = ChatContent)]
 #[serde(untagged, expecting = "`content` must be a text or a list of parts, each with a `type`")]
 enum Content {
     Text(String),
     Parts(Vec<Part>),
 }
 
-#[derive(Debug, Deserialize)]
+/// A part of a message.
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = ChatPart)]
 struct Part {
+    /// `text`: others are not supported.
     #[serde(rename = "type")]
+    #[schema(pattern = "^text$")]
     kind: String,
+    /// The text.
+    #[schema(required)]
     text: Option<String>,
 }
 
@@ -87,22 +180,147 @@ enum Stop {
     Several(Vec<String>),
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 struct StreamOptions {
+    /// A last chunk with the usage, and without choices.
     include_usage: Option<bool>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 struct ResponseFormat {
+    /// `text`.
     #[serde(rename = "type")]
+    #[schema(pattern = "^text$")]
     kind: String,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 enum SourcesAs {
+    /// Beside `choices`.
     Field,
+    /// There, and at the end of the text.
     Text,
+}
+
+/// An answer in OpenAI's form.
+#[derive(Serialize, ToSchema)]
+pub struct ChatCompletion {
+    /// `chatcmpl-` and the id of the answer.
+    pub id: String,
+    /// `chat.completion`.
+    pub object: String,
+    /// When it was asked, in seconds since the Unix epoch.
+    pub created: u64,
+    /// The model's name.
+    pub model: String,
+    /// The answer: one choice.
+    pub choices: Vec<ChatChoice>,
+    /// What it took; null where the model was not asked.
+    pub usage: Option<ChatUsage>,
+    /// The passages it rests on, where it is from the documents.
+    pub sources: Option<Vec<Source>>,
+}
+
+/// An answer among its choices.
+#[derive(Serialize, ToSchema)]
+pub struct ChatChoice {
+    /// 0.
+    pub index: usize,
+    /// What is said.
+    pub message: ChatAnswer,
+    /// Not supported.
+    #[schema(required)]
+    pub logprobs: Option<bool>,
+    /// `stop` or `length`.
+    pub finish_reason: String,
+}
+
+/// What is said.
+#[derive(Serialize, ToSchema)]
+pub struct ChatAnswer {
+    /// `assistant`.
+    pub role: String,
+    /// The text.
+    pub content: String,
+    /// Null.
+    #[schema(required)]
+    pub refusal: Option<String>,
+}
+
+/// What an answer took, in tokens.
+#[derive(Serialize, ToSchema)]
+pub struct ChatUsage {
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// Tokens generated.
+    pub completion_tokens: usize,
+    /// Their sum.
+    pub total_tokens: usize,
+    /// What there is to say of the prompt.
+    pub prompt_tokens_details: ChatPromptUsage,
+}
+
+/// What there is to say of a prompt.
+#[derive(Serialize, ToSchema)]
+pub struct ChatPromptUsage {
+    /// Tokens that had been computed before.
+    pub cached_tokens: usize,
+}
+
+/// What stands in an event of a stream: more of an answer, or what went wrong with it. After the last there is `[DONE]`.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+#[schema(as = ChatCompletionEvent)]
+#[expect(dead_code, reason = "it is only described")]
+pub enum ChatChunk {
+    /// More of it.
+    Chunk(ChatCompletionChunk),
+    /// It failed. The last event.
+    Error(OpenAiError),
+}
+
+/// More of an answer in OpenAI's form.
+#[derive(Serialize, ToSchema)]
+pub struct ChatCompletionChunk {
+    /// `chatcmpl-` and the id of the answer.
+    pub id: String,
+    /// `chat.completion.chunk`.
+    pub object: String,
+    /// When it was asked, in seconds since the Unix epoch.
+    pub created: u64,
+    /// The model's name.
+    pub model: String,
+    /// One choice; none in the chunk with the usage.
+    pub choices: Vec<ChatDelta>,
+    /// With `include_usage`: what it took, in the last chunk, and null before.
+    pub usage: Option<ChatUsage>,
+    /// In the first chunk, where it is from the documents: the passages it rests on.
+    pub sources: Option<Vec<Source>>,
+}
+
+/// More of a choice.
+#[derive(Serialize, ToSchema)]
+pub struct ChatDelta {
+    /// 0.
+    pub index: usize,
+    /// What is new.
+    pub delta: ChatDeltaText,
+    /// Not supported.
+    #[schema(required)]
+    pub logprobs: Option<bool>,
+    /// `stop` or `length` in the last one, and null before.
+    #[schema(required)]
+    pub finish_reason: Option<String>,
+}
+
+/// What is new.
+#[derive(Serialize, ToSchema)]
+pub struct ChatDeltaText {
+    /// `assistant`, in the first one.
+    pub role: Option<String>,
+    /// More text.
+    pub content: Option<String>,
 }
 
 impl ChatRequest {
@@ -253,7 +471,7 @@ pub(super) async fn chat(
         Ok(answer) => Ok(HttpResponse::Ok().insert_header(place).json(answer)),
         Err(problem) => {
             let mut response = response_of(&problem).json(error_of(&problem));
-            *response.status_mut() = openais(response.status());
+            *response.status_mut() = status(response.status());
             if [Kind::TooLate, Kind::Stalled].iter().any(|kind| kind.status() == response.status()) {
                 let (name, value) = NO_RETRY;
                 let headers = response.headers_mut();

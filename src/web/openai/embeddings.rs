@@ -5,15 +5,17 @@ use std::time::Instant;
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use base64::Engine as _;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use utoipa::ToSchema;
 
-use super::{Error, body, invalid};
+use super::{Error, TAG, body, invalid};
 use crate::actors::embedder::Embed;
 use crate::app::App;
 use crate::error::ServiceError;
 use crate::identity::Scope;
 use crate::usage::{Operation, Outcome, UsageRecord};
+use crate::web::address::{Address, Entry};
 use crate::web::auth::caller;
 use crate::web::error::{Kind, Problem};
 
@@ -24,11 +26,40 @@ const AROUND_A_TEXT: usize = 2;
 /// So many texts or fewer are embedded before documents are.
 const FEW_TEXTS: usize = 8;
 
-#[derive(Debug, Deserialize)]
+/// The addresses of this file.
+pub(super) fn addresses() -> Vec<Address> {
+    let embeddings_of_two = json!({
+        "object": "list", "model": "all-MiniLM-L6-v2", "usage": { "prompt_tokens": 9, "total_tokens": 9 },
+        "data": [{ "object": "embedding", "index": 0, "embedding": [0.0123, -0.0456] }],
+    });
+    vec![
+        Address::at("/v1/embeddings").post(
+            embeddings,
+            Entry::new(TAG, "createEmbeddings", "Embed texts")
+                .text("Of the model that the documents are embedded with. Tokens instead of texts are not taken.")
+                .scope(Scope::Ask)
+                .body::<EmbeddingRequest>(
+                    "The texts.",
+                    json!({ "model": "all-MiniLM-L6-v2", "input": ["annual leave"] }),
+                )
+                .answers::<Embeddings>(200, "The vectors, in the order of the texts.", embeddings_of_two)
+                .refuses(&[Kind::InvalidRequest, Kind::UnknownModel, Kind::Overloaded]),
+        ),
+    ]
+}
+
+/// Texts to be embedded. Members that are not named here are ignored.
+#[derive(Debug, Deserialize, ToSchema)]
 struct EmbeddingRequest {
+    /// The name of the embedding model.
     model: String,
+    /// A text, or 1 to 2048 of them; each of as many tokens as the model takes, and none empty.
+    #[schema(value_type = TextOrTexts)]
     input: Input,
+    /// How the vectors are written; by default as numbers.
+    #[schema(inline)]
     encoding_format: Option<Encoding>,
+    /// The numbers of a vector, if it is said: those that the model has.
     dimensions: Option<usize>,
 }
 
@@ -41,11 +72,67 @@ enum Input {
     Other(serde::de::IgnoredAny),
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+/// A text, or several.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "it is only described")]
+pub enum TextOrTexts {
+    /// One.
+    One(String),
+    /// Several.
+    Several(Vec<String>),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 enum Encoding {
+    /// An array of numbers.
     Float,
+    /// The numbers as 32-bit floats, little-endian, in Base64.
     Base64,
+}
+
+/// Texts, embedded.
+#[derive(Serialize, ToSchema)]
+struct Embeddings {
+    /// `list`.
+    object: &'static str,
+    /// A vector for each text.
+    data: Vec<Embedding>,
+    /// The model's name.
+    model: String,
+    /// What it took.
+    usage: EmbeddingUsage,
+}
+
+/// A text, embedded.
+#[derive(Serialize, ToSchema)]
+struct Embedding {
+    /// `embedding`.
+    object: &'static str,
+    /// Which text it is of, from 0.
+    index: usize,
+    /// The vector, of length 1.
+    embedding: Vector,
+}
+
+/// A vector, as `encoding_format` says.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+enum Vector {
+    /// Its numbers.
+    Float(Vec<f32>),
+    /// The same in Base64.
+    Base64(String),
+}
+
+/// What it took to embed texts, in tokens.
+#[derive(Serialize, ToSchema)]
+struct EmbeddingUsage {
+    /// Tokens of the texts.
+    prompt_tokens: usize,
+    /// The same.
+    total_tokens: usize,
 }
 
 pub(super) async fn embeddings(
@@ -99,17 +186,17 @@ pub(super) async fn embeddings(
     let vectors = app.embedder.ask(Embed { texts, urgent }).await.map_err(ServiceError::from)?;
     reserved.used(total);
     let base64 = asked.encoding_format == Some(Encoding::Base64);
-    let data: Vec<Value> = vectors
-        .iter()
+    let data = vectors
+        .into_iter()
         .enumerate()
         .map(|(index, vector)| {
             let embedding = if base64 {
                 let bytes: Vec<u8> = vector.iter().flat_map(|number| number.to_le_bytes()).collect();
-                json!(base64::engine::general_purpose::STANDARD.encode(bytes))
+                Vector::Base64(base64::engine::general_purpose::STANDARD.encode(bytes))
             } else {
-                json!(vector)
+                Vector::Float(vector)
             };
-            json!({ "object": "embedding", "index": index, "embedding": embedding })
+            Embedding { object: "embedding", index, embedding }
         })
         .collect();
     if let Ok(asker) = app.asker() {
@@ -124,6 +211,6 @@ pub(super) async fn embeddings(
             ..UsageRecord::default()
         });
     }
-    let usage = json!({ "prompt_tokens": total, "total_tokens": total });
-    Ok(HttpResponse::Ok().json(json!({ "object": "list", "data": data, "model": name, "usage": usage })))
+    let usage = EmbeddingUsage { prompt_tokens: total, total_tokens: total };
+    Ok(HttpResponse::Ok().json(Embeddings { object: "list", data, model: name.clone(), usage }))
 }

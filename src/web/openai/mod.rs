@@ -10,30 +10,22 @@ mod models;
 
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpMessage, HttpRequest, HttpResponse, ResponseError, web};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
 
+use super::address::Address;
 use super::error::{Kind, Problem, body_error};
 use crate::app::App;
 use crate::error::ServiceError;
 
-/// The routes of this folder.
-pub fn routes(config: &mut web::ServiceConfig) {
-    let refuse = || {
-        web::to(async |request: HttpRequest| {
-            let detail = format!("{} does not take {}", request.path(), request.method());
-            Err::<HttpResponse, _>(Error::from(Problem::new(Kind::MethodNotAllowed, detail)))
-        })
-    };
-    config
-        .service(
-            web::resource("/v1/chat/completions").route(web::post().to(completions::chat)).default_service(refuse()),
-        )
-        .service(
-            web::resource("/v1/embeddings").route(web::post().to(embeddings::embeddings)).default_service(refuse()),
-        )
-        .service(web::resource("/v1/models").route(web::get().to(models::models)).default_service(refuse()))
-        .service(web::resource("/v1/models/{name:.*}").route(web::get().to(models::model)).default_service(refuse()));
+/// The addresses of this folder.
+pub fn addresses() -> Vec<Address> {
+    [completions::addresses(), models::addresses(), embeddings::addresses()].into_iter().flatten().collect()
 }
+
+/// The group of these addresses in the reference.
+const TAG: &str = "openai";
 
 /// Whether what is at this path speaks OpenAI's protocol, also where it refuses somebody.
 pub(super) fn speaks(path: &str) -> bool {
@@ -72,7 +64,7 @@ impl std::fmt::Display for Error {
 
 impl ResponseError for Error {
     fn status_code(&self) -> StatusCode {
-        openais(self.0.kind.status())
+        status(self.0.kind.status())
     }
 
     fn error_response(&self) -> HttpResponse {
@@ -88,8 +80,35 @@ impl ResponseError for Error {
 }
 
 /// OpenAI has one status for all that is wrong with a request.
-fn openais(status: StatusCode) -> StatusCode {
+pub(super) fn status(status: StatusCode) -> StatusCode {
     if status == StatusCode::UNPROCESSABLE_ENTITY { StatusCode::BAD_REQUEST } else { status }
+}
+
+/// An error in OpenAI's form.
+#[derive(Serialize, ToSchema)]
+#[schema(as = OpenAiError, example = json!({ "error": {
+    "message": "there is no model \"gpt\"; there are answerd, smollm2-135m-instruct", "type": "invalid_request_error",
+    "param": "model", "code": "model_not_found",
+} }))]
+pub struct OpenAiError {
+    /// What is wrong.
+    pub error: OpenAiErrorTold,
+}
+
+/// What is wrong with a request. Beside its own members there are the counts of the problem, as in `Problem`.
+#[derive(Serialize, ToSchema)]
+#[schema(as = OpenAiErrorDetail)]
+pub struct OpenAiErrorTold {
+    /// What is wrong with this request, and what to do. For people: its words change.
+    pub message: String,
+    /// `invalid_request_error`, `rate_limit_error` or `server_error`.
+    pub r#type: String,
+    /// The parameter at fault.
+    #[schema(required)]
+    pub param: Option<String>,
+    /// `context_length_exceeded`, `model_not_found`, `invalid_api_key`, `insufficient_permissions`, `rate_limit_exceeded`, or null.
+    #[schema(required)]
+    pub code: Option<String>,
 }
 
 /// An error object of OpenAI's, with the counts beside its own members.

@@ -1,4 +1,4 @@
-// How the pages are built: three HTML files that share their modules, every other file under a hashed name, and
+// How the pages are built: four HTML files that share their modules, every other file under a hashed name, and
 // a compressed copy (.br, .gz) beside each text file, so that the service compresses nothing at run time.
 
 import { readFile, readdir, writeFile } from "node:fs/promises";
@@ -30,6 +30,7 @@ const proxy = {
   "/v1": service,
   "/readyz": service,
   "/healthz": service,
+  "/openapi.json": service,
   // The page itself is at /admin and comes from here; below it is its data.
   "^/admin/.+": service,
 };
@@ -37,7 +38,7 @@ const proxy = {
 /** Serves the pages where the service does: `/documents`, not `/documents.html`. */
 function cleanPaths(): Plugin {
   const rewrite = (request: { url?: string | undefined }, _: unknown, next: () => void) => {
-    request.url = request.url?.replace(/^\/(documents|admin)(?=$|[?#])/, "/$1.html");
+    request.url = request.url?.replace(/^\/(documents|admin|docs)(?=$|[?#])/, "/$1.html");
     next();
   };
   return {
@@ -94,7 +95,7 @@ export default defineConfig({
     assetsInlineLimit: 0,
     modulePreload: { polyfill: false },
     rolldownOptions: {
-      input: ["index.html", "documents.html", "admin.html"].map((name) => join(here, name)),
+      input: ["index.html", "documents.html", "admin.html", "docs.html"].map((name) => join(here, name)),
     },
   },
   server: { proxy },

@@ -42,6 +42,7 @@ export function Page() {
           <h1>{t.title}</h1>
           <Version />
           {refusal.value === null && <ConnectionState />}
+          <a href="docs">{t.reference}</a>
         </header>
         {refusal.value === null ? <Content /> : <Refused />}
       </main>

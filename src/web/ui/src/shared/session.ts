@@ -115,8 +115,8 @@ export function signOut(): void {
   location.reload();
 }
 
-/** Asks the service who uses the page. Where that needs a key, the dialog opens. */
-export async function loadMe(): Promise<void> {
+/** Asks the service who uses the page. Where that needs a key, the dialog opens, unless the page is for everybody. */
+export async function loadMe(everybody = false): Promise<void> {
   try {
     const found = await ask(key.value);
     if (found !== "unknown") {
@@ -127,6 +127,9 @@ export async function loadMe(): Promise<void> {
       if (belongsTo !== null && belongsTo !== name) return location.reload();
       me.value = found;
       belongs(name);
+    } else if (everybody) {
+      keyWanted.value = true;
+      belongs("");
     } else if (!(await askToSignIn())) {
       belongs("");
     }

@@ -4,6 +4,7 @@ import { number, plural } from "./format";
 
 export const admin = {
   title: "Admin",
+  reference: "API reference",
   sections: {
     overview: "Overview",
     actors: "Actors",

@@ -13,6 +13,7 @@ export const shared = {
   chat: "Chat",
   documents: "Documents",
   admin: "Admin",
+  docs: "API",
   copy: "Copy",
   copied: "Copied",
   cannotCopy: "The browser did not allow the copy.",

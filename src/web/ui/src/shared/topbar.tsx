@@ -13,7 +13,7 @@ import { choose, theme, type Theme } from "./theme";
 import { Toasts } from "./toast";
 import "./theme.css";
 
-export type Page = "chat" | "documents" | "admin";
+export type Page = "chat" | "documents" | "admin" | "docs";
 
 interface TopBarProps {
   page: Page;
@@ -25,7 +25,7 @@ interface TopBarProps {
 export function TopBar({ page, before }: TopBarProps) {
   useEffect(() => {
     watchHealth();
-    void loadMe();
+    void loadMe(page === "docs");
   }, []);
   const link = (to: Page, href: string, text: string) => (
     <a href={href} aria-current={to === page ? "page" : undefined}>
@@ -47,6 +47,7 @@ export function TopBar({ page, before }: TopBarProps) {
           {link("chat", "./", t.chat)}
           {link("documents", "documents", t.documents)}
           {may("admin") && link("admin", "admin", t.admin)}
+          {page === "docs" && link("docs", "docs", t.docs)}
         </nav>
         <div class="space" />
         <HealthLight />

@@ -1,0 +1,52 @@
+// The texts of the API reference; see `texts.ts`. What is said of each address comes from the service.
+
+import { plural } from "./format";
+
+export const reference = {
+  title: "API reference",
+  version: (version: string) => `answerd ${version}`,
+  raw: "openapi.json",
+  introduction: "What holds for every address",
+  find: "Find an address",
+  placeholder: "Path, name or word",
+  found: (count: number) => plural(count, "address", "addresses"),
+  none: "No address has all of these words.",
+  clear: "Show all",
+  groups: "Groups",
+  link: "Link to this",
+  everybody: "for everybody",
+  scope: (scope: string) => `scope ${scope}`,
+  parameters: "Parameters",
+  body: "Body",
+  responses: "Responses",
+  request: "Request",
+  example: "Example",
+  schema: "Schema",
+  mediaType: "Media type",
+  required: "required",
+  places: { path: "in the path", query: "in the query string", header: "header", cookie: "cookie" } as Record<string, string>,
+  headers: "Headers",
+  events: "Each event",
+  frames: { client: "Frames of the client", service: "Frames of the service" } as Record<string, string>,
+  type: {
+    any: "anything",
+    arrayOf: (items: string) => `array of ${items}`,
+    mapOf: (values: string) => `object of ${values}`,
+    or: " or ",
+  },
+  /** What a value must keep to. */
+  rule: {
+    oneOf: "one of",
+    from: (low: number | string, high: number | string) => `${low} to ${high}`,
+    atLeast: (low: number | string) => `at least ${low}`,
+    atMost: (high: number | string) => `at most ${high}`,
+    characters: (rule: string) => `${rule} characters`,
+    items: (rule: string) => `${rule} items`,
+    members: (rule: string) => `${rule} members`,
+    matches: "matches",
+    noOther: "No other members.",
+    otherMembers: "Other members:",
+    allOf: "All of these together:",
+    choice: (n: number) => `Form ${n}`,
+  },
+};
