@@ -20,8 +20,8 @@ const HEAD: &str = "\
 (`#:schema` in the first line of a `config.toml`).*
 
 Settings are the defaults, over them the file (`--config`, `ANSWERD_CONFIG`, or `./config.toml`), over it the environment: each key has a
-variable, which is named below it. A text is given as it is, a list as a TOML array, an array of sections as a whole. An unknown key is a
-mistake, and so is a value beyond its limits; `answerd check` tells all mistakes at once. Relative paths are relative to the folder of the
+variable, which is named below it. A text is given as it is, a list as a TOML array, an array of sections as a whole; with `__FILE` at its
+end a variable names a file that holds the value, for secrets. An unknown key is a mistake, and so is a value beyond its limits; `answerd check` tells all mistakes at once. Relative paths are relative to the folder of the
 file; `~/` is the home folder. Units are in the names: `_ms`, `_s`, `_bytes`, `_tokens`.
 
 **Reload**: `SIGHUP` or `POST /admin/reload` has file and environment read again. Keys with *yes* take effect at once for requests that begin
@@ -194,7 +194,7 @@ fn value_type(property: &Value) -> String {
     let bound = |name: &str| property.get(name).and_then(Value::as_f64).map(|bound| grouped(&bound.to_string()));
     match (bound(low).filter(|low| low != "0" || name == "number"), bound(high)) {
         (Some(low), Some(high)) => format!("{name}, {low} to {high}{unit}"),
-        (Some(low), None) => format!("{name}, {low}{unit} or more"),
+        (Some(low), None) => format!("{name}, {low} or more{unit}"),
         (None, Some(high)) => format!("{name}, up to {high}{unit}"),
         (None, None) => name.to_owned(),
     }
