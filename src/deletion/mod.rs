@@ -27,7 +27,7 @@ use tokio::sync::{Notify, watch};
 
 use self::deleted::Deleted;
 use self::receipt::{Receipt, Removal, State};
-use self::shared::{ByDocument, Counts, Notice};
+use self::shared::{ByDocument, Notice};
 use crate::actors::compute::blocking;
 use crate::actors::stats::now_ms;
 use crate::answer::evidence::{Level, RestsOn};
