@@ -232,10 +232,10 @@ async fn open(server: &Server, who: &str) -> Response {
 async fn replicas_count_open_answers_together_and_those_of_one_that_dies_end() {
     let redis = Redis::start(&[]).await;
     let (home, other) = (Home::new(), Home::new());
-    let upstream = Upstream::start(Script::paced(20_000, 20));
+    let upstream = Upstream::start(Script::paced(2000, 400));
     let setup = setup(
         &upstream,
-        &format!("budgets.streams=2\nanswer.max_output_tokens=20000\nmodels.chat.slots=8\nredis.url={}", redis.url()),
+        &format!("budgets.streams=2\nredis.url={}", redis.url()),
     );
     let (a, b) = (home.serve(&setup).await, other.serve(&setup).await);
     let (one, two) = (open(&a, "ann").await, open(&b, "ann").await);
@@ -277,10 +277,10 @@ async fn replicas_count_open_answers_together_and_those_of_one_that_dies_end() {
 async fn over_a_restart_of_redis_open_answers_are_neither_stuck_nor_forgotten() {
     let mut redis = Redis::start(&[]).await;
     let (home, other) = (Home::new(), Home::new());
-    let upstream = Upstream::start(Script::paced(20_000, 20));
+    let upstream = Upstream::start(Script::paced(2000, 400));
     let setup = setup(
         &upstream,
-        &format!("budgets.streams=2\nanswer.max_output_tokens=20000\nmodels.chat.slots=8\nredis.url={}", redis.url()),
+        &format!("budgets.streams=2\nredis.url={}", redis.url()),
     );
     let (a, b) = (home.serve(&setup).await, other.serve(&setup).await);
     let (one, two) = (open(&a, "ann").await, open(&a, "ann").await);

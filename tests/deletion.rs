@@ -27,7 +27,7 @@ fn echo() -> Upstream {
 }
 
 fn setup(upstream: &Upstream, settings: &str) -> Setup {
-    let own = "cache.enabled=true\nanswer.max_passages=1\nanswer.max_output_tokens=2000";
+    let own = "cache.enabled=true\nanswer.max_passages=1\nanswer.max_output_tokens=800";
     Setup { settings: format!("{}\n{own}\n{settings}", chat_on(&[upstream])), ..Setup::default() }
 }
 
