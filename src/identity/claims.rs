@@ -115,7 +115,7 @@ pub fn bearer(claims: &Map<String, Value>, config: &JwtConfig) -> Result<Caller,
 pub fn key_set(mut found: Value) -> Result<JwkSet, serde_json::Error> {
     // A key of a kind that nobody here knows, or one that is damaged, does no harm to the others.
     if let Some(keys) = found.get_mut("keys").and_then(Value::as_array_mut) {
-        keys.retain(|key| serde_json::from_value(key.clone()).is_ok_and(|key| is_whole(&key)));
+        keys.retain(|key| serde_json::from_value(key.clone()).is_ok_and(|key| is_usable(&key)));
     }
     serde_json::from_value(found)
 }
