@@ -115,13 +115,13 @@ pub fn bearer(claims: &Map<String, Value>, config: &JwtConfig) -> Result<Caller,
 pub fn key_set(mut found: Value) -> Result<JwkSet, serde_json::Error> {
     // A key of a kind that nobody here knows, or one that is damaged, does no harm to the others.
     if let Some(keys) = found.get_mut("keys").and_then(Value::as_array_mut) {
-        keys.retain(|key| serde_json::from_value(key.clone()).is_ok_and(|key| is_usable(&key)));
+        keys.retain(|key| serde_json::from_value(key.clone()).is_ok_and(|key| is_whole(&key)));
     }
     serde_json::from_value(found)
 }
 
-/// Whether a key is of a kind that is known, and as long as its curve needs. The library takes the first 32 bytes of a key on Ed25519, and panics where
-/// there are fewer.
+/// Whether a key is of a kind that is known, and as long as its curve needs. The library takes the first 32 bytes of a key
+/// on Ed25519, and panics where there are fewer.
 fn is_whole(key: &Jwk) -> bool {
     match &key.algorithm {
         AlgorithmParameters::OctetKeyPair(key) => URL_SAFE_NO_PAD.decode(&key.x).is_ok_and(|x| x.len() == 32),
