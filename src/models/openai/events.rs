@@ -193,7 +193,7 @@ mod tests {
 
     #[test]
     fn a_stream_of_many_events_and_comments_is_read_to_its_end() {
-        for end in ["\n", "\r\n"] {
+        for end in ["\n", "\r\n", "\r"] {
             let piece = format!(": ping{end}{end}data: {{\"choices\": []}}{end}{end}").repeat(1000);
             let pieces = 2 * EVENT_BYTES / piece.len();
             // A carriage return at the very end might be half of an end: only what follows tells.
