@@ -120,8 +120,8 @@ pub fn key_set(mut found: Value) -> Result<JwkSet, serde_json::Error> {
     serde_json::from_value(found)
 }
 
-/// Whether a key is of a kind that is known, and as long as its curve needs. The library takes the first 32 bytes of a key on Ed25519, and panics where
-/// there are fewer.
+/// Whether a key is of a kind that is known, and as long as its curve needs. The library takes the first 32 bytes of a key
+/// on Ed25519, and panics where there are fewer.
 fn is_whole(key: &Jwk) -> bool {
     match &key.algorithm {
         AlgorithmParameters::OctetKeyPair(key) => URL_SAFE_NO_PAD.decode(&key.x).is_ok_and(|x| x.len() == 32),
