@@ -91,7 +91,8 @@ async fn the_same_question_again_is_replayed_and_says_so() {
     assert_eq!((by("model").len(), by("cache").len()), (5, 7));
     assert!(by("cache").iter().all(|record| record["completion_tokens"] == 0 && record["prompt_tokens"] == 0));
     let metrics = server.http.get(server.url("/metrics")).send().await.unwrap().text().await.unwrap();
-    for line in ["answerd_cache_events_total{event=\"answer\"} 7", "answerd_cache_events_total{event=\"generated\"} 5"] {
+    for line in ["answerd_cache_events_total{event=\"answer\"} 7", "answerd_cache_events_total{event=\"generated\"} 5"]
+    {
         assert!(metrics.contains(line), "{metrics}");
     }
 }
