@@ -383,12 +383,9 @@ async fn nothing_of_it_is_left_in_the_files_of_the_embedded_store() {
     let run = |expunge_s: u64| setup(&upstream, &format!("index.expunge_s={expunge_s}\nindex.save_interval_s=1"));
     let server = home.serve(&run(86_400)).await;
     let data = home.data();
-    let many = (0..20).map(|n| {
-        server.put(
-            &format!("/v1/documents/{n}.md"),
-            "text/markdown",
-            format!("# Note {n}\n\nAbout glaciers and narwhals, part {n}."),
-        )
+    let many = (0..20).map(async |n| {
+        let note = format!("# Note {n}\n\nAbout glaciers and narwhals, part {n}.");
+        server.put(&format!("/v1/documents/{n}.md"), "text/markdown", note).await
     });
     futures_util::future::join_all(many).await;
     server.put_visible("expenses.md", MEALS).await;

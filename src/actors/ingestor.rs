@@ -112,7 +112,7 @@ impl Intake {
                 let span = tracing::info_span!(parent: None, "document", document, seq, trace_id = Empty);
                 trace::follow(&span, context);
                 trace::name(&span);
-                intake.see_through(&document, seq).instrument(span.clone()).await;
+                intake.see_through(seq).instrument(span.clone()).await;
                 intake.library.origins.remember(&document, &span);
                 drop(span);
                 let mut lines = intake.lines.lock();
@@ -128,21 +128,21 @@ impl Intake {
     }
 
     /// Carries one operation out, however often it takes.
-    async fn see_through(&self, document: &str, seq: u64) {
+    async fn see_through(&self, seq: u64) {
         let max_attempts = self.library.config().ingest.max_attempts;
         let mut failures = 0;
         for round in 0u32.. {
             let reason = match self.workers.ask_patiently(Process { seq }).await {
                 Ok(()) => return,
                 Err(DoorError::Failed(ProcessError::Unfit(reason))) => {
-                    return self.give_up(document, seq, reason).await;
+                    return self.give_up(seq, reason).await;
                 }
                 // A panic may be the document's fault: it gets a limited number of tries.
                 Err(error @ (DoorError::Panicked { .. } | DoorError::Failed(ProcessError::Suspect(_)))) => {
                     failures += 1;
                     if failures >= max_attempts {
                         let reason = format!("it failed {failures} times; the last time: {error}");
-                        return self.give_up(document, seq, reason).await;
+                        return self.give_up(seq, reason).await;
                     }
                     error.to_string()
                 }
@@ -154,7 +154,7 @@ impl Intake {
         }
     }
 
-    async fn give_up(&self, document: &str, seq: u64, reason: String) {
+    async fn give_up(&self, seq: u64, reason: String) {
         tracing::warn!(reason, "the document could not be taken; what was there before stays");
         loop {
             match self.library.store.give_up(seq, &reason, now_ms() as i64).await {
