@@ -68,7 +68,7 @@ const STOP_TEXTS: usize = 4;
 /// Longest stop text, in bytes.
 const STOP_TEXT_BYTES: usize = 256;
 
-/// A question, checked by nobody yet.
+/// A question, and how its answer is wished to be; checked by nobody yet.
 #[derive(Debug, Clone, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Question {

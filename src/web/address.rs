@@ -12,7 +12,7 @@ use utoipa::openapi::header::{Header, HeaderBuilder};
 use utoipa::openapi::path::{HttpMethod, OperationBuilder, Parameter, ParameterBuilder, ParameterIn, PathItem};
 use utoipa::openapi::request_body::{RequestBody, RequestBodyBuilder};
 use utoipa::openapi::response::ResponseBuilder;
-use utoipa::openapi::schema::{AllOfBuilder, KnownFormat, ObjectBuilder, Ref, Schema, SchemaFormat, Type};
+use utoipa::openapi::schema::{AllOfBuilder, KnownFormat, ObjectBuilder, Ref, Schema, SchemaFormat, SchemaType, Type};
 use utoipa::openapi::security::SecurityRequirement;
 use utoipa::openapi::{RefOr, Required, path::Operation};
 use utoipa::{IntoParams, ToSchema};
@@ -211,7 +211,16 @@ impl Entry {
 
     /// The query string: what `P` has.
     pub fn query<P: IntoParams>(mut self) -> Self {
-        self.parameters.extend(P::into_params(|| Some(ParameterIn::Query)));
+        let mut parameters = P::into_params(|| Some(ParameterIn::Query));
+        for parameter in &mut parameters {
+            // One that may be left out is never null: no query string can say that.
+            if let Some(RefOr::T(Schema::Object(schema))) = &mut parameter.schema
+                && let SchemaType::Array(types) = &mut schema.schema_type
+            {
+                types.retain(|one| *one != Type::Null);
+            }
+        }
+        self.parameters.extend(parameters);
         self.refuses(&[Kind::InvalidRequest])
     }
 

@@ -23,7 +23,7 @@ pub const PATH: &str = "/openapi.json";
 /// The groups of addresses, in the order in which they are shown.
 const TAGS: [(&str, &str); 8] = [
     ("answers", "Ask questions about the documents."),
-    ("openai", "The same, and the models by themselves, for programs that speak OpenAI's protocol."),
+    ("OpenAI", "The same, and the models by themselves, for programs that speak OpenAI's protocol."),
     ("search", "Find passages."),
     ("documents", "Put, read and delete documents."),
     ("events", "Publish what became of documents."),

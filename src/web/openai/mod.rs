@@ -25,7 +25,7 @@ pub fn addresses() -> Vec<Address> {
 }
 
 /// The group of these addresses in the reference.
-const TAG: &str = "openai";
+const TAG: &str = "OpenAI";
 
 /// Whether what is at this path speaks OpenAI's protocol, also where it refuses somebody.
 pub(super) fn speaks(path: &str) -> bool {

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { curlOf, groupsOf, hasMembers, matches, rulesOf, typeOf, type Entry, type OpenApi, type Operation } from "./openapi";
+import { curlOf, groupsOf, hasMembers, matches, membersOf, rulesOf, typeOf, type Entry, type OpenApi, type Operation } from "./openapi";
 
 const operation = (operationId: string, tag: string, more: Partial<Operation> = {}): Operation => ({ operationId, tags: [tag], summary: `Do ${operationId}`, responses: {}, ...more });
 
@@ -40,7 +40,13 @@ describe("the reference", () => {
 
   it("says rules in words", () => {
     expect(rulesOf({ minimum: 0 })).toEqual([]);
-    expect(rulesOf({ minimum: 0, maximum: 2, maxItems: 4, minLength: 1 })).toEqual(["0 to 2", "at least 1 characters", "at most 4 items"]);
+    expect(rulesOf({ minimum: 0, maximum: 2 ** 63 })).toEqual([]);
+    expect(rulesOf({ minimum: 0, maximum: 2, maxItems: 4, minLength: 1 })).toEqual(["0 to 2", "not empty", "at most 4 items"]);
+  });
+
+  it("shows first what must be there", () => {
+    const schema = { properties: { a: {}, z: {}, b: {} }, required: ["z"] };
+    expect(membersOf(schema).map(([name]) => name)).toEqual(["z", "a", "b"]);
   });
 
   it("knows what has more to show than its type", () => {

@@ -133,10 +133,18 @@ export function typeOf(schema: Schema): string {
   return types.length === 0 ? t.type.any : types.join(t.type.or);
 }
 
-function bounds(low: number | undefined, high: number | undefined): string | null {
+function bounds(least: number | undefined, most: number | undefined): string | null {
+  // What no number here can be says nothing.
+  const high = most !== undefined && most > Number.MAX_SAFE_INTEGER ? undefined : most;
+  const low = least === 0 && high === undefined ? undefined : least;
   if (low !== undefined && high !== undefined) return t.rule.from(low, high);
   if (low !== undefined) return t.rule.atLeast(low);
   return high === undefined ? null : t.rule.atMost(high);
+}
+
+/** How large something must be, and how to say it. */
+function sizes(least: number | undefined, most: number | undefined, say: (rule: string) => string): [string | null, ((rule: string) => string)?] {
+  return least === 1 && most === undefined ? [t.rule.notEmpty] : [bounds(least, most), say];
 }
 
 /** What a value must keep to, in words. */
@@ -145,10 +153,9 @@ export function rulesOf(schema: Schema): string[] {
   const add = (rule: string | null, say: (rule: string) => string = (same) => same) => {
     if (rule !== null) rules.push(say(rule));
   };
-  // That a number is none below 0 is said by none that is of use to know.
-  add(bounds(schema.minimum === 0 && schema.maximum === undefined ? undefined : schema.minimum, schema.maximum));
-  add(bounds(schema.minLength, schema.maxLength), t.rule.characters);
-  add(bounds(schema.minItems, schema.maxItems), t.rule.items);
+  add(bounds(schema.minimum, schema.maximum));
+  add(...sizes(schema.minLength, schema.maxLength, t.rule.characters));
+  add(...sizes(schema.minItems, schema.maxItems, t.rule.items));
   add(bounds(schema.minProperties, schema.maxProperties), t.rule.members);
   if (schema.pattern !== undefined && schema.pattern !== "\\S") rules.push(`${t.rule.matches} ${schema.pattern}`);
   return rules;
@@ -168,6 +175,13 @@ export function hasMembers(api: OpenApi, schema: Schema): boolean {
   if (properties !== undefined || patternProperties !== undefined || allOf !== undefined) return true;
   if (values !== undefined) return true;
   return within(api, rest).length > 0;
+}
+
+/** The members of a schema, those first that must be there. */
+export function membersOf({ properties = {}, required = [] }: Schema): [string, Schema][] {
+  const members = Object.entries(properties);
+  const must = ([name]: [string, Schema]) => required.includes(name);
+  return [...members.filter(must), ...members.filter((member) => !must(member))];
 }
 
 /** A command that sends the example of an operation to this service. */

@@ -38,6 +38,8 @@ function Body({ api, entry }: { api: OpenApi; entry: Entry }) {
   const { operation } = entry;
   const scopes = operation.security?.[0] ? Object.values(operation.security[0]).flat() : [];
   const { parameters = [], requestBody, responses, "x-frames": frames } = operation;
+  // The scope is beside it.
+  const description = (operation.description ?? "").replace(/\s*Scope: `\w+`$/, "");
   return (
     <div class="body">
       <p class="tags">
@@ -51,7 +53,7 @@ function Body({ api, entry }: { api: OpenApi; entry: Entry }) {
           {t.link}
         </a>
       </p>
-      {operation.description && <Markdown text={operation.description} />}
+      {description !== "" && <Markdown text={description} />}
       <Section title={t.request}>
         <Code text={curlOf(entry, base())} language="bash" />
       </Section>

@@ -5,7 +5,7 @@ import { useSignal } from "@preact/signals";
 import type { ComponentChildren } from "preact";
 import { reference as t } from "../shared/texts-reference";
 import { Markdown } from "./markdown";
-import { hasMembers, nameOf, resolve, rulesOf, typeOf, within, type OpenApi, type Schema } from "./openapi";
+import { hasMembers, membersOf, nameOf, resolve, rulesOf, typeOf, within, type OpenApi, type Schema } from "./openapi";
 
 interface SchemaProps {
   api: OpenApi;
@@ -24,7 +24,7 @@ export function SchemaView({ api, schema: given }: SchemaProps) {
       {allOf?.map((part, at) => <SchemaView key={at} api={api} schema={part} />)}
       {properties && (
         <dl class="members">
-          {Object.entries(properties).map(([name, member]) => (
+          {membersOf(schema).map(([name, member]) => (
             <Member key={name} api={api} name={name} schema={member} required={required.includes(name)} />
           ))}
           {Object.entries(patternProperties ?? {}).map(([name, member]) => (

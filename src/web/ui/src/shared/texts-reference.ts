@@ -44,6 +44,7 @@ export const reference = {
     items: (rule: string) => `${rule} items`,
     members: (rule: string) => `${rule} members`,
     matches: "matches",
+    notEmpty: "not empty",
     noOther: "No other members.",
     otherMembers: "Other members:",
     allOf: "All of these together:",
