@@ -3,6 +3,7 @@
 
 use crate::common;
 
+use common::proxy::{Proxy, Way};
 use common::redis::Redis;
 use common::tls::certificate;
 use common::upstream::{Script, Upstream, chat_on, said};
@@ -188,6 +189,62 @@ async fn an_answer_whose_replica_dies_ends_with_an_error_on_the_other() {
     let read = reading.await.unwrap();
     assert_eq!(read.last().unwrap().name, "error", "{read:?}");
     assert!(read.last().unwrap().data["detail"].as_str().unwrap().contains("interrupted"), "{read:?}");
+}
+
+#[tokio::test]
+async fn who_heard_more_than_another_replica_has_misses_nothing_there_or_is_told() {
+    let (redis, upstream) = (Redis::start(&[]).await, Upstream::start(Script::paced(120, 30)));
+    // The way of the first one to Redis can be cut: what it says from then on is known to nobody else.
+    let way = Proxy::start(redis.url().trim_start_matches("redis://")).await;
+    let with = |url: &str| settings(&upstream, url);
+    let (here, there) = (Home::new(), Home::new());
+    let a = replica(&here, &with(&format!("redis://{}", way.address))).await;
+    let b = there.serve(&Setup { settings: with(&redis.url()), ..Setup::default() }).await;
+    let elsewhere = async |place: &str, last: &str| {
+        let request = b.http.get(b.url(&format!("{place}/events"))).header("last-event-id", last);
+        request.send().await.unwrap()
+    };
+    for dies in [false, true] {
+        let question = format!("What is the daily limit for meals where it dies: {dies}?");
+        let response = a.ask(json!({ "question": question, "max_tokens": 150 })).await;
+        let place = response.headers()["location"].to_str().unwrap().to_owned();
+        use eventsource_stream::Eventsource;
+        let mut stream = response.bytes_stream().eventsource();
+        let mut seen = Vec::new();
+        let mut cut = false;
+        while seen.len() < 40 {
+            let event = stream.next().await.unwrap().unwrap();
+            let data = serde_json::from_str(&event.data).unwrap();
+            seen.push(Event { id: event.id, name: event.event, data });
+            if !cut && elsewhere(&place, "").await.status() == StatusCode::OK {
+                cut = true;
+                way.set(Way::Cut);
+            }
+        }
+        assert!(cut, "it was never known elsewhere: {seen:?}");
+        let last = seen.last().unwrap().id.clone();
+        let response = elsewhere(&place, &last).await;
+        assert_eq!(response.status(), StatusCode::OK);
+        if dies {
+            a.signal(libc::SIGKILL);
+        } else {
+            way.set(Way::Open);
+        }
+        seen.extend(read_events(response).await);
+        for (position, event) in seen.iter().enumerate() {
+            assert!(event.id.ends_with(&format!(":{position}")), "{event:?}");
+        }
+        if dies {
+            let end = seen.pop().unwrap();
+            assert!(end.name == "error" && end.data["detail"].as_str().unwrap().contains("interrupted"), "{end:?}");
+            assert!(said(120).starts_with(&text_of(&seen)));
+        } else {
+            assert_eq!(
+                (text_of(&seen).trim(), &one(&seen, "done")["finish_reason"]),
+                (said(120).trim(), &json!("stop"))
+            );
+        }
+    }
 }
 
 #[tokio::test]

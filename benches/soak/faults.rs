@@ -29,6 +29,9 @@ const OWN_POINTS: [&str; 12] = [
     "folder",
 ];
 
+/// The problems of those who ask for more than can be done now: no mistake, as long as it is done in the end.
+pub const BUSY: [&str; 3] = ["overloaded", "too-late", "not-yet-visible"];
+
 /// What goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
@@ -76,16 +79,12 @@ impl Fault {
                     .contains(&trouble)
             }
             // Who dies or freezes may hold what its twin waits for.
-            Self::Killed(n) | Self::Frozen(n) if n != C && replicas => {
-                ["unavailable", "not-yet-visible"].contains(&trouble)
-            }
-            Self::Panic(n, _) if at(n) => ["internal", "unavailable", "not-yet-visible", "degraded"].contains(&trouble),
-            // A document that panicked is tried again, by whichever holds it.
-            Self::Panic(n, _) if n != C && replicas => trouble == "not-yet-visible",
+            Self::Killed(n) | Self::Frozen(n) if n != C && replicas => trouble == "unavailable",
+            Self::Panic(n, _) if at(n) => ["internal", "unavailable", "degraded"].contains(&trouble),
             // Nobody needs it but those who come again to another one.
-            Self::Redis => replicas && ["not-found", "cancelled"].contains(&trouble),
-            Self::Postgres => replicas && ["unavailable", "not-yet-visible"].contains(&trouble),
-            Self::DiskFull => at(C) && ["storage-full", "unavailable", "not-yet-visible"].contains(&trouble),
+            Self::Redis => replicas && ["not-found", "cancelled", "internal"].contains(&trouble),
+            Self::Postgres => replicas && trouble == "unavailable",
+            Self::DiskFull => at(C) && ["storage-full", "unavailable"].contains(&trouble),
             _ => false,
         }
     }
@@ -114,10 +113,6 @@ impl Spells {
 
     /// Whether a fault explains trouble that somebody had since then.
     pub fn excuses(&self, nodes: &[usize], trouble: &str, since: Instant) -> bool {
-        // More is going on than can be done: said at once, and no mistake.
-        if ["overloaded", "too-late"].contains(&trouble) {
-            return true;
-        }
         let felt = |spell: &Spell| spell.to.is_none_or(|to| to + AFTER > since);
         self.0.borrow().iter().rev().any(|spell| felt(spell) && spell.fault.explains(nodes, trouble))
     }

@@ -16,6 +16,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
 use crate::common::upstream::said_about;
+use crate::faults::BUSY;
 use crate::truth::{HANDBOOK, groups, marks, states_revisions};
 use crate::world::{A, B, C, Caller, Dice, Kind, PATIENCE, World, broken};
 use crate::writers::problem;
@@ -359,8 +360,7 @@ fn wrong(world: &World, text: &str) {
 /// An answer that ended with a problem.
 fn refused(world: &World, nodes: &[usize], said: &Value, began: Instant, about: &str) {
     let kind = problem(said);
-    let load = ["overloaded", "too-late"].contains(&&*kind);
-    world.counts.add(if load { "refused" } else { "broken off" }, 1);
+    world.counts.add(if BUSY.contains(&&*kind) { "refused" } else { "broken off" }, 1);
     world.failed(nodes, &kind, began, &format!("{about}: {said}"));
 }
 

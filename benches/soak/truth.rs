@@ -214,7 +214,8 @@ pub async fn checkpoint(world: &Rc<World>, when: &str) {
     };
     let paused = began.elapsed();
     if let Err(why) = at_rest(world).await {
-        world.violation(Kind::Stuck, &format!("{when}: {why}"));
+        // What is not taken yet is not lost.
+        return world.violation(Kind::Stuck, &format!("{when}: {why}"));
     }
     let rested = began.elapsed();
     health::sample(world, true);
@@ -237,9 +238,9 @@ pub async fn checkpoint(world: &Rc<World>, when: &str) {
     eprintln!("{:6} s: {text}", world.age_s());
 }
 
-/// Waits until everybody is ready, has taken everything, and does nothing.
+/// Waits until everybody is ready, has taken everything, and does nothing; for as long as there is less to do each time.
 async fn at_rest(world: &World) -> Result<(), String> {
-    let began = Instant::now();
+    let (mut last, mut changed, mut told) = (String::new(), Instant::now(), Instant::now());
     loop {
         let mut why = None;
         for node in &world.nodes {
@@ -259,7 +260,13 @@ async fn at_rest(world: &World) -> Result<(), String> {
             why = Some(format!("{} streams of the model elsewhere are open", world.upstream.open()));
         }
         let Some(why) = why else { return Ok(()) };
-        if began.elapsed() > PATIENCE * 2 {
+        if told.elapsed() > Duration::from_secs(30) {
+            told = Instant::now();
+            eprintln!("{:6} s: not at rest: {why}", world.age_s());
+        }
+        if why != last {
+            (last, changed) = (why, Instant::now());
+        } else if changed.elapsed() > PATIENCE * 2 {
             return Err(why);
         }
         tokio::time::sleep(Duration::from_millis(200)).await;

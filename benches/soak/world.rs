@@ -20,7 +20,7 @@ use crate::common::postgres::Postgres;
 use crate::common::redis::Redis;
 use crate::common::upstream::{Script, Upstream, chat_on_with};
 use crate::common::{Home, Setup, free_port, make_key, outcome};
-use crate::faults::Spells;
+use crate::faults::{BUSY, Spells};
 use crate::health::Life;
 use crate::support;
 use crate::truth::Ledger;
@@ -457,7 +457,9 @@ impl World {
     pub fn failed(&self, nodes: &[usize], trouble: &str, since: Instant, about: &str) {
         let names: Vec<&str> = nodes.iter().map(|n| self.nodes[*n].name).collect();
         let text = format!("{about} at {names:?}: {trouble}");
-        if self.spells.excuses(nodes, trouble, since) {
+        if BUSY.contains(&trouble) {
+            self.counts.add("requests refused under load", 1);
+        } else if self.spells.excuses(nodes, trouble, since) {
             self.counts.add("requests that a fault broke", 1);
             self.note(&format!("excused: {text}"));
         } else {
@@ -511,10 +513,11 @@ impl World {
             count("answers wrong"),
         );
         println!(
-            "\nSearches: {}, of them {} for their own write. Requests that a fault broke: {}. Panics injected: {}, in the logs {}; shown to whom it may not: {}.\n",
+            "\nSearches: {}, of them {} for their own write. Requests that a fault broke: {}, refused under load: {}. Panics injected: {}, in the logs {}; shown to whom it may not: {}.\n",
             count("searches"),
             count("searches for an own write"),
             count("requests that a fault broke"),
+            count("requests refused under load"),
             count("panics injected"),
             count("panics met"),
             self.violations(Kind::Shown)

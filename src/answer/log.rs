@@ -248,6 +248,8 @@ pub struct AnswerLog {
     id: String,
     bounds: Bounds,
     began: Instant,
+    /// Another process writes it, and may have told its readers more than has come here.
+    copy: bool,
     state: Mutex<State>,
 }
 
@@ -262,6 +264,8 @@ struct State {
     /// The text of all tokens.
     text: String,
     closed: Option<Instant>,
+    /// It is a copy of which the rest is lost.
+    torn: bool,
     readers: usize,
     /// The position that the furthest reader has come to.
     furthest: usize,
@@ -303,11 +307,23 @@ pub struct Writer(Arc<AnswerLog>);
 pub struct Reader {
     log: Arc<AnswerLog>,
     next: usize,
+    /// It has had the last event.
+    ended: bool,
 }
 
 impl AnswerLog {
     /// An empty log, and its writer.
     pub fn new(id: String, bounds: Bounds) -> (Writer, Arc<Self>) {
+        Self::make(id, bounds, false)
+    }
+
+    /// An empty copy of a log that another process writes, and its writer here. Readers come from there, and may have heard
+    /// more than is here: they wait for what follows that, and are told where it never comes.
+    pub fn copy(id: String, bounds: Bounds) -> (Writer, Arc<Self>) {
+        Self::make(id, bounds, true)
+    }
+
+    fn make(id: String, bounds: Bounds, copy: bool) -> (Writer, Arc<Self>) {
         let began = Instant::now();
         let state = State {
             entries: Vec::new(),
@@ -316,6 +332,7 @@ impl AnswerLog {
             statuses: 0,
             text: String::new(),
             closed: None,
+            torn: false,
             readers: 0,
             furthest: 0,
             unread_since: began,
@@ -325,7 +342,7 @@ impl AnswerLog {
             waiting: Vec::new(),
             held: Vec::new(),
         };
-        let log = Arc::new(Self { id, bounds, began, state: Mutex::new(state) });
+        let log = Arc::new(Self { id, bounds, began, copy, state: Mutex::new(state) });
         (Writer(Arc::clone(&log)), log)
     }
 
@@ -398,6 +415,17 @@ impl AnswerLog {
         self.lock().length()
     }
 
+    /// Whether somebody can have heard an event of this position.
+    pub fn may_have_said(&self, position: usize) -> bool {
+        position < self.length() || (self.copy && position < self.bounds.max_events.saturating_add(MAX_STATUSES))
+    }
+
+    /// Whether nothing comes any more from a position on.
+    pub fn is_over_at(&self, position: usize) -> bool {
+        let state = self.lock();
+        state.closed.is_some() && position >= state.length() && !state.torn
+    }
+
     /// What bounds it.
     pub fn bounds(&self) -> Bounds {
         self.bounds
@@ -457,10 +485,10 @@ impl AnswerLog {
         let mut state = self.lock();
         state.readers += 1;
         state.furthest = state.furthest.max(from.min(state.entries.len()));
-        Reader { log: Arc::clone(self), next: from }
+        Reader { log: Arc::clone(self), next: from, ended: false }
     }
 
-    fn append(&self, event: Event) {
+    fn append(&self, event: Event, torn: bool) {
         // What was held is dropped last: nobody is kept waiting for it.
         let (woken, _held) = {
             let mut state = self.lock();
@@ -475,6 +503,7 @@ impl AnswerLog {
                 return;
             }
             state.statuses += usize::from(status);
+            state.torn = torn;
             state.closed = last.then(Instant::now);
             let entry = match event {
                 Event::Token { text } => {
@@ -520,18 +549,19 @@ impl State {
 impl Writer {
     /// Adds an event. Beyond the bound, and after the last event, nothing is added.
     pub fn append(&mut self, event: Event) {
-        self.0.append(event);
+        self.0.append(event, false);
     }
 }
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        self.0.append(Event::Error(json!({
+        let interrupted = Event::Error(json!({
             "type": "urn:answerd:problem:internal",
             "title": "The service failed",
             "status": 500,
             "detail": "the answer was interrupted; ask again",
-        })));
+        }));
+        self.0.append(interrupted, self.0.copy);
     }
 }
 
@@ -554,6 +584,9 @@ impl Stream for Reader {
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let (position, event) = {
             let mut state = self.log.lock();
+            if self.ended {
+                return Poll::Ready(None);
+            }
             if state.withdrawn == Some(Withdrawn::Ended) && self.next >= state.gone {
                 return Poll::Ready(None);
             }
@@ -565,6 +598,11 @@ impl Stream for Reader {
                     state.full_since = None;
                     (position, event)
                 }
+                // What it heard elsewhere was never to come here, nor what followed: that is what it is told next.
+                None if state.torn => match state.event(state.length() - 1) {
+                    Some(event) => (position, event),
+                    None => return Poll::Ready(None),
+                },
                 None if state.closed.is_some() => return Poll::Ready(None),
                 None => {
                     if !state.waiting.iter().any(|waker| waker.will_wake(context.waker())) {
@@ -575,6 +613,7 @@ impl Stream for Reader {
             }
         };
         self.next = position + 1;
+        self.ended = event.is_last();
         Poll::Ready(Some((position, event)))
     }
 }
@@ -663,6 +702,37 @@ mod tests {
         log.withdraw(gone());
         assert_eq!(rest(reader).0, []);
         assert_eq!(rest(log.reader(1)).0, [(2, "error")]);
+    }
+
+    #[test]
+    fn who_heard_more_elsewhere_than_has_come_here_waits_for_what_follows_or_is_told_that_it_is_lost() {
+        let next =
+            |reader: &mut Reader| reader.next().now_or_never().map(|got| got.map(|(at, event)| (at, event.name())));
+        let (mut writer, log) = AnswerLog::copy("a".into(), Bounds::default());
+        writer.append(token(0));
+        assert!(log.may_have_said(5) && !log.may_have_said(usize::MAX));
+        let (mut ahead, mut far, mut behind) = (log.reader(2), log.reader(6), log.reader(0));
+        assert_eq!((next(&mut ahead), next(&mut far)), (None, None));
+        (1..4).for_each(|n| writer.append(token(n)));
+        assert_eq!((next(&mut ahead), next(&mut ahead)), (Some(Some((2, "token"))), Some(Some((3, "token")))));
+        drop(writer);
+        assert!(!log.is_over_at(5) && !log.is_over_at(9));
+        for (reader, at) in [(&mut ahead, 4), (&mut far, 6), (&mut log.reader(5), 5)] {
+            assert_eq!((next(reader), next(reader)), (Some(Some((at, "error"))), Some(None)));
+        }
+        for n in 0..4 {
+            assert_eq!(next(&mut behind), Some(Some((n, "token"))));
+        }
+        assert_eq!((next(&mut behind), next(&mut behind)), (Some(Some((4, "error"))), Some(None)));
+
+        // What came to its end here is all there is, and of a log of one's own as well.
+        let (mut writer, log) = AnswerLog::copy("a".into(), Bounds::default());
+        writer.append(done());
+        assert!(log.is_over_at(1));
+        let (writer, log) = self::log(Bounds::default());
+        assert!(!log.may_have_said(0));
+        drop(writer);
+        assert!(log.is_over_at(1) && !log.may_have_said(1));
     }
 
     #[test]

@@ -199,7 +199,7 @@ impl Elsewhere {
         if !super::shelf::may_have(&head.caller, caller) {
             return None;
         }
-        let (mut writer, log) = AnswerLog::new(id.to_owned(), head.bounds);
+        let (mut writer, log) = AnswerLog::copy(id.to_owned(), head.bounds);
         let ended = write(&mut writer, &entries[1..])?;
         let store: Arc<str> = head.store.into();
         // Others may have looked for it too.

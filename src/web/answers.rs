@@ -381,7 +381,7 @@ async fn resume(request: HttpRequest, app: web::Data<App>, id: web::Path<String>
 /// The position after an event of this answer.
 pub(super) fn position_after(log: &AnswerLog, event: &str) -> Result<usize, Problem> {
     match parse_event_id(event) {
-        Some((of, position)) if of == log.id() && position < log.length() => Ok(position + 1),
+        Some((of, position)) if of == log.id() && log.may_have_said(position) => Ok(position + 1),
         _ => Err(Problem::new(
             Kind::InvalidRequest,
             format!(
@@ -394,7 +394,7 @@ pub(super) fn position_after(log: &AnswerLog, event: &str) -> Result<usize, Prob
 
 /// Whether nothing comes any more from this position on.
 pub(super) fn is_past_the_end(log: &AnswerLog, from: usize) -> bool {
-    log.closed().is_some() && from >= log.length()
+    log.is_over_at(from)
 }
 
 /// Whether the client wants events. Without a preference it gets one JSON object.
