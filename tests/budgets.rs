@@ -233,10 +233,7 @@ async fn replicas_count_open_answers_together_and_those_of_one_that_dies_end() {
     let redis = Redis::start(&[]).await;
     let (home, other) = (Home::new(), Home::new());
     let upstream = Upstream::start(Script::paced(2000, 400));
-    let setup = setup(
-        &upstream,
-        &format!("budgets.streams=2\nredis.url={}", redis.url()),
-    );
+    let setup = setup(&upstream, &format!("budgets.streams=2\nredis.url={}", redis.url()));
     let (a, b) = (home.serve(&setup).await, other.serve(&setup).await);
     let (one, two) = (open(&a, "ann").await, open(&b, "ann").await);
     assert_eq!((one.status(), two.status()), (StatusCode::OK, StatusCode::OK));
@@ -278,10 +275,7 @@ async fn over_a_restart_of_redis_open_answers_are_neither_stuck_nor_forgotten() 
     let mut redis = Redis::start(&[]).await;
     let (home, other) = (Home::new(), Home::new());
     let upstream = Upstream::start(Script::paced(2000, 400));
-    let setup = setup(
-        &upstream,
-        &format!("budgets.streams=2\nredis.url={}", redis.url()),
-    );
+    let setup = setup(&upstream, &format!("budgets.streams=2\nredis.url={}", redis.url()));
     let (a, b) = (home.serve(&setup).await, other.serve(&setup).await);
     let (one, two) = (open(&a, "ann").await, open(&a, "ann").await);
     assert_eq!((one.status(), two.status()), (StatusCode::OK, StatusCode::OK));

@@ -281,7 +281,7 @@ async fn a_deletion_by_an_event_or_from_a_folder_has_a_receipt_that_says_who() {
     let server = home.serve(&setup).await;
     let bus = nats.jetstream().await;
     stream_is_there(&server, &bus).await;
-    server.until("the file is there", async || server.text("file.md").await.is_some()).await;
+    server.until("the file is there", async || server.found(MARKER, "lexical").await == ["file.md"]).await;
     let first = ask(&server, QUESTION).await;
     assert_eq!(one(&first, "sources")["sources"][0]["document_id"], "file.md");
     std::fs::remove_file(watched.path().join("file.md")).expect("it goes");
@@ -293,7 +293,7 @@ async fn a_deletion_by_an_event_or_from_a_folder_has_a_receipt_that_says_who() {
     );
 
     publish(&bus, "event.md", "upserted", "1", &[("content-type", "text/markdown")], MEALS).await;
-    server.until("the event is there", async || server.text("event.md").await.is_some()).await;
+    server.until("the event is there", async || server.found(MARKER, "lexical").await == ["event.md"]).await;
     ask(&server, QUESTION).await;
     publish(&bus, "event.md", "deleted", "2", &[], "").await;
     let receipt_of_event = receipt(&server, "event.md").await;
