@@ -49,8 +49,8 @@ const ANSWER: Duration = Duration::from_secs(2);
 const AGAIN: Duration = Duration::from_millis(500);
 /// How long the files are rid of something before its receipt is there, at most.
 const RECEIPT: Duration = Duration::from_secs(30);
-/// Deletions carried out together.
-const BATCH: usize = 256;
+/// Deletions carried out together: what rests on them is forgotten at once, before any receipt is written.
+const BATCH: usize = 2048;
 /// How long what is deleted is remembered beyond the time of an answer.
 const MARGIN: Duration = Duration::from_secs(60);
 
