@@ -5,14 +5,13 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 use serde::Serialize;
-use utoipa::ToSchema;
 
 use super::door::Watched;
 use super::incidents::Incidents;
 use super::stats::ActorStatus;
 
 /// One actor with those below it, as `/admin/status` shows the tree.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize)]
 pub struct Branch {
     /// The actor itself; none for a mere place in the tree.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
@@ -21,7 +20,6 @@ pub struct Branch {
     pub part: String,
     /// The actors below.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schema(no_recursion)]
     pub children: Vec<Branch>,
 }
 

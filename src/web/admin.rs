@@ -9,7 +9,7 @@ use std::time::Duration;
 use actix_web::{HttpRequest, HttpResponse, Responder, web};
 use actix_web_lab::sse;
 use futures_util::{StreamExt, stream};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::broadcast::error::RecvError;
 use utoipa::ToSchema;
@@ -18,7 +18,7 @@ use super::address::{Address, Entry};
 use super::auth::{Pass, caller};
 use super::error::{Kind, Mistake, Problem};
 use crate::actors::incidents::Incident;
-use crate::actors::overseer::Branch;
+use crate::actors::stats::ActorStatus;
 use crate::app::{App, Reload, Unloaded};
 use crate::config::{ConfigError, Origin};
 use crate::error::ServiceError;
@@ -130,7 +130,41 @@ pub struct Status {
     /// What happened to actors lately.
     pub incidents: Vec<Incident>,
     /// The actors, as a tree.
-    pub actors: Vec<Branch>,
+    pub actors: Vec<ActorBranch>,
+}
+
+/// A place in the tree of actors.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum ActorBranch {
+    /// An actor.
+    Actor(Box<ActorAt>),
+    /// A mere place.
+    Place(ActorPlace),
+}
+
+/// An actor in its place.
+#[derive(Serialize, ToSchema)]
+pub struct ActorAt {
+    /// The actor itself.
+    #[serde(flatten)]
+    pub status: ActorStatus,
+    /// Last part of its name.
+    pub part: String,
+    /// The actors below.
+    #[schema(no_recursion)]
+    pub children: Option<Vec<ActorBranch>>,
+}
+
+/// A place in the tree without an actor of its own.
+#[derive(Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ActorPlace {
+    /// Its name.
+    pub part: String,
+    /// The actors below.
+    #[schema(value_type = Vec<ActorBranch>, no_recursion)]
+    pub children: Vec<Value>,
 }
 
 /// An event for those who watch.

@@ -117,10 +117,10 @@ async fn list(
     query: web::Query<ListQuery>,
 ) -> Result<HttpResponse, Problem> {
     caller(&request, Scope::Admin)?;
+    let limit = limit_of(query.limit, 50, PAGE_MAX)?;
     if app.events.is_none() {
         return Ok(HttpResponse::Ok().json(DeadLetters { bus: false, letters: Vec::new(), next: None }));
     }
-    let limit = limit_of(query.limit, 50, PAGE_MAX)?;
     let from = query.after.map_or(0, |after| after.saturating_add(1));
     let mut letters = bus(&app)?.buried(from, limit + 1).await.map_err(unavailable)?;
     let more = letters.len() > limit;

@@ -21,7 +21,7 @@ use crate::actors::ingestor::Receive;
 use crate::app::App;
 use crate::deletion;
 use crate::documents::event::{
-    COLLECTION_DEFAULT, DocumentId, JsonDocument, MAX_METADATA_KEYS, Metadata, Operation, Upsert,
+    COLLECTION_DEFAULT, DocumentId, JsonDocument, MAX_METADATA_KEYS, Metadata, Operation, Upsert, validate_collection,
 };
 use crate::documents::parse::essence;
 use crate::error::ServiceError;
@@ -446,6 +446,9 @@ async fn put(
     let caller = caller(&request, Scope::Write)?;
     let id = document_id(&request, PATH)?;
     let query = query.into_inner();
+    // What an envelope says wins, and what is beside it must be right all the same.
+    let beside = revision_of(query.revision)?;
+    query.collection.as_deref().map_or(Ok(()), validate_collection).map_err(invalid)?;
     let groups = groups_of(query.visible_to.as_deref());
     let given = match query.metadata.as_deref().map(serde_json::from_str::<Metadata>) {
         None => Metadata::new(),
@@ -470,7 +473,7 @@ async fn put(
     let upsert = match envelope {
         Some(JsonDocument { content, media_type, title, url, collection, metadata, visible_to, revision }) => Upsert {
             id,
-            revision: revision.or(query.revision),
+            revision: revision.or(beside),
             media_type: Some(media_type.unwrap_or_else(|| "text/markdown".to_owned())),
             title: title.or(query.title),
             url: url.or(query.url),
@@ -482,7 +485,7 @@ async fn put(
         },
         None => Upsert {
             id,
-            revision: query.revision,
+            revision: beside,
             // What clients send when nobody told them: it says nothing of the document.
             media_type: declared
                 .filter(|t| {
@@ -513,7 +516,8 @@ async fn delete(
     let id = document_id(&request, PATH)?;
     let wait = wait_of(query.wait.as_deref(), app.config().ingest.max_wait_s)?;
     let (name, began) = (id.to_string(), Instant::now());
-    let receive = Receive::new(Operation::Delete { id, revision: query.revision }, &*caller.name);
+    let revision = revision_of(query.revision)?;
+    let receive = Receive::new(Operation::Delete { id, revision }, &*caller.name);
     let Receipt { seq, revision, outcome } = app.ingestor.ask(receive).await.map_err(ServiceError::from)?;
     if outcome == Outcome::Absent {
         return Err(Problem::new(Kind::NotFound, format!("there is no document `{name}`")));
@@ -768,6 +772,14 @@ fn document_id(request: &HttpRequest, path: &str) -> Result<DocumentId, Problem>
         .decode_utf8()
         .map_err(|_| invalid(format!("the document id `{raw}` is not UTF-8 when percent-decoded")))?;
     DocumentId::parse(&id).map_err(|error| invalid(error.to_string()))
+}
+
+/// A revision as a query string may state it: every store counts up to this.
+fn revision_of(revision: Option<u64>) -> Result<Option<u64>, Problem> {
+    match revision {
+        Some(revision) if revision > i64::MAX as u64 => Err(invalid(format!("`revision` is larger than {}", i64::MAX))),
+        revision => Ok(revision),
+    }
 }
 
 fn invalid(detail: String) -> Problem {

@@ -96,7 +96,29 @@ pub fn document() -> Value {
         .build();
     let mut document = serde_json::to_value(document).expect("a document of texts is JSON");
     document["components"]["schemas"]["Filter"] = Filter::json_schema();
+    bound_unsigned(&mut document);
     document
+}
+
+/// Says how large whole numbers from 0 on may be: as large as the type that takes them. The types of utoipa are signed.
+fn bound_unsigned(value: &mut Value) {
+    match value {
+        Value::Object(members) => {
+            let is = |kind: &Value| {
+                kind == "integer" || kind.as_array().is_some_and(|kinds| kinds.contains(&json!("integer")))
+            };
+            let unsigned = members.get("minimum").and_then(Value::as_f64).is_some_and(|least| least >= 0.0);
+            if members.get("type").is_some_and(is) && unsigned && !members.contains_key("maximum") {
+                let short = members.get("format").is_some_and(|format| format == "int32");
+                let (format, most) = if short { ("uint32", u64::from(u32::MAX)) } else { ("uint64", u64::MAX) };
+                members.insert("format".to_owned(), format.into());
+                members.insert("maximum".to_owned(), most.into());
+            }
+            members.values_mut().for_each(bound_unsigned);
+        }
+        Value::Array(values) => values.iter_mut().for_each(bound_unsigned),
+        _ => {}
+    }
 }
 
 /// What holds for every address, in Markdown.
