@@ -108,7 +108,8 @@ async fn a_model_that_is_not_there_yet_is_what_the_start_waits_for() {
     server
         .until("it has started", async || {
             let startup = server.get("/startupz").await;
-            if startup.0 != StatusCode::OK {
+            // A connection to what served the start ends with that.
+            if ![StatusCode::OK, StatusCode::IM_A_TEAPOT].contains(&startup.0) {
                 problem(&startup, 503, "unavailable");
                 assert!(!startup.1["reasons"].as_array().expect("reasons").is_empty());
             }
