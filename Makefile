@@ -3,6 +3,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 ENV := . scripts/env.sh
 CARGO_TEST := cargo test --release --features failpoints
+# Much of a test is waiting: one more at once than there are processors.
+NEXTEST := cargo nextest run --release --features failpoints --test-threads $(shell expr $$(nproc) + 1)
 # What every store of documents promises: these tests are run with each.
 STORE_TESTS := documents|search|folder|events|cache|identity
 BENCHES := quality search embedding generation serving streams cache replicas crash events life
@@ -30,11 +32,11 @@ test: ## Run all tests
 	@$(ENV); \
 	if grep -rqE '^ *//[/!] ```' src; then $(CARGO_TEST) --doc; fi; \
 	if cargo nextest --version >/dev/null 2>&1; then \
-		cargo nextest run --release --features failpoints; \
-		ANSWERD_TEST_STORE=postgres cargo nextest run --release --features failpoints --test service -E 'test(/^($(STORE_TESTS))::/)'; \
+		$(NEXTEST); \
+		ANSWERD_TEST_STORE=postgres $(NEXTEST) --test service -E 'test(/^($(STORE_TESTS))::/)'; \
 		if [ -n "$${ANSWERD_TEST_QDRANT_URL:-}" ]; then \
-			ANSWERD_TEST_STORE=qdrant cargo nextest run --release --features failpoints --test service -E 'test(/^($(STORE_TESTS))::/)'; \
-			cargo nextest run --release --features failpoints --run-ignored only --test service -E 'test(/^qdrant::/)'; \
+			ANSWERD_TEST_STORE=qdrant $(NEXTEST) --test service -E 'test(/^($(STORE_TESTS))::/)'; \
+			$(NEXTEST) --run-ignored only --test service -E 'test(/^qdrant::/)'; \
 		fi; \
 	else \
 		$(CARGO_TEST) --lib --bins --tests; \

@@ -129,7 +129,8 @@ async fn what_rests_on_a_deleted_document_is_gone_from_everywhere_and_the_receip
     assert_eq!(place(&receipt, "stream buffers"), removed(answers));
     assert_eq!(place(&receipt, "feedback"), removed(1));
     assert_eq!(place(&receipt, "shared cache"), removed(3));
-    assert!(place(&receipt, "shared streams").0 >= 2, "{receipt}");
+    // Of the others, as many as were mirrored by then.
+    assert!(place(&receipt, "shared streams").0 >= 1, "{receipt}");
     assert_eq!(
         (&receipt["collection"], &receipt["revision"], &receipt["complete"]),
         (&json!("default"), &document["revision"], &json!(true))

@@ -467,6 +467,10 @@ pub async fn documents_move_there_and_back_as_they_are(store: &dyn SharedStore) 
         "{waits:?}"
     );
     let server = back.serve(&embedded(&back)).await;
+    // Both indexes are made of what came.
+    server
+        .until("it has caught up", async || server.get("/admin/status").await.1["freshness"]["lag_events"] == 0)
+        .await;
     assert_eq!(described(&server).await, after);
     assert!(server.found("new", "hybrid").await.contains(&"new".to_owned()));
     let (_, late) = server.put("/v1/documents/d3?revision=8", "text/plain", "too late").await;

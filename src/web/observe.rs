@@ -121,7 +121,10 @@ impl<B: MessageBody> MessageBody for Observed<B> {
     }
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<web::Bytes, Self::Error>>> {
-        self.project().body.poll_next(context)
+        let this = self.project();
+        // The end of a span is where it was left last.
+        let _here = this.span.enter();
+        this.body.poll_next(context)
     }
 
     fn try_into_bytes(self) -> Result<web::Bytes, Self> {
