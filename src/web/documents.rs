@@ -236,6 +236,7 @@ pub struct DocumentEnvelope {
 }
 
 /// [`Metadata`], for the reference.
+#[derive(Serialize)]
 pub struct MetadataTold;
 
 impl ToSchema for MetadataTold {

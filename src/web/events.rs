@@ -4,12 +4,13 @@
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use utoipa::ToSchema;
 use utoipa::openapi::schema::{ObjectBuilder, Type};
 
 use super::address::{Address, Entry};
 use super::auth::caller;
+use super::documents::MetadataTold;
 use super::error::{Kind, Problem};
 use crate::actors::ingestor::Receive;
 use crate::app::App;
@@ -34,7 +35,6 @@ pub fn addresses() -> Vec<Address> {
         "document": "people/leave.md", "event": { "source": "//wiki", "id": "4711" }, "seq": 14, "revision": 3,
         "outcome": "accepted",
     });
-    let object = || ObjectBuilder::new().schema_type(Type::Object);
     let bytes = ObjectBuilder::new().schema_type(Type::String).content_media_type("application/octet-stream");
     let plain = json!({ "document": "people/leave.md", "content": "# Leave\n..." });
     let attribute = |name: &str, text: &str, example: &str| (format!("ce-{name}"), text.to_owned(), example.to_owned());
@@ -46,14 +46,15 @@ pub fn addresses() -> Vec<Address> {
         attribute("subject", "Binary mode: the document's id, percent-encoded.", "people/leave.md"),
         attribute("revision", "Binary mode: a whole number that rises with each version.", "3"),
     ];
-    let entry = Entry::new("events", "publishEvent", "Publish a document event").text(text).scope(Scope::Write);
+    let mut entry = Entry::new("events", "publishEvent", "Publish a document event").text(text).scope(Scope::Write);
+    let (structured, envelope) = (entry.schema::<CloudEvent>(), entry.schema::<PlainEvent>());
     let entry = attributes.iter().fold(entry, |entry, (name, text, example)| entry.header(name, text, example));
     vec![
         Address::at("/v1/events").post(
             take,
             entry
-                .body_as("application/cloudevents+json", BODY, object(), Some(event))
-                .body_as("application/json", BODY, object(), Some(plain))
+                .body_as("application/cloudevents+json", BODY, structured, Some(event))
+                .body_as("application/json", BODY, envelope, Some(plain))
                 .body_as("application/octet-stream", BODY, bytes, None)
                 .answers::<EventTaken>(202, "It is on disk; `outcome` says what it changes.", taken)
                 .refuses(&[Kind::InvalidRequest, Kind::Overloaded, Kind::StorageFull]),
@@ -62,6 +63,76 @@ pub fn addresses() -> Vec<Address> {
 }
 
 const BODY: &str = "The event, or in binary mode the document; in any of the formats that are read.";
+
+/// A CloudEvent 1.0 about a document, in structured mode. Other attributes are ignored.
+#[derive(Serialize, ToSchema)]
+pub struct CloudEvent {
+    /// `1.0`.
+    pub specversion: String,
+    /// Ends with `.upserted` or `.deleted`; a version after it is ignored.
+    pub r#type: String,
+    /// The publisher; with `id` it names the event.
+    pub source: String,
+    /// Its number of the event.
+    pub id: String,
+    /// The document's id.
+    pub subject: String,
+    /// Number of the version, rising.
+    #[schema(maximum = 9_223_372_036_854_775_807_i64)]
+    pub revision: Option<u64>,
+    /// The collection it belongs to; by default `default`.
+    #[schema(pattern = "^[a-z0-9_-]{1,64}$")]
+    pub collection: Option<String>,
+    /// The groups that may see it, with commas between; without it, everybody who may ask.
+    pub visibleto: Option<String>,
+    /// Its title; without one, the document's own.
+    pub title: Option<String>,
+    /// Where a reader finds it.
+    pub url: Option<String>,
+    /// What filters match on.
+    pub metadata: Option<MetadataTold>,
+    /// Media type of the content.
+    pub datacontenttype: Option<String>,
+    /// Where the content is, instead of in the event: an HTTP(S) address, or `nats-object://<bucket>/<name>`.
+    pub dataref: Option<String>,
+    /// The content, as text; or an envelope with it, as of `PUT /v1/documents/{id}`.
+    pub data: Option<Value>,
+    /// The content, in Base64.
+    pub data_base64: Option<String>,
+}
+
+/// An event without the envelope of a CloudEvent.
+#[derive(Serialize, ToSchema)]
+pub struct PlainEvent {
+    /// The document's id.
+    pub document: String,
+    /// `upserted` or `deleted`; by default `upserted`.
+    pub action: Option<String>,
+    /// The publisher's number of the event.
+    pub event_id: Option<String>,
+    /// The publisher.
+    pub source: Option<String>,
+    /// Where the content is, instead of in the event.
+    pub dataref: Option<String>,
+    /// The content, as text.
+    pub content: Option<String>,
+    /// Media type of the content; by default `text/markdown`.
+    pub media_type: Option<String>,
+    /// Its title; without one, the document's own.
+    pub title: Option<String>,
+    /// Where a reader finds it.
+    pub url: Option<String>,
+    /// The collection it belongs to; by default `default`.
+    #[schema(pattern = "^[a-z0-9_-]{1,64}$")]
+    pub collection: Option<String>,
+    /// What filters match on.
+    pub metadata: Option<MetadataTold>,
+    /// The groups that may see it; without it, everybody who may ask.
+    pub visible_to: Option<Vec<String>>,
+    /// Number of the version, rising.
+    #[schema(maximum = 9_223_372_036_854_775_807_i64)]
+    pub revision: Option<u64>,
+}
 
 /// That an event was taken.
 #[derive(Serialize, ToSchema)]

@@ -123,7 +123,6 @@ pub enum ServiceFrame {
         /// What `resume` takes; not where a frame is refused.
         event_id: Option<String>,
         /// As in `AnswerEvent`; of `refused`, a problem document.
-        #[schema(value_type = Object)]
         data: Value,
     },
     /// The answer to a `ping`.
