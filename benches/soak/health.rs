@@ -190,6 +190,8 @@ fn panics(text: &str) -> Vec<String> {
 fn is_explained(log: &str, line: &str) -> bool {
     let has = |text: &str| line.contains(text);
     has("injected")
+        // The connection is given up, and another one made.
+        || has("max reconnection attempts reached")
         || has("the engine's thread died") && log.contains("its thread panicked: injected")
         || has("a usage record cannot be written; it is tried until it can") && has("No space left")
         || has("cannot record a failed document, trying again") && has("the Postgres ")

@@ -323,7 +323,12 @@ pub struct World {
     pub http: Client,
     /// What is at work holds it for reading; who compares waits until nothing is.
     pub gate: RwLock<()>,
+    /// It ends: no load begins.
     pub ending: Cell<bool>,
+    /// It is about to end: no fault begins.
+    pub calm: Cell<bool>,
+    /// Only one process is killed from here on.
+    pub last_third: Cell<bool>,
     pub ledger: Ledger,
     pub spells: Spells,
     pub counts: Counts,
@@ -418,6 +423,8 @@ impl World {
             http,
             gate: RwLock::new(()),
             ending: Cell::new(false),
+            calm: Cell::new(false),
+            last_third: Cell::new(false),
             ledger: Ledger::default(),
             spells: Spells::default(),
             counts: Counts::default(),
