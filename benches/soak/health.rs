@@ -50,7 +50,8 @@ impl Life {
             .filter(|sample| !sample.quiet && sample.age >= warm)
             .map(|sample| (sample.age.as_secs_f64() / 3600.0, sample.bytes as f64 / f64::from(1 << 20)))
             .collect();
-        if points.len() < 6 {
+        // What is seen of a few minutes says nothing of an hour.
+        if points.len() < 60 {
             return None;
         }
         let mean = |of: fn(&(f64, f64)) -> f64| points.iter().map(of).sum::<f64>() / points.len() as f64;
@@ -185,17 +186,23 @@ fn panics(text: &str) -> Vec<String> {
     at.map(|(n, line)| format!("{line} {}", lines.get(n + 1).copied().unwrap_or_default())).collect()
 }
 
-/// Errors that a fault brings about: words of the line.
-const EXPLAINED: [&str; 1] = ["injected"];
+/// Whether a fault brings about what a line says.
+fn is_explained(log: &str, line: &str) -> bool {
+    let has = |text: &str| line.contains(text);
+    has("injected")
+        // The connection is given up, and another one made.
+        || has("max reconnection attempts reached")
+        || has("the engine's thread died") && log.contains("its thread panicked: injected")
+        || has("a usage record cannot be written; it is tried until it can") && has("No space left")
+        || has("cannot record a failed document, trying again") && has("the Postgres ")
+}
 
 fn read_log(world: &World, node: &Node) {
     let text = std::fs::read_to_string(&node.log).unwrap_or_default();
     for said in panics(&text).into_iter().filter(|said| !said.contains("injected")) {
         world.violation(Kind::Logged, &format!("{} panicked: {said}", node.name));
     }
-    for line in text.lines().filter(|line| line.contains(" ERROR ")) {
-        if !EXPLAINED.iter().any(|explained| line.contains(explained)) {
-            world.violation(Kind::Logged, &format!("{}: {line}", node.name));
-        }
+    for line in text.lines().filter(|line| line.contains(" ERROR ") && !is_explained(&text, line)) {
+        world.violation(Kind::Logged, &format!("{}: {line}", node.name));
     }
 }

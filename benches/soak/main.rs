@@ -30,8 +30,6 @@ mod writers;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 use world::World;
 
 /// Set in the process that has a mount namespace of its own, for the disk that gets full.
@@ -57,19 +55,27 @@ fn main() {
 async fn soak(world: &Rc<World>) -> bool {
     truth::handbook(world).await;
     truth::checkpoint(world, "before the load").await;
-    let end = Instant::now() + world.length;
     let mut load = writers::start(world);
     load.extend(readers::start(world));
     load.push(actix::spawn(health::watch(Rc::clone(world))));
-    load.push(actix::spawn(faults::run(Rc::clone(world), end)));
-    // Often enough that a process which is not killed any more in the last third has some behind it.
-    let pause = (world.length / 15).max(Duration::from_secs(60));
-    while Instant::now() + pause < end {
-        tokio::time::sleep(pause).await;
-        truth::checkpoint(world, &format!("after {} s", world.age_s())).await;
+    load.push(actix::spawn(faults::run(Rc::clone(world))));
+    // So many comparisons that a process which is not killed any more in the last third has some behind it. Their time does
+    // not count.
+    let periods = (world.length.as_secs() / 60).clamp(3, 15) as u32;
+    let length = world.length / periods;
+    for period in 1..=periods {
+        world.last_third.set(period > periods * 2 / 3);
+        if period < periods {
+            tokio::time::sleep(length).await;
+            truth::checkpoint(world, &format!("after {} s", world.age_s())).await;
+        } else {
+            // What begins now would not have ended before the last comparison.
+            let calm = Duration::from_secs(20).min(length);
+            tokio::time::sleep(length - calm).await;
+            world.calm.set(true);
+            tokio::time::sleep(calm).await;
+        }
     }
-    tokio::time::sleep_until(end).await;
-    // From here on only what is at work ends.
     world.ending.set(true);
     truth::checkpoint(world, "at the end").await;
     load.into_iter().for_each(|task| task.abort());

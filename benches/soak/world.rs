@@ -323,7 +323,12 @@ pub struct World {
     pub http: Client,
     /// What is at work holds it for reading; who compares waits until nothing is.
     pub gate: RwLock<()>,
+    /// It ends: no load begins.
     pub ending: Cell<bool>,
+    /// It is about to end: no fault begins.
+    pub calm: Cell<bool>,
+    /// Only one process is killed from here on.
+    pub last_third: Cell<bool>,
     pub ledger: Ledger,
     pub spells: Spells,
     pub counts: Counts,
@@ -353,9 +358,9 @@ impl World {
         let upstream = Upstream::start(script);
         let common = "identity.enabled=true\nbudgets.requests_per_minute=1000000\nbudgets.tokens_per_minute=1000000000\n\
                       budgets.streams=1000\ncache.enabled=true\nnats.ack_wait_s=5\nserver.shutdown_timeout_s=10\n\
-                      answer.resume_grace_s=10\nmodels.chat.context=4096\n";
+                      answer.resume_grace_s=10\n";
         let shared = format!(
-            "{common}{}{}\nredis.url={}\n{}\n",
+            "{common}{}{}\nmodels.chat.context=4096\nredis.url={}\n{}\n",
             postgres.settings(),
             chat_on_with(&[&upstream], 64, 20_000),
             redis.url(),
@@ -418,6 +423,8 @@ impl World {
             http,
             gate: RwLock::new(()),
             ending: Cell::new(false),
+            calm: Cell::new(false),
+            last_third: Cell::new(false),
             ledger: Ledger::default(),
             spells: Spells::default(),
             counts: Counts::default(),
@@ -498,7 +505,7 @@ impl World {
             self.violations(Kind::Wrong),
         );
         println!(
-            "\n| answers | asked | complete | of them resumed | kept or shared | left by their reader | broken off by a fault | refused under load | wrong |"
+            "\n| answers | asked | complete | of them resumed | kept | left by their reader | broken off by a fault | refused under load | wrong |"
         );
         println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- |");
         println!(
