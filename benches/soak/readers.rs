@@ -96,6 +96,8 @@ struct Heard {
     last_id: Option<String>,
     events: usize,
     text: String,
+    /// The documents that it rests on.
+    sources: Vec<String>,
     end: Option<(String, Value)>,
     /// Times that its reader came again.
     came_again: usize,
@@ -121,6 +123,7 @@ impl Heard {
         self.events += 1;
         match name {
             "token" => self.text.push_str(data["text"].as_str().unwrap_or_default()),
+            "sources" => self.sources = crate::common::texts(&data["sources"], "document_id"),
             "done" | "error" => self.end = Some((name.to_owned(), data)),
             _ => {}
         }
@@ -311,6 +314,10 @@ async fn come_again(
                 if status == StatusCode::NOT_FOUND && since.elapsed() > Duration::from_secs(8) {
                     return None;
                 }
+                if is_gone_with_its_document(world, heard, &said) {
+                    heard.end = Some(("error".to_owned(), said));
+                    return None;
+                }
                 if !matches!(status, StatusCode::NOT_FOUND | StatusCode::SERVICE_UNAVAILABLE) {
                     world.failed(nodes, &problem(&said), began, &format!("{} read on: {said}", heard.place));
                     return None;
@@ -328,6 +335,9 @@ async fn come_again(
 fn judge(world: &World, nodes: &[usize], question: &Question, heard: &Heard, began: Instant) {
     let Some((name, data)) = &heard.end else { return };
     let about = format!("{} ({}), {}", question.about, question.max_tokens, heard.place);
+    if name == "error" && is_gone_with_its_document(world, heard, data) {
+        return world.counts.add("gone with a document", 1);
+    }
     if name == "error" {
         return refused(world, nodes, data, began, &about);
     }
@@ -350,6 +360,11 @@ fn judge(world: &World, nodes: &[usize], question: &Question, heard: &Heard, beg
     world.counts.add("complete", 1);
     world.counts.add("resumed", u64::from(heard.came_again > 0));
     world.counts.add("cached", u64::from(data["cached"] == true));
+}
+
+/// Whether what is said of an answer is that a document it rests on was deleted, and one was.
+fn is_gone_with_its_document(world: &World, heard: &Heard, said: &Value) -> bool {
+    problem(said) == "document-deleted" && heard.sources.iter().any(|id| world.ledger.was_deleted(id))
 }
 
 fn wrong(world: &World, text: &str) {
@@ -393,6 +408,7 @@ async fn whole(world: &World, node: usize, caller: Caller, heard: &Heard, about:
     match world.nodes[node].get(&world.http, caller, &heard.place).await {
         Ok((StatusCode::OK, said)) if said["answer"] == heard.text && said["status"] == "ended" => {}
         Ok((StatusCode::OK, said)) => wrong(world, &format!("{about} was {:?} and is {said}", heard.text)),
+        Ok((_, said)) if is_gone_with_its_document(world, heard, &said) => {}
         Ok((_, said)) => world.failed(&[node], &problem(&said), began, &format!("{about} read again: {said}")),
         Err(error) => world.failed(&[node], "connection", began, &format!("{about} read again: {error:?}")),
     }
