@@ -505,16 +505,17 @@ impl World {
             self.violations(Kind::Wrong),
         );
         println!(
-            "\n| answers | asked | complete | of them resumed | kept | left by their reader | broken off by a fault | refused under load | wrong |"
+            "\n| answers | asked | complete | of them resumed | kept | left by their reader | gone with a deleted document | broken off by a fault | refused under load | wrong |"
         );
-        println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- |");
+        println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |");
         println!(
-            "| | {} | {} | {} | {} | {} | {} | {} | {} |",
+            "| | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
             count("asked"),
             count("complete"),
             count("resumed"),
             count("cached"),
             count("left"),
+            count("withdrawn"),
             count("broken off"),
             count("refused"),
             count("answers wrong"),
