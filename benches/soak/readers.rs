@@ -23,6 +23,8 @@ use crate::writers::problem;
 
 /// Readers of the replicas, and of the embedded one.
 const READERS: u64 = 5;
+/// The problem of an answer that rests on a document which was deleted.
+const GONE: &str = "document-deleted";
 /// Questions that are asked again.
 const REMEMBERED: usize = 40;
 
@@ -96,8 +98,8 @@ struct Heard {
     last_id: Option<String>,
     events: usize,
     text: String,
-    /// The documents that it rests on.
-    sources: Vec<String>,
+    /// What it rests on: documents and their revisions, once that was heard.
+    sources: Vec<(String, u64)>,
     end: Option<(String, Value)>,
     /// Times that its reader came again.
     came_again: usize,
@@ -113,7 +115,9 @@ impl Heard {
         if self.place.is_empty() {
             self.place = format!("/v1/answers/{answer}");
         }
-        if self.place != format!("/v1/answers/{answer}") || position != self.events.to_string() {
+        // Of an answer that is gone with a document, nothing is said but that.
+        let gone = name == "error" && problem(&data) == GONE;
+        if self.place != format!("/v1/answers/{answer}") || position != self.events.to_string() && !gone {
             return Err(format!("event {id} comes where {}:{} should", self.place, self.events));
         }
         if let Some((end, _)) = &self.end {
@@ -123,7 +127,11 @@ impl Heard {
         self.events += 1;
         match name {
             "token" => self.text.push_str(data["text"].as_str().unwrap_or_default()),
-            "sources" => self.sources = crate::common::texts(&data["sources"], "document_id"),
+            "sources" => {
+                let source =
+                    |source: &Value| Some((source["document_id"].as_str()?.to_owned(), source["revision"].as_u64()?));
+                self.sources = data["sources"].as_array().into_iter().flatten().filter_map(source).collect();
+            }
             "done" | "error" => self.end = Some((name.to_owned(), data)),
             _ => {}
         }
@@ -335,8 +343,13 @@ async fn come_again(
 fn judge(world: &World, nodes: &[usize], question: &Question, heard: &Heard, began: Instant) {
     let Some((name, data)) = &heard.end else { return };
     let about = format!("{} ({}), {}", question.about, question.max_tokens, heard.place);
-    if name == "error" && is_gone_with_its_document(world, heard, data) {
-        return world.counts.add("gone with a document", 1);
+    if name == "error" && problem(data) == GONE {
+        world.counts.add("withdrawn", 1);
+        let deleted = |(id, revision): &(String, u64)| world.ledger.may_be_deleted(id, *revision);
+        if !heard.sources.is_empty() && !heard.sources.iter().any(deleted) {
+            wrong(world, &format!("{about} is gone, and none of {:?} was deleted", heard.sources));
+        }
+        return;
     }
     if name == "error" {
         return refused(world, nodes, data, began, &about);
@@ -398,7 +411,10 @@ async fn object(world: &World, node: usize, caller: Caller, question: &Question)
             let heard = Heard { text, end: Some(("done".to_owned(), said)), ..Heard::default() };
             judge(world, &[node], question, &heard, began);
         }
-        Ok((_, said)) => refused(world, &[node], &said, began, &about),
+        Ok((_, said)) => {
+            let heard = Heard { end: Some(("error".to_owned(), said)), ..Heard::default() };
+            judge(world, &[node], question, &heard, began);
+        }
         Err(error) => broke(world, &[node], &error.0, began, &about),
     }
 }
@@ -407,6 +423,7 @@ async fn object(world: &World, node: usize, caller: Caller, question: &Question)
 async fn whole(world: &World, node: usize, caller: Caller, heard: &Heard, about: &str, began: Instant) {
     match world.nodes[node].get(&world.http, caller, &heard.place).await {
         Ok((StatusCode::OK, said)) if said["answer"] == heard.text && said["status"] == "ended" => {}
+        Ok((_, said)) if problem(&said) == GONE || problem(&said["error"]) == GONE => {}
         Ok((StatusCode::OK, said)) => wrong(world, &format!("{about} was {:?} and is {said}", heard.text)),
         Ok((_, said)) if is_gone_with_its_document(world, heard, &said) => {}
         Ok((_, said)) => world.failed(&[node], &problem(&said), began, &format!("{about} read again: {said}")),

@@ -64,6 +64,8 @@ struct Document {
 #[derive(Default)]
 pub struct Ledger {
     documents: RefCell<BTreeMap<String, Document>>,
+    /// The newest version in which each was deleted, whether that was acknowledged or not.
+    deleted: RefCell<BTreeMap<String, u64>>,
     /// Events that nobody can take, by their id.
     poison: RefCell<BTreeSet<String>>,
     /// The dead letters so far, by the id of their event, and up to which number of their stream.
@@ -105,9 +107,17 @@ impl Ledger {
         document.acknowledged.is_none_or(|state| state.deleted) || document.maybe.iter().any(|state| state.deleted)
     }
 
-    /// Whether an answer that rests on a document may be gone with it.
-    pub fn was_deleted(&self, id: &str) -> bool {
-        self.documents.borrow().get(id).is_some_and(|document| document.was_deleted)
+    /// A document is about to be deleted.
+    pub fn deleting(&self, id: &str, version: u64) {
+        let mut deleted = self.deleted.borrow_mut();
+        let newest = deleted.entry(id.to_owned()).or_default();
+        *newest = version.max(*newest);
+    }
+
+    /// Whether a document may have been deleted since it had this revision.
+    pub fn may_be_deleted(&self, id: &str, revision: u64) -> bool {
+        let deleted = self.deleted.borrow();
+        deleted.get(id).is_some_and(|version| *version > revision || !states_revisions(id))
     }
 
     pub fn poison(&self, event: &str) {

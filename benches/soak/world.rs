@@ -505,7 +505,7 @@ impl World {
             self.violations(Kind::Wrong),
         );
         println!(
-            "\n| answers | asked | complete | of them resumed | kept | left by their reader | gone with a document | broken off by a fault | refused under load | wrong |"
+            "\n| answers | asked | complete | of them resumed | kept | left by their reader | gone with a deleted document | broken off by a fault | refused under load | wrong |"
         );
         println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |");
         println!(
@@ -515,7 +515,7 @@ impl World {
             count("resumed"),
             count("cached"),
             count("left"),
-            count("gone with a document"),
+            count("withdrawn"),
             count("broken off"),
             count("refused"),
             count("answers wrong"),

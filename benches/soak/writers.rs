@@ -52,6 +52,9 @@ impl Event {
 
 /// Publishes an event until it is stored: a publisher that is not told so publishes it again.
 async fn publish(world: &World, event: &Event) {
+    if event.state.deleted {
+        world.ledger.deleting(&event.document, event.state.version);
+    }
     let action = if event.state.deleted { "deleted" } else { "upserted" };
     let mut headers = HeaderMap::new();
     headers.insert("ce-specversion", "1.0");
@@ -182,6 +185,9 @@ async fn write(world: &World, dice: &Dice, node: usize, id: &str, stores: Stores
     let revision = if states_revisions(id) { format!("&revision={}", state.version) } else { String::new() };
     let path = format!("/v1/documents/{id}?wait={wait}{revision}");
     let at = &world.nodes[node];
+    if state.deleted {
+        world.ledger.deleting(id, state.version);
+    }
     let request = match state.deleted {
         true => at.request(&world.http, Caller::Root, Method::DELETE, &path),
         false => {
@@ -264,6 +270,7 @@ async fn files(world: Rc<World>) {
         let state = State { version: versions[n], deleted: versions[n] > 1 && dice.one_in(6) };
         let file = world.watched.path().join("files").join(&id);
         if state.deleted {
+            world.ledger.deleting(&id, state.version);
             let _ = std::fs::remove_file(&file);
         } else {
             let new = world.watched.path().join("new");
