@@ -322,10 +322,6 @@ async fn come_again(
                 if status == StatusCode::NOT_FOUND && since.elapsed() > Duration::from_secs(8) {
                     return None;
                 }
-                if is_gone_with_its_document(world, heard, &said) {
-                    heard.end = Some(("error".to_owned(), said));
-                    return None;
-                }
                 if !matches!(status, StatusCode::NOT_FOUND | StatusCode::SERVICE_UNAVAILABLE) {
                     world.failed(nodes, &problem(&said), began, &format!("{} read on: {said}", heard.place));
                     return None;
@@ -375,11 +371,6 @@ fn judge(world: &World, nodes: &[usize], question: &Question, heard: &Heard, beg
     world.counts.add("cached", u64::from(data["cached"] == true));
 }
 
-/// Whether what is said of an answer is that a document it rests on was deleted, and one was.
-fn is_gone_with_its_document(world: &World, heard: &Heard, said: &Value) -> bool {
-    problem(said) == "document-deleted" && heard.sources.iter().any(|id| world.ledger.was_deleted(id))
-}
-
 fn wrong(world: &World, text: &str) {
     world.counts.add("answers wrong", 1);
     world.violation(Kind::Wrong, &format!("an answer: {text}"));
@@ -425,7 +416,6 @@ async fn whole(world: &World, node: usize, caller: Caller, heard: &Heard, about:
         Ok((StatusCode::OK, said)) if said["answer"] == heard.text && said["status"] == "ended" => {}
         Ok((_, said)) if problem(&said) == GONE || problem(&said["error"]) == GONE => {}
         Ok((StatusCode::OK, said)) => wrong(world, &format!("{about} was {:?} and is {said}", heard.text)),
-        Ok((_, said)) if is_gone_with_its_document(world, heard, &said) => {}
         Ok((_, said)) => world.failed(&[node], &problem(&said), began, &format!("{about} read again: {said}")),
         Err(error) => world.failed(&[node], "connection", began, &format!("{about} read again: {error:?}")),
     }

@@ -56,8 +56,6 @@ struct Document {
     acknowledged: Option<State>,
     /// What was sent after it and not acknowledged: it may have been taken.
     maybe: Vec<State>,
-    /// A deletion of it was sent, whatever came later.
-    was_deleted: bool,
 }
 
 /// What was acknowledged.
@@ -74,22 +72,19 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    fn with(&self, id: &str, stores: Stores, state: State, change: impl FnOnce(&mut Document)) {
-        let new = || Document { stores, acknowledged: None, maybe: Vec::new(), was_deleted: false };
-        let mut documents = self.documents.borrow_mut();
-        let document = documents.entry(id.to_owned()).or_insert_with(new);
-        document.was_deleted |= state.deleted;
-        change(document);
+    fn with(&self, id: &str, stores: Stores, change: impl FnOnce(&mut Document)) {
+        let new = || Document { stores, acknowledged: None, maybe: Vec::new() };
+        change(self.documents.borrow_mut().entry(id.to_owned()).or_insert_with(new));
     }
 
     /// What is newest counts, in whichever order it is acknowledged.
     pub fn newest(&self, id: &str, stores: Stores, state: State) {
-        self.with(id, stores, state, |document| document.acknowledged = document.acknowledged.max(Some(state)));
+        self.with(id, stores, |document| document.acknowledged = document.acknowledged.max(Some(state)));
     }
 
     /// What is acknowledged now counts; what was sent before it cannot come any more where it states a revision.
     pub fn acknowledged(&self, id: &str, stores: Stores, state: State) {
-        self.with(id, stores, state, |document| {
+        self.with(id, stores, |document| {
             document.acknowledged = Some(state);
             document.maybe.clear();
         });
@@ -97,7 +92,7 @@ impl Ledger {
 
     /// Something was sent, and nobody knows what became of it.
     pub fn unknown(&self, id: &str, stores: Stores, state: State) {
-        self.with(id, stores, state, |document| document.maybe.push(state));
+        self.with(id, stores, |document| document.maybe.push(state));
     }
 
     /// Whether a document may be absent, as far as is known.
