@@ -4,7 +4,7 @@
 //! `settings` holds the sections and the range of each value, `events` those of `[nats]` and `[fetch]`, `models` those of
 //! `[models]`, `store` those of `[store]` and `[postgres]`, `cache` those of `[cache]` and `[redis]`, `identity` those of `[identity]`, `budgets`
 //! those of `[budgets]`; `read` finds what is no
-//! setting at all, `shown` hides what is secret, `live` holds what is in force and reads it again, [`reference`] describes all of it; this file checks
+//! setting at all, `shown` hides what is secret, `live` holds what is in force and reads it again, [`mod@reference`] describes all of it; this file checks
 //! what lies between settings. It never warns and goes on, and opens nothing that a setting names, but for the files that hold the values of variables.
 
 mod budgets;

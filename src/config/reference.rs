@@ -1,6 +1,6 @@
 //! The configuration, described: `docs/configuration.md` for people and `docs/config.schema.json` for editors, both made of
 //! the code. What a key is for is its field's doc comment, its limits are garde's, its default is the one of `Default`, and
-//! whether it takes effect without a restart is what [`super::live`] declares.
+//! whether it takes effect without a restart is what `live` declares.
 
 use std::fmt::Write;
 

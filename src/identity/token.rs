@@ -1,5 +1,5 @@
 //! JSON Web Tokens of an identity provider: gets the keys that it publishes (RFC 7517), at the start, now and then, and
-//! for a token that names another one. [`super::claims`] says which tokens count.
+//! for a token that names another one. `claims` says which tokens count.
 
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! What the process tells of its work while it works: its log ([`log`]), and traces ([`trace`]).
+//! What the process tells of its work while it works: its log (`log`), and traces ([`trace`]).
 //!
 //! Both hang on the spans of [`tracing`]. The spans of level `info` (`request`, `event`, `answer`) have the names by which
 //! work is found again, and stand beside each line of the log; those of level `debug` are the steps in between, each actor
