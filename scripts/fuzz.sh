@@ -4,6 +4,7 @@
 #   FUZZ_SECONDS=60   for each target; 0 runs the corpora only
 #   FUZZ_TARGETS=     those of these names; by default all whose crashes are answerd's own (see fuzz/README.md)
 #   FUZZ_JOBS=2       targets at once
+#   FUZZ_SEED=0       of the random choices; 0 is another one each time
 #
 # `fuzz.sh --input TARGET FILE` runs one input, `fuzz.sh --merge TARGET FOLDER` adds to the corpus what a long run found in
 # a folder and what reaches new code.

@@ -23,7 +23,8 @@ fuzz_target!(|input: &[u8]| {
     if !said.contains('`') {
         for part in shown.split('[').skip(1) {
             let Some((inside, _)) = part.split_once(']') else { continue };
-            let number: Option<usize> = inside.parse().ok();
+            // What has a sign is read as a number here, and as a citation by nobody.
+            let number: Option<usize> = inside.parse().ok().filter(|_| !inside.starts_with('+'));
             assert!(number.is_none_or(|n| report.cited.contains(&n)), "[{inside}] was not checked: {shown:?}");
         }
     }

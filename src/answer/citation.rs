@@ -112,7 +112,9 @@ impl Citations {
                 Step::Wait => break,
                 Step::Take(bytes, text) => {
                     at += bytes;
-                    if code { shown.push_str(&text) } else { self.show(&text, &mut shown) }
+                    // What ends code stands outside of it, be it with a bracket after it.
+                    let within = code && self.code.is_some();
+                    if within { shown.push_str(&text) } else { self.show(&text, &mut shown) }
                 }
             }
         }
@@ -448,6 +450,11 @@ mod tests {
         ] {
             assert_eq!(whole(text), (text.to_owned(), Report::default()));
         }
+    }
+
+    #[test]
+    fn a_line_that_ends_code_ends_it_for_the_bracket_after_it() {
+        assert_eq!(whole("`a\n [[9]9] b").0, "`a\n [9 b");
     }
 
     #[test]
