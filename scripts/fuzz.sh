@@ -41,7 +41,7 @@ one() { # target
     log="$work/log"
     mkdir -p "$work/found" "fuzz/artifacts/$target"
     # A second is long for any of them, also on a machine that does other things; 25 are a hang.
-    options=(-timeout=25 -rss_limit_mb=2048 -max_len=16384 "-artifact_prefix=fuzz/artifacts/$target/")
+    options=("-seed=${FUZZ_SEED:-0}" -timeout=25 -rss_limit_mb=2048 -max_len=16384 "-artifact_prefix=fuzz/artifacts/$target/")
     if [ -f "fuzz/dictionaries/$target.dict" ]; then options+=("-dict=fuzz/dictionaries/$target.dict"); fi
     if ! "$programs/$target" "${options[@]}" -runs=0 "fuzz/corpus/$target" >"$log" 2>&1; then
         broken "$target" "$log"
