@@ -513,11 +513,16 @@ impl App {
 
     /// Waits until every watched folder has been looked at once, and everything accepted is settled.
     pub async fn until_caught_up(&self) {
-        // Its sender lives as long as this.
-        let _ = self.folders_unseen.subscribe().wait_for(|unseen| *unseen == 0).await;
+        self.until_folders_are_seen().await;
         while self.library.store.waiting().await.is_ok_and(|operations| operations > 0) {
             actix_rt::time::sleep(Duration::from_millis(20)).await;
         }
+    }
+
+    /// Waits until every watched folder has been looked at once.
+    async fn until_folders_are_seen(&self) {
+        // Its sender lives as long as this.
+        let _ = self.folders_unseen.subscribe().wait_for(|unseen| *unseen == 0).await;
     }
 
     /// When it was started, in seconds since the Unix epoch.

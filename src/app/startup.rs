@@ -47,8 +47,7 @@ impl App {
                 actix_rt::time::sleep(Duration::from_secs(1)).await;
             }
             app.startup.comes_to("folders are looked at for the first time");
-            // Its sender lives as long as this.
-            let _ = app.folders_unseen.subscribe().wait_for(|unseen| *unseen == 0).await;
+            app.until_folders_are_seen().await;
             app.startup.comes_to("what was accepted is being made visible");
             while !app.has_caught_up().await {}
             app.startup.over();

@@ -16,7 +16,7 @@ use super::{Asker, CacheUse, Found, problem};
 use crate::actors::cache::CacheCounts;
 use crate::actors::model_pool::{Generate, PoolDoor, Ticket};
 use crate::answer::citation::Citations;
-use crate::answer::evidence::Key;
+use crate::answer::evidence::{Key, RestsOn};
 use crate::answer::log::{DoneReason, Event};
 use crate::answer::prompt::NOT_FOUND_ANSWER;
 use crate::error::ServiceError;
@@ -197,7 +197,7 @@ impl Generation {
         if self.cache.read && !self.landing.meet(&evidence) {
             return;
         }
-        let Some(lease) = self.lead(&evidence).await else { return };
+        let Some(lease) = self.lead(&evidence, &documents).await else { return };
         let Self { inquiry, landing, run, cache, .. } = self;
         let kept = &landing.asker.kept;
         CacheCounts::add(&kept.counts.generated);
@@ -213,7 +213,7 @@ impl Generation {
 
     /// Has this replica generate the answer, if no other one does. Where another one has, its answers are told that one's,
     /// and there is nothing left to do.
-    async fn lead(&mut self, evidence: &Evidence) -> Option<Option<Lease>> {
+    async fn lead(&mut self, evidence: &Evidence, documents: &[RestsOn]) -> Option<Option<Lease>> {
         if !self.cache.read {
             return Some(None);
         }
@@ -221,7 +221,6 @@ impl Generation {
         let Some(leads) = asker.leads.as_ref() else { return self.unless_kept(evidence, None).await };
         let flight = Arc::clone(&self.landing.flight);
         loop {
-            let documents = evidence.rests_on(asker.deletions.store());
             let leader = match leads.ask(evidence.answer, documents, &flight).await {
                 Leader::Alone => return self.unless_kept(evidence, None).await,
                 Leader::This(lease) => return self.unless_kept(evidence, Some(lease)).await,
@@ -240,8 +239,8 @@ impl Generation {
                     self.run.account.shared(finished.reason.into(), flight.finish(&finished));
                     if self.cache.write {
                         let keys = (evidence.answer, evidence.near);
-                        let documents = evidence.rests_on(asker.deletions.store());
-                        asker.kept.keep_answer(&self.inquiry.question.question, keys, documents, &flight).await;
+                        let question = &self.inquiry.question.question;
+                        asker.kept.keep_answer(question, keys, documents.to_vec(), &flight).await;
                     }
                     return None;
                 }

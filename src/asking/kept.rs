@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use dashmap::DashMap;
 use serde::de::DeserializeOwned;
@@ -121,6 +122,8 @@ pub struct Kept {
     settings: Arc<Live>,
     /// What is the same for all questions until a restart.
     base: Key,
+    /// The setup of the settings that were in force last, and these: it is asked for with each question, and changes with them.
+    setup: ArcSwapOption<(Arc<Config>, Key)>,
     /// How answers came about.
     pub counts: Arc<CacheCounts>,
     /// The generations that others may join, under what is asked and under what they rest on.
@@ -136,12 +139,20 @@ impl Kept {
         base: Key,
         counts: Arc<CacheCounts>,
     ) -> Self {
-        Self { door, embedder, settings, base, counts, flights: DashMap::new() }
+        let (setup, flights) = (ArcSwapOption::empty(), DashMap::new());
+        Self { door, embedder, settings, base, setup, counts, flights }
     }
 
     /// Stands for all that makes answers differ although the same is asked of the same passages, with these settings.
-    pub(super) fn setup(&self, config: &Config) -> Key {
-        Key::of("setup", &(self.base, &config.search, &config.answer))
+    pub(super) fn setup(&self, config: &Arc<Config>) -> Key {
+        if let Some(last) = &*self.setup.load()
+            && Arc::ptr_eq(&last.0, config)
+        {
+            return last.1;
+        }
+        let setup = Key::of("setup", &(self.base, &config.search, &config.answer));
+        self.setup.store(Some(Arc::new((Arc::clone(config), setup))));
+        setup
     }
 
     /// Whether anything is kept and shared at all.

@@ -63,7 +63,7 @@ pub struct Leads {
 }
 
 impl Leads {
-    /// Leads by way of this Redis, of generations that may take so long.
+    /// Leads by way of this Redis.
     pub fn new(redis: Arc<Redis>, deletions: Arc<Deletions>) -> Self {
         Self { redis, deletions }
     }
@@ -74,12 +74,12 @@ impl Leads {
     }
 
     /// Finds out who generates the answer of a key, which rests on these documents: this one, if nobody does.
-    pub(super) async fn ask(&self, key: Key, documents: Vec<RestsOn>, flight: &Arc<Flight>) -> Leader {
+    pub(super) async fn ask(&self, key: Key, documents: &[RestsOn], flight: &Arc<Flight>) -> Leader {
         let names = self.names(key);
         let own = uuid::Uuid::now_v7().simple().to_string();
         match self.redis.lease(&names.lease, &own, LEASE).await {
             Err(_) => Leader::Alone,
-            Ok(holder) if holder == own => Leader::This(self.begin(names, own, documents, Arc::clone(flight))),
+            Ok(holder) if holder == own => Leader::This(self.begin(names, own, documents.to_vec(), Arc::clone(flight))),
             Ok(holder) => Leader::Other(holder),
         }
     }
