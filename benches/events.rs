@@ -93,37 +93,11 @@ async fn caught_up(server: &Server, documents: u64) {
 
 /// A page of text that is like no other.
 fn page(n: usize, words: usize) -> String {
-    const WORDS: [&str; 24] = [
-        "invoice",
-        "pump",
-        "travel",
-        "customer",
-        "backup",
-        "meeting",
-        "canteen",
-        "password",
-        "report",
-        "safety",
-        "delivery",
-        "warehouse",
-        "seal",
-        "agenda",
-        "receipt",
-        "order",
-        "the",
-        "of",
-        "and",
-        "is",
-        "every",
-        "after",
-        "before",
-        "within",
-    ];
     let mut text = format!("# Page number{n}\n\n");
     let mut state = n.wrapping_mul(2_654_435_761) + 1;
     for word in 0..words {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        text.push_str(WORDS[(state >> 33) % WORDS.len()]);
+        text.push_str(support::WORDS[(state >> 33) % support::WORDS.len()]);
         text.push_str(if word % 14 == 13 { ".\n" } else { " " });
     }
     text

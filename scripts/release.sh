@@ -51,10 +51,12 @@ name=answerd-$version-$machine-linux${ANSWERD_FEATURES:+-$ANSWERD_FEATURES}
 mkdir -p "$out"
 packing=$(mktemp -d "$out/.packing-XXXXXX")
 trap 'rm -rf "$packing"' EXIT
-mkdir -p "$packing/$name/data"
+mkdir -p "$packing/$name/data" "$packing/$name/systemd"
 strip --strip-all -o "$packing/$name/answerd" "$binary"
 python3 scripts/licences.py ${ANSWERD_FEATURES:+--features "$ANSWERD_FEATURES"} >"$packing/$name/THIRD-PARTY.txt"
-cp LICENSE config.toml deploy/systemd/answerd.service "$packing/$name/"
+cp LICENSE config.toml "$packing/$name/"
+# The unit has settings of its own: those of the root are for a look at data/sample.
+cp deploy/systemd/answerd.service deploy/systemd/config.toml "$packing/$name/systemd/"
 cp -r data/sample "$packing/$name/data/"
 # The same files make the same archive, whoever packs them and when.
 tar --create --gzip --file "$packing/$name.tar.gz" --sort=name --owner=0 --group=0 --numeric-owner --mtime=@"${SOURCE_DATE_EPOCH:-0}" \

@@ -4,7 +4,8 @@
 # client of OpenAI's protocol; both get the Postgres with pgvector that tests and benchmarks start.
 #
 # Needs no root and changes nothing outside that folder. May be run again at any time: what is there and whole
-# is not fetched again; what was interrupted or is damaged is. Everything fetched has a pinned hash.
+# is not fetched again; what was interrupted or is damaged is. Everything fetched has a pinned hash, but for the programs that
+# the benchmarks compare with: of these bench-requirements.txt pins versions, and pip takes what they depend on as it finds it.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -416,6 +416,7 @@ impl App {
     /// has come.
     fn keep_going(&self) {
         if let Some(Keepers { indexes, indexer, maintainer }) = &self.keepers {
+            let catalog = &indexes.catalog;
             let (indexes, indexer, maintainer) = (Arc::clone(indexes), indexer.clone(), maintainer.clone());
             actix_rt::spawn(async move {
                 let mut tick = actix_rt::time::interval(Duration::from_secs(1));
@@ -431,12 +432,21 @@ impl App {
                 }
             });
             let deletions = Arc::clone(&self.deletions);
+            let catalog = Arc::clone(catalog);
             actix_rt::spawn(async move {
                 let mut tick = actix_rt::time::interval(Duration::from_secs(2));
                 loop {
                     tick.tick().await;
                     match maintainer.ask_patiently(Maintain { last: false }).await {
-                        Ok(gone) => deletions.expunged(&gone).await,
+                        Ok(gone) => {
+                            let said = deletions.expunged(&gone).await;
+                            let catalog = Arc::clone(&catalog);
+                            let forgotten =
+                                said.is_empty() || blocking(move || catalog.forget_deletions(&said)).await.is_ok();
+                            if !forgotten {
+                                tracing::debug!("what is gone is looked for once more");
+                            }
+                        }
                         Err(error) => {
                             tracing::warn!(%error, "a round of maintenance failed; the next one tries again");
                         }
@@ -658,7 +668,8 @@ fn store_detail(store: &Arc<dyn DocumentStore>) -> Detail {
 
 /// Memory of this process in RAM, in bytes, where the system tells.
 pub fn resident_bytes() -> Option<u64> {
-    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
-    let pages: u64 = statm.split_whitespace().nth(1)?.parse().ok()?;
-    Some(pages * 4096)
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    // In KiB (proc_pid_status(5)).
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    Some(resident.split_whitespace().next()?.parse::<u64>().ok()? << 10)
 }

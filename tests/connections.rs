@@ -84,13 +84,16 @@ async fn user_and_token_open_the_connection_and_wrong_ones_are_told_without_the_
     let home = Home::new();
     let mut nats = Nats::absent(&["--user", "answerd", "--pass", "secret"]);
     nats.run().await;
-    let wrong = setup(&nats, "nats.user=answerd\nnats.password=guessed");
-    let server = home.serve(&wrong).await;
-    server.until("it says so", async || server.degraded().await.to_lowercase().contains("authorization")).await;
-    assert!(!server.degraded().await.contains("guessed") && !server.log_text().contains("guessed"));
-    server.kill();
+    let named = |nats: &Nats, who: &str| format!("nats.servers={}", nats.url().replace("://", &format!("://{who}@")));
+    for wrong in ["nats.user=answerd\nnats.password=guessed".to_owned(), named(&nats, "answerd:guessed")] {
+        let server = home.serve(&setup(&nats, &wrong)).await;
+        server.until("it says so", async || server.degraded().await.to_lowercase().contains("authorization")).await;
+        assert!(!server.degraded().await.contains("guessed") && !server.log_text().contains("guessed"));
+        server.kill();
+    }
     let options = ConnectOptions::with_user_and_password("answerd".into(), "secret".into());
-    takes_events(&nats, &home, "nats.user=answerd\nnats.password=secret", options).await.kill();
+    takes_events(&nats, &home, "nats.user=answerd\nnats.password=secret", options.clone()).await.kill();
+    takes_events(&nats, &Home::new(), &named(&nats, "answerd:secret"), options).await.kill();
 
     let mut nats = Nats::absent(&["--auth", "s3cr3t"]);
     nats.run().await;

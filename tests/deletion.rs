@@ -370,6 +370,62 @@ async fn a_deletion_that_was_interrupted_has_its_receipt_after_the_next_start() 
     assert!(!redis.everything().await.contains(MARKER));
 }
 
+#[tokio::test]
+async fn a_deletion_that_a_later_write_came_before_forgets_what_was_there_and_has_a_receipt() {
+    let (redis, upstream, home) = (Redis::start(&[]).await, echo(), Home::new());
+    let server = serve(&home, &with_redis(&upstream, &redis)).await;
+    let first = ask(&server, QUESTION).await;
+    assert!(text_of(&first).contains(MARKER), "{first:?}");
+    server.until("it is kept there", async || redis.keys("answerd:kept").await.len() >= 3).await;
+    // Many on one document, at the same time as what writes it anew: now one is taken first, now the other.
+    let rounds = (0..60).map(async |n| {
+        let write = async {
+            let text = format!("# Expenses\n\nThe daily limit for meals is {n} euros.");
+            let (status, body) = server.put("/v1/documents/expenses.md", "text/markdown", text).await;
+            assert!(status.is_success(), "{body}");
+        };
+        let (deleted, ()) = tokio::join!(server.delete("/v1/documents/expenses.md"), write);
+        let (status, body) = deleted;
+        assert!(status.is_success() || status == StatusCode::NOT_FOUND, "{body}");
+        body["receipt_at"].as_str().map(str::to_owned)
+    });
+    let places: Vec<String> = futures_util::future::join_all(rounds).await.into_iter().flatten().collect();
+    assert!(!places.is_empty());
+    for place in &places {
+        let told = async || {
+            let (status, body) = server.get(place).await;
+            assert!(status == StatusCode::OK || status == StatusCode::ACCEPTED, "{place}: {body}");
+            status == StatusCode::OK && body["complete"] == true
+        };
+        server.until("there is a receipt", told).await;
+    }
+    let (_, acts) = server.get("/admin/audit").await;
+    let replaced = acts.to_string().matches("which replaced this deletion").count();
+    println!("{} deletions, {replaced} of them replaced by a later write", places.len());
+    problem(&server.get(&format!("/v1/answers/{}", id_of(&first))).await, 410, "document-deleted");
+    assert!(!redis.everything().await.contains(MARKER));
+    // The last word is another write's: it is served, and kept like any other.
+    server.put_visible("expenses.md", MEALS).await;
+    until_kept(&server, QUESTION).await;
+}
+
+#[tokio::test]
+async fn what_says_where_shared_things_are_is_not_taken_for_room_and_goes_with_them() {
+    let (redis, upstream, home) = (Redis::start(&[]).await, echo(), Home::new());
+    let server = serve(&home, &with_redis(&upstream, &redis)).await;
+    ask(&server, QUESTION).await;
+    server.until("it is kept there", async || redis.keys("answerd:kept").await.len() >= 3).await;
+    let indexes = redis.keys("answerd:rests").await;
+    assert!(!indexes.is_empty());
+    for index in indexes {
+        // Without a time of its own it is none of those that a Redis with `volatile-lru` takes.
+        assert_eq!(redis.command::<i64>("PTTL", &[&index]).await, -1, "{index}");
+        let document = index.trim_start_matches("answerd:rests:{").trim_end_matches('}');
+        let gone: Option<f64> = redis.command("ZSCORE", &["answerd:indexes:{deletions}", document]).await;
+        assert!(gone.is_some(), "{index} would stay for good");
+    }
+}
+
 /// The files below a folder that have a word in them.
 fn files_with(folder: &Path, word: &str) -> Vec<String> {
     let files =

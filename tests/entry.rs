@@ -51,8 +51,9 @@ async fn pages_of_the_sites_that_are_named_may_call_and_of_no_others() {
     assert_eq!((found.status(), header(&found, "access-control-allow-origin")), (StatusCode::OK, Some(PAGE)));
     assert!(header(&found, "access-control-expose-headers").is_some_and(|names| names.contains("x-request-id")));
     assert!(header(&found, "vary").is_some_and(|names| names.to_ascii_lowercase().contains("origin")));
-    let found = search("https://elsewhere.example.com").await.expect("a response");
-    assert_eq!(header(&found, "access-control-allow-origin"), None);
+    let refused = search("https://elsewhere.example.com").await.expect("a response");
+    assert_eq!(header(&refused, "access-control-allow-origin"), None);
+    problem(&common::outcome(refused).await, 403, "other-site");
     // Browsers ask for no leave to open a WebSocket: the service looks itself.
     for (origin, opens) in [(PAGE, true), (server.base.as_str(), true), ("https://elsewhere.example.com", false)] {
         let mut request = format!("{}/v1/ws", server.base.replace("http://", "ws://")).into_client_request().unwrap();
@@ -66,8 +67,24 @@ async fn pages_of_the_sites_that_are_named_may_call_and_of_no_others() {
 async fn without_named_sites_no_page_of_another_one_may_call() {
     let home = Home::new();
     let server = home.serve(&Setup::default()).await;
-    let request = server.http.post(server.url("/v1/search")).header("origin", PAGE).json(&json!({ "query": "leave" }));
-    assert_eq!(header(&request.send().await.expect("a response"), "access-control-allow-origin"), None);
+    server.put_visible("leave.md", "# Leave\n\nEverybody has 28 days.").await;
+    // No browser asks for leave before it sends such a text, nor where a page does not want to read the response.
+    let delete = async |header: (&str, &str)| {
+        let request =
+            server.http.post(server.url("/v1/events")).header("content-type", "text/plain").header(header.0, header.1);
+        let event = json!({ "document": "leave.md", "action": "deleted" }).to_string();
+        common::outcome(request.body(event).send().await.expect("a response")).await
+    };
+    for header in
+        [("origin", PAGE), ("origin", "null"), ("sec-fetch-site", "cross-site"), ("sec-fetch-site", "same-site")]
+    {
+        problem(&delete(header).await, 403, "other-site");
+    }
+    // A name that somebody else's server leads here.
+    let rebound = server.http.get(server.url("/v1/documents/leave.md")).header("host", "evil.example:8080");
+    problem(&common::outcome(rebound.send().await.expect("a response")).await, 403, "other-site");
+    assert_eq!(server.get("/v1/documents/leave.md").await.1["status"], "visible");
+    assert_eq!(delete(("origin", server.base.as_str())).await.0, StatusCode::ACCEPTED);
     let wrong = home.run(
         &Setup { settings: "server.allowed_origins=[\"https://a.example/path\", \"*\"]".into(), ..Setup::default() },
         &["check"],

@@ -127,8 +127,9 @@ async fn poison_goes_to_the_dead_letters_once_with_its_reason_and_the_rest_goes_
     publish(&bus, "binary", "upserted", "2", &[("content-type", "text/plain")], "a\0\u{1}\u{2}b\0\0").await;
     all_taken(&server, &bus).await;
     assert_eq!(server.text("good").await.as_deref(), Some("fine"));
-    let (_, status) = server.get("/admin/status").await;
-    assert_eq!(status["events"]["dead_letters"], 5, "{status}");
+    let dead_letters = async || server.get("/admin/status").await.1["events"]["dead_letters"].clone();
+    server.until("they are counted", async || dead_letters().await == 5).await;
+    assert!(server.log_text().contains("went to the dead letters") && !server.log_text().contains("whole number"));
 
     let output = |args: &[&str]| {
         let output = home.run(&setup, args);
@@ -152,6 +153,12 @@ async fn poison_goes_to_the_dead_letters_once_with_its_reason_and_the_rest_goes_
     output(&["dlq", "retry", number]);
     server.until("the document", async || server.text("astray").await.as_deref() == Some("found")).await;
     assert_eq!(output(&["dlq", "list"]).lines().count(), 4);
+    let audit = output(&["audit"]);
+    let notes: Vec<Value> = audit.lines().map(|note| serde_json::from_str(note).expect("JSON")).collect();
+    let retried: Vec<_> = notes.iter().filter(|note| note["act"] == "dead-letter.retry").collect();
+    assert_eq!(retried.len(), 1, "{audit}");
+    assert_eq!((&retried[0]["by"], &retried[0]["about"]["id"]), (&json!("command line"), &json!(number)), "{audit}");
+    server.until("what an operator took out is counted no more", async || dead_letters().await == 4).await;
 }
 
 /// Answerd dies when an event has failed and is not with the dead letters, and a later one on its document is stored.

@@ -245,7 +245,19 @@ async fn keys_are_made_listed_and_revoked_and_only_their_hash_is_kept() {
             ("key.revoke", by_hand)
         ]
     );
-    assert_eq!(root.get("/admin/audit").await.1["acts"], json!(acts));
+    let newest: Vec<&Value> = acts.iter().rev().collect();
+    assert_eq!(root.get("/admin/audit").await.1, json!({ "acts": newest, "next": null }));
+    let (mut paged, mut before) = (Vec::new(), String::new());
+    loop {
+        let page = root.get(&format!("/admin/audit?limit=2{before}")).await.1;
+        paged.extend(page["acts"].as_array().expect("acts").clone());
+        match page["next"].as_str() {
+            Some(next) => before = format!("&before={next}"),
+            None => break,
+        }
+    }
+    assert_eq!(json!(paged), json!(newest));
+    problem(&root.get("/admin/audit?before=yesterday").await, 400, "invalid-request");
 
     // The secret is in no file, and in no log.
     let secret = root.key.rsplit('_').next().expect("a secret").to_owned();

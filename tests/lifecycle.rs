@@ -76,6 +76,28 @@ async fn probes_answer_from_the_first_moment_and_nobody_is_turned_away_when_the_
     assert_eq!(server.get("/v1/models").await.0, StatusCode::OK);
 }
 
+#[cfg(feature = "failpoints")]
+#[tokio::test]
+async fn a_sigterm_ends_a_start_that_is_not_over() {
+    let home = Home::new();
+    let port = common::free_port();
+    let settings = format!("server.bind=127.0.0.1:{port}");
+    let setup = Setup { settings, failpoints: "start=sleep(600000)".into(), ..Setup::default() };
+    let mut child = home.command(&setup).arg("serve").spawn().expect("answerd starts");
+    common::until_listening(port, "answerd").await;
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("a signal");
+    let began = Instant::now();
+    let status = loop {
+        match child.try_wait().expect("wait") {
+            Some(status) => break status,
+            None => assert!(began.elapsed() < PATIENCE, "it does not end"),
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    };
+    assert!(status.success(), "{status}");
+}
+
 #[tokio::test]
 async fn the_start_is_over_once_what_lay_in_the_folders_can_be_found_and_stays_over() {
     let home = Home::new();

@@ -216,8 +216,9 @@ async fn who_may_what_changes_with_a_reload() {
         .map(|act| (act["by"].as_str().unwrap_or_default(), &act["about"]["changed"]))
         .collect();
     assert_eq!(by.len(), 3, "{acts}");
-    assert!(by[0].0.starts_with("key:") && by[1].0 == "user:ann", "{by:?}");
-    assert_eq!(by[0].1, &json!(["identity.jwt.admin"]));
+    // The newest first.
+    assert!(by[2].0.starts_with("key:") && by[1].0 == "user:ann", "{by:?}");
+    assert_eq!(by[2].1, &json!(["identity.jwt.admin"]));
 }
 
 #[tokio::test]

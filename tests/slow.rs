@@ -22,11 +22,21 @@ async fn a_body_that_dribbles_in_is_given_up_and_holds_up_nobody() {
     let upstream = Upstream::start(Script::default());
     let settings = format!("{}\nserver.body_timeout_s=1\nserver.request_timeout_ms=1000", chat_on(&[&upstream]));
     let server = home.serve(&Setup { settings, ..Setup::default() }).await;
-    for path in ["/v1/answers", "/v1/chat/completions", "/v1/search"] {
+    let (length, upgrade) = ("Content-Length: 500", "Connection: upgrade\r\nUpgrade: websocket");
+    for (method, path, more) in [
+        ("POST", "/v1/answers", length),
+        ("POST", "/v1/chat/completions", length),
+        ("POST", "/v1/search", length),
+        ("POST", "/v1/events", length),
+        ("PUT", "/v1/documents/slow.md", length),
+        // All that follows is the body of these, or a body for its length.
+        ("POST", "/v1/search", upgrade),
+        ("POST", "/v1/search", "Upgrade: x\r\nContent-Length: 500"),
+    ] {
         let (mut stream, host) = connect(&server);
         write!(
             stream,
-            "POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: 500\r\n\r\n{{"
+            "{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n{more}\r\n\r\n{{"
         )
         .expect("sent");
         let began = Instant::now();
@@ -40,7 +50,7 @@ async fn a_body_that_dribbles_in_is_given_up_and_holds_up_nobody() {
             }
         }
         let response = String::from_utf8_lossy(&heard);
-        assert!(response.starts_with("HTTP/1.1 408"), "{path}: {response}");
+        assert!(response.starts_with("HTTP/1.1 408"), "{method} {path}, {more}: {response}");
     }
     // A head that never ends.
     let (mut stream, host) = connect(&server);

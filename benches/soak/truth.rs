@@ -12,6 +12,7 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 
 use crate::health;
+use crate::support::WORDS;
 use crate::world::{A, B, C, Caller, Kind, PATIENCE, World, mix};
 
 /// Documents that are compared at once.
@@ -144,28 +145,6 @@ pub fn states_revisions(id: &str) -> bool {
 
 /// A version of a document: some sections, each of which names it.
 pub fn text(id: &str, version: u64) -> String {
-    const WORDS: [&str; 20] = [
-        "invoice",
-        "pump",
-        "travel",
-        "customer",
-        "backup",
-        "meeting",
-        "canteen",
-        "password",
-        "report",
-        "safety",
-        "delivery",
-        "warehouse",
-        "seal",
-        "agenda",
-        "receipt",
-        "order",
-        "every",
-        "after",
-        "before",
-        "within",
-    ];
     let mut random = hash(id, version);
     let mut next = |below: u64| {
         random = mix(random.wrapping_add(0x9e37_79b9_7f4a_7c15));

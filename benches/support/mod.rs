@@ -4,6 +4,30 @@
 
 use std::path::PathBuf;
 
+/// Words that made documents are made of.
+pub const WORDS: [&str; 20] = [
+    "invoice",
+    "pump",
+    "travel",
+    "customer",
+    "backup",
+    "meeting",
+    "canteen",
+    "password",
+    "report",
+    "safety",
+    "delivery",
+    "warehouse",
+    "seal",
+    "agenda",
+    "receipt",
+    "order",
+    "every",
+    "after",
+    "before",
+    "within",
+];
+
 /// The folder of the collections.
 pub fn collections() -> PathBuf {
     std::env::var_os("ANSWERD_COLLECTIONS").map_or_else(|| PathBuf::from("../shared/collections"), PathBuf::from)

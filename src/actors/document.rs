@@ -100,15 +100,17 @@ impl Role for DocumentWorkers {
 impl DocumentTools {
     async fn process(&self, seq: u64) -> Result<(), ProcessError> {
         let Some(Pending { seq, document, content, revision, .. }) = self.library.store.operation(seq).await? else {
+            self.deletions.settled(seq).await?;
             return Ok(());
         };
         match content {
             None => {
                 let known = self.library.store.document(&document).await?;
                 let delete = self.library.store.store_delete(seq, now_ms() as i64);
-                delete.instrument(tracing::debug_span!("store")).await?;
+                let stored = delete.instrument(tracing::debug_span!("store")).await;
+                // Also where that failed: it may be done, and its answer lost.
                 self.deletions.carried_out(seq, revision, document, known.and_then(|known| known.served));
-                Ok(())
+                Ok(stored?)
             }
             Some(content) => self.upsert(seq, document, content).await,
         }

@@ -65,8 +65,24 @@ pub struct Intake {
     library: Arc<Library>,
     deletions: Arc<Deletions>,
     workers: Door<DocumentWorkers>,
-    /// Documents at work, each with the operations that wait for their turn, and the traces these belong to.
-    lines: Mutex<HashMap<String, BTreeMap<u64, Context>>>,
+    /// Documents at work.
+    lines: Mutex<HashMap<String, Line>>,
+}
+
+/// The operations on one document.
+struct Line {
+    at_work: u64,
+    /// Those that wait for their turn, with the traces that they belong to.
+    next: BTreeMap<u64, Context>,
+}
+
+impl Line {
+    /// Whose turn it is now.
+    fn advance(&mut self) -> Option<(u64, Context)> {
+        let (seq, context) = self.next.pop_first()?;
+        self.at_work = seq;
+        Some((seq, context))
+    }
 }
 
 /// The ingestor; see the module.
@@ -87,7 +103,6 @@ impl Intake {
         let taken = self.library.store.claim(again).await?;
         let count = taken.len();
         for (seq, document) in taken {
-            // One that is at work already is found settled when its turn comes again.
             self.dispatch(document, seq);
         }
         Ok(count)
@@ -99,24 +114,29 @@ impl Intake {
         {
             let mut lines = self.lines.lock();
             if let Some(line) = lines.get_mut(&document) {
-                line.insert(seq, context);
+                // What is taken over again keeps the trace that it came in.
+                if line.at_work != seq {
+                    line.next.entry(seq).or_insert(context);
+                }
                 return;
             }
-            lines.insert(document.clone(), BTreeMap::new());
+            lines.insert(document.clone(), Line { at_work: seq, next: BTreeMap::new() });
         }
         let intake = Arc::clone(self);
         actix_rt::spawn(async move {
             let (mut seq, mut context) = (seq, context);
             loop {
                 // Who brought it has its answer by now: its span has ended, and this one follows it.
-                let span = tracing::info_span!(parent: None, "document", document, seq, trace_id = Empty);
+                let span = tracing::error_span!(parent: None, "document", document, seq, trace_id = Empty);
                 trace::follow(&span, context);
                 trace::name(&span);
-                intake.see_through(seq).instrument(span.clone()).await;
-                intake.library.origins.remember(&document, &span);
+                let taken = intake.see_through(seq).instrument(span.clone()).await;
+                if taken {
+                    intake.library.origins.remember(&document, &span);
+                }
                 drop(span);
                 let mut lines = intake.lines.lock();
-                match lines.get_mut(&document).and_then(BTreeMap::pop_first) {
+                match lines.get_mut(&document).and_then(Line::advance) {
                     Some(next) => (seq, context) = next,
                     None => {
                         lines.remove(&document);
@@ -127,22 +147,24 @@ impl Intake {
         });
     }
 
-    /// Carries one operation out, however often it takes.
-    async fn see_through(&self, seq: u64) {
+    /// Carries one operation out, however often it takes. Whether it could be.
+    async fn see_through(&self, seq: u64) -> bool {
         let max_attempts = self.library.config().ingest.max_attempts;
         let mut failures = 0;
         for round in 0u32.. {
             let reason = match self.workers.ask_patiently(Process { seq }).await {
-                Ok(()) => return,
+                Ok(()) => return true,
                 Err(DoorError::Failed(ProcessError::Unfit(reason))) => {
-                    return self.give_up(seq, reason).await;
+                    self.give_up(seq, reason).await;
+                    return false;
                 }
                 // A panic may be the document's fault: it gets a limited number of tries.
                 Err(error @ (DoorError::Panicked { .. } | DoorError::Failed(ProcessError::Suspect(_)))) => {
                     failures += 1;
                     if failures >= max_attempts {
                         let reason = format!("it failed {failures} times; the last time: {error}");
-                        return self.give_up(seq, reason).await;
+                        self.give_up(seq, reason).await;
+                        return false;
                     }
                     error.to_string()
                 }
@@ -152,6 +174,7 @@ impl Intake {
             let pause = Duration::from_millis(50).saturating_mul(1 << round.min(12)).min(LONGEST_PAUSE);
             actix_rt::time::sleep(pause).await;
         }
+        false
     }
 
     async fn give_up(&self, seq: u64, reason: String) {

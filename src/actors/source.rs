@@ -273,7 +273,7 @@ struct Opened<'s> {
 /// (<https://github.com/cloudevents/spec/blob/main/cloudevents/extensions/distributed-tracing.md>). Its attributes are those
 /// of OpenTelemetry for messaging.
 fn span_of(message: &async_nats::jetstream::Message, arrival: &Arrival, event: Option<&DocumentEvent>) -> Span {
-    let span = tracing::info_span!(
+    let span = tracing::error_span!(
         "event",
         event = event.map_or(arrival.key.id.as_str(), |event| event.key.id.as_str()),
         trace_id = Empty,
@@ -321,7 +321,7 @@ impl Shared {
                     return Err("the connection to NATS is lost".to_owned());
                 }
                 if waited.is_err() {
-                    self.count_waiting(&consumer).await?;
+                    self.count_waiting(&bus, &consumer).await?;
                 }
                 continue;
             }
@@ -349,16 +349,18 @@ impl Shared {
             }
             // A pull ends in the same way where there is nothing to be had and where NATS does not answer.
             if !came {
-                self.count_waiting(&consumer).await?;
+                self.count_waiting(&bus, &consumer).await?;
             }
         }
     }
 
-    /// Asks how many events wait on the bus, for what is said of the lag.
-    async fn count_waiting(&self, consumer: &Consumer<pull::Config>) -> Result<(), String> {
+    /// Asks how many events wait on the bus, for what is said of the lag, and how many were given up.
+    async fn count_waiting(&self, bus: &Bus, consumer: &Consumer<pull::Config>) -> Result<(), String> {
         let asked = tokio::time::timeout(PULL_WAIT, consumer.get_info()).await;
         let info = asked.map_err(|_| "NATS does not answer".to_owned())?.map_err(|error| format!("NATS: {error}"))?;
         self.library.bus.waiting(info.num_pending);
+        // Others bury too, and operators take out.
+        self.state.buried.store(bus.buried_count().await?, Ordering::Relaxed);
         Ok(())
     }
 
@@ -482,7 +484,9 @@ impl Shared {
         });
         if buried.await {
             self.state.buried.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!(subject = %message.subject, reason, "an event went to the dead letters");
+            // The reason is with the dead letter: it may quote the event, and so a document.
+            tracing::warn!(subject = %message.subject, "an event went to the dead letters; `answerd dlq list` says why");
+            tracing::debug!(reason, "why");
         }
     }
 

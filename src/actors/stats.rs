@@ -201,6 +201,10 @@ impl Stats {
         }
         slow.state = State::Starting;
         slow.down_since.get_or_insert(now);
+        if cause == Cause::Lost {
+            // They went with its mailbox.
+            slow.waiting.clear();
+        }
         slow.last_error = Some(LastError { message, at_ms: now_ms() });
         slow.recent_restarts.len()
     }

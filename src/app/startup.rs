@@ -6,6 +6,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::App;
+use crate::stores::StoreError;
 
 /// How long it is waited at once for what was found at the start.
 const AT_ONCE: Duration = Duration::from_secs(5);
@@ -49,20 +50,20 @@ impl App {
             app.startup.comes_to("folders are looked at for the first time");
             app.until_folders_are_seen().await;
             app.startup.comes_to("what was accepted is being made visible");
-            while !app.has_caught_up().await {}
+            let accepted = app.until_answered(async || Ok(app.library.store.counts().await?.seq)).await;
+            while !app.until_answered(async || app.library.store.reach(accepted, AT_ONCE).await).await {}
             app.startup.over();
         });
     }
 
-    async fn has_caught_up(&self) -> bool {
-        let caught_up = async { self.library.store.reach(self.library.store.counts().await?.seq, AT_ONCE).await };
-        match caught_up.await {
-            Ok(reached) => reached,
-            Err(error) => {
-                tracing::debug!(%error, "the store does not say whether all is visible");
-                actix_rt::time::sleep(Duration::from_secs(1)).await;
-                false
+    /// What the store says, once it says something.
+    async fn until_answered<T>(&self, ask: impl AsyncFn() -> Result<T, StoreError>) -> T {
+        loop {
+            match ask().await {
+                Ok(said) => return said,
+                Err(error) => tracing::debug!(%error, "the store does not say how far it is"),
             }
+            actix_rt::time::sleep(Duration::from_secs(1)).await;
         }
     }
 

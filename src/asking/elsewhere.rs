@@ -30,6 +30,8 @@ const ALIVE: Duration = Duration::from_secs(10);
 const WANTED: Duration = Duration::from_secs(3);
 /// How long a replica that stops tries to send the ends of its answers.
 const LAST: Duration = Duration::from_secs(2);
+/// The longest pause after an answer could not be sent, in ticks: its list is still alive when it is tried again.
+const PAUSE_TICKS: u32 = 16;
 /// Events that are sent at once.
 const BATCH: usize = 512;
 
@@ -71,8 +73,10 @@ struct Mirrored {
     sent: usize,
     /// Stands for those who read elsewhere.
     reader: Option<Reader>,
-    /// Its end is sent.
+    /// Its end is sent, or given up.
     ended: bool,
+    /// After it could not be sent: how long that waits now, and until when.
+    paused: Option<(u32, Instant)>,
 }
 
 impl Elsewhere {
@@ -96,8 +100,8 @@ impl Elsewhere {
 
     /// Mirrors an answer of this replica from now on.
     pub fn mirror(&self, log: &Arc<AnswerLog>, caller: &Arc<str>) {
-        let mirrored =
-            Mirrored { log: Arc::clone(log), caller: Arc::clone(caller), sent: 0, reader: None, ended: false };
+        let (log, caller) = (Arc::clone(log), Arc::clone(caller));
+        let mirrored = Mirrored { log, caller, sent: 0, reader: None, ended: false, paused: None };
         self.mirrored.lock().push(mirrored);
     }
 
@@ -118,6 +122,7 @@ impl Elsewhere {
     pub async fn mirror_last(&self) {
         let began = Instant::now();
         loop {
+            self.mirrored.lock().iter_mut().for_each(|mirrored| mirrored.paused = None);
             self.mirror_all().await;
             let left = self.mirrored.lock().iter().any(|mirrored| mirrored.log.closed().is_some());
             if !left || began.elapsed() > LAST {
@@ -134,6 +139,9 @@ impl Elsewhere {
 
     /// Sends what is new of an answer, and does what is wanted elsewhere.
     async fn mirror_one(&self, mut mirrored: Mirrored) -> Mirrored {
+        if mirrored.paused.is_some_and(|(_, until)| until > Instant::now()) {
+            return mirrored;
+        }
         let Mirrored { log, caller, sent, .. } = &mirrored;
         let closed = log.closed().is_some();
         let (list, want) = (self.list(log.id()), self.want(log.id()));
@@ -147,24 +155,20 @@ impl Elsewhere {
         let all = closed && sent.saturating_sub(1) + events.len() >= log.length();
         let alive = if all { self.keep() } else { ALIVE };
         if self.note(&list, &events, &log.bounds()).await.is_err() {
-            mirrored.obey(None);
-            mirrored.ended = closed && self.redis.trouble().is_some();
+            self.not_sent(&mut mirrored);
             return mirrored;
         }
         match self.redis.extend((&list, &want), *sent, &entries, alive).await {
             Ok((Some(length), want)) => {
                 mirrored.sent = length;
+                mirrored.paused = None;
                 // What had arrived before is not all there is.
                 mirrored.ended = all && length > mirrored.log.length();
                 mirrored.obey(want.and_then(|want| serde_json::from_str(&want).ok()));
             }
             // Redis was emptied, or the list came of age: what is left of the answer is read here.
             Ok((None, _)) => mirrored.ended = true,
-            Err(_) => {
-                mirrored.obey(None);
-                // What has ended is not worth waiting for a Redis that is away.
-                mirrored.ended = closed && self.redis.trouble().is_some();
-            }
+            Err(_) => self.not_sent(&mut mirrored),
         }
         // After it is there: what is deleted from here on finds it.
         if mirrored.log.is_withdrawn() {
@@ -172,6 +176,17 @@ impl Elsewhere {
             mirrored.ended = true;
         }
         mirrored
+    }
+
+    /// Has an answer wait that could not be sent. What has ended is not worth waiting for a Redis that is away; and not for
+    /// one that takes nothing, such as a full one, beyond the time in which it can be read here.
+    fn not_sent(&self, mirrored: &mut Mirrored) {
+        mirrored.obey(None);
+        let now = Instant::now();
+        let is_over = |closed: Instant| self.redis.trouble().is_some() || now.duration_since(closed) >= self.keep();
+        mirrored.ended = mirrored.log.closed().is_some_and(is_over);
+        let ticks = mirrored.paused.map_or(1, |(ticks, _)| (2 * ticks).min(PAUSE_TICKS));
+        mirrored.paused = Some((ticks, now + TICK * ticks));
     }
 
     /// Notes what an answer rests on, before it is sent.

@@ -254,6 +254,13 @@ impl Flight {
         ended
     }
 
+    /// Takes back what all of them said, and ends them: a document that they rest on was deleted.
+    pub(super) fn withdraw(&self) {
+        let end = || super::problem(ServiceError::DocumentDeleted);
+        self.0.lock().members.iter().for_each(|member| member.log.withdraw(end()));
+        self.close(&|_| vec![end()]);
+    }
+
     /// Nobody may come any more. Gives the answers that have ended since anybody asked.
     pub(super) fn shut(&self) -> Vec<Ended> {
         let mut state = self.0.lock();
@@ -364,6 +371,21 @@ mod tests {
         assert_eq!(flight.outcome().expect("complete").0, "a b");
         assert_eq!(flight.shut().len(), 1);
         assert!(flight.join(fourth).is_err());
+    }
+
+    #[test]
+    fn nothing_can_be_read_again_of_what_is_withdrawn_and_nobody_joins_it() {
+        let ((first, one), (second, two), (third, _)) = (member("1"), member("2"), member("3"));
+        let flight = Flight::new(first, true);
+        flight.sources(Vec::new());
+        flight.text("a".into());
+        assert!(flight.join(second).is_ok());
+        flight.withdraw();
+        for log in [&one, &two] {
+            assert_eq!(read(log), (String::new(), "error".into()));
+            assert!(log.is_withdrawn());
+        }
+        assert!(flight.join(third).is_err());
     }
 
     #[test]

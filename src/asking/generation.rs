@@ -177,7 +177,10 @@ impl Generation {
                 match found {
                     Ok(Found::Evidence(evidence)) => evidence,
                     Ok(Found::Answer(evidence, answer)) => {
-                        return answer.tell(&self.inquiry, &evidence, &flight, &self.run.account);
+                        if self.tell_sources(&evidence).is_some() {
+                            answer.say(&flight, &self.run.account);
+                        }
+                        return;
                     }
                     Ok(Found::Nothing) => return nothing_found(&flight),
                     Err(error) => return drop(flight.close(&|_| vec![problem(error.clone())])),
@@ -185,12 +188,7 @@ impl Generation {
             }
         };
         self.asker().link(&evidence);
-        flight.sources(self.inquiry.sources(&evidence.passages));
-        let documents = evidence.rests_on(self.asker().deletions.store());
-        // After they are told: what is deleted from here on finds its answers.
-        if self.asker().deletions.deleted.any(&documents) {
-            return drop(flight.close(&|_| vec![problem(ServiceError::DocumentDeleted)]));
-        }
+        let Some(documents) = self.tell_sources(&evidence) else { return };
         if flight.demand() == Demand::Stop {
             return self.cancel();
         }
@@ -209,6 +207,24 @@ impl Generation {
         }
         // Who leads next finds the answer.
         drop(lease);
+    }
+
+    /// Tells all what it rests on, and gives that; unless something of it was deleted since it was found: then they end.
+    fn tell_sources(&self, evidence: &Evidence) -> Option<Vec<RestsOn>> {
+        let (flight, deletions) = (&self.landing.flight, &self.asker().deletions);
+        let documents = evidence.rests_on(deletions.store());
+        if deletions.deleted.any(&documents) {
+            flight.close(&|_| vec![problem(ServiceError::DocumentDeleted)]);
+            return None;
+        }
+        flight.sources(self.inquiry.sources(&evidence.passages));
+        // After they are told: what is deleted from here on finds its answers. What was deleted just before has passed
+        // over them, which had no sources yet.
+        if deletions.deleted.any(&documents) {
+            flight.withdraw();
+            return None;
+        }
+        Some(documents)
     }
 
     /// Has this replica generate the answer, if no other one does. Where another one has, its answers are told that one's,

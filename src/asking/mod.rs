@@ -244,7 +244,7 @@ impl Asker {
     ///
     /// # Errors
     /// [`ServiceError`]: invalid or too long, overloaded, or without a model; nothing was begun then.
-    #[tracing::instrument(name = "answer", skip_all, fields(answer = Empty))]
+    #[tracing::instrument(level = "error", name = "answer", skip_all, fields(answer = Empty))]
     pub async fn ask(
         self: &Arc<Self>,
         question: Question,
@@ -347,6 +347,8 @@ impl Asker {
                     reserved = Some(self.budgets.reserve(who, worst).await?);
                 }
                 match self.kept.flights.entry(key) {
+                    // The one that it was to come from has ended since it was looked for.
+                    Entry::Vacant(_) if reserved.is_none() => {}
                     Entry::Vacant(place) => {
                         let ticket = leave.ask()?;
                         let flight = Flight::new(member, true);
@@ -434,7 +436,7 @@ impl Asker {
     ///
     /// # Errors
     /// See [`Asker::ask`].
-    #[tracing::instrument(name = "answer", skip_all, fields(answer = Empty))]
+    #[tracing::instrument(level = "error", name = "answer", skip_all, fields(answer = Empty))]
     pub async fn chat(
         self: &Arc<Self>,
         pool: &PoolDoor,

@@ -152,12 +152,24 @@ impl Budgets {
 
     /// Reserves so many tokens, the most that an answer may take.
     ///
+    /// # Cancel safety
+    /// What is taken although the future is dropped is given back.
+    ///
     /// # Errors
     /// [`ServiceError::OverBudget`]
     pub async fn reserve(self: &Arc<Self>, caller: &Caller, tokens: usize) -> Result<Reservation, ServiceError> {
-        let (budgets, tokens) = (self.of(caller), tokens as u64);
-        let taken = self.take(&budgets, (0, tokens)).await.map_err(|refused| over(&refused, tokens))?;
-        Ok(Reservation { budgets: Arc::clone(self), of: budgets, tokens, used: 0, taken })
+        let (budgets, of, tokens) = (Arc::clone(self), self.of(caller), tokens as u64);
+        let asks_redis = self.shared.as_ref().filter(|_| !of.is_empty());
+        let reserving = async move {
+            let taken = budgets.take(&of, (0, tokens)).await.map_err(|refused| over(&refused, tokens))?;
+            Ok::<_, ServiceError>(Reservation { budgets, of, tokens, used: 0, taken })
+        };
+        let Some((_, handle)) = asks_redis else { return reserving.await };
+        // In a task of its own: who asked may leave while Redis takes it, and the reservation then ends with the task.
+        match handle.spawn(reserving).await {
+            Ok(reserved) => reserved,
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
     }
 
     /// Counts an answer that is open.

@@ -1,5 +1,6 @@
 //! Where a command does its work: on a running answerd by HTTP, or in this process.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,9 +57,7 @@ impl Target {
     /// The server that was named; else the configured one, if it answers; else this process.
     pub async fn choose(config: Config, choice: ServerChoice, chat: bool) -> Result<Self, String> {
         let ServerChoice { server, key } = choice;
-        let http = client_with(key)?;
-        let base = server.clone().unwrap_or_else(|| format!("http://{}", config.server.bind));
-        let base = base.trim_end_matches('/').to_owned();
+        let (base, http) = reach(&config, server.as_deref(), key)?;
         let answer = http.get(format!("{base}/healthz")).timeout(Duration::from_secs(5)).send().await;
         match (answer, server) {
             (Ok(response), _) if response.status().is_success() => Ok(Self::Server { base, http }),
@@ -207,16 +206,39 @@ impl Target {
     }
 }
 
-/// Connections to an answerd, with a key where it asks for one.
-pub(super) fn client_with(key: Option<String>) -> Result<reqwest::Client, String> {
+/// The address of the answerd that is named, else of the configured one, and connections to it, with a key where it asks for
+/// one.
+pub(super) fn reach(
+    config: &Config,
+    server: Option<&str>,
+    key: Option<String>,
+) -> Result<(String, reqwest::Client), String> {
     let mut http = client_builder(None)?.connect_timeout(Duration::from_secs(2));
+    let base = match server {
+        Some(server) => server.trim_end_matches('/').to_owned(),
+        None => {
+            // It is next door: whatever proxy the environment names is for others.
+            http = http.no_proxy();
+            format!("http://{}", reachable(config.server.bind))
+        }
+    };
     if let Some(key) = key {
         let value = HeaderValue::try_from(format!("Bearer {key}"));
         let mut value = value.map_err(|_| "the API key has characters that no key has")?;
         value.set_sensitive(true);
         http = http.default_headers([(AUTHORIZATION, value)].into_iter().collect());
     }
-    http.build().map_err(|error| error.to_string())
+    Ok((base, http.build().map_err(|error| error.to_string())?))
+}
+
+/// Where a service that listens everywhere is found from here.
+fn reachable(bind: SocketAddr) -> SocketAddr {
+    let ip = match bind.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, bind.port())
 }
 
 fn document_address(base: &str, id: &str) -> String {

@@ -1,7 +1,12 @@
-//! `answerd dlq`: the events that were given up.
+//! `answerd dlq`: the events that were given up. What is published again is noted first, in the store that the settings name.
+
+use std::sync::Arc;
 
 use crate::config::Config;
+use crate::identity::audit::Audit;
 use crate::stores::nats::{ATTEMPTS, Bus, DeadLetter, REASON, SUBJECT};
+use crate::stores::records;
+use crate::web::dead_letters;
 
 /// What to do with dead letters.
 #[derive(clap::Subcommand)]
@@ -28,7 +33,7 @@ pub enum Dlq {
 }
 
 /// Runs one of them.
-pub async fn run(config: &Config, what: Dlq) -> Result<(), String> {
+pub async fn run(config: Config, what: Dlq) -> Result<(), String> {
     if config.nats.servers.is_empty() {
         return Err("dead letters lie in NATS, and [nats] servers names none".into());
     }
@@ -53,8 +58,9 @@ pub async fn run(config: &Config, what: Dlq) -> Result<(), String> {
             // Taken first: what fails again comes back with a new number.
             let letters = bus.buried(0, usize::MAX).await?;
             let count = letters.len();
+            let audit = audit(config)?;
             for letter in letters {
-                bus.retry(letter).await?;
+                retry(&bus, &audit, letter).await?;
             }
             println!("{count} events published again");
         }
@@ -62,11 +68,21 @@ pub async fn run(config: &Config, what: Dlq) -> Result<(), String> {
             let number = number.parse().map_err(|_| format!("{number:?} is neither a number nor `all`"))?;
             let letter = bus.dead_letter(number).await?;
             let subject = letter.header(SUBJECT).to_owned();
-            bus.retry(letter).await?;
+            retry(&bus, &audit(config)?, letter).await?;
             println!("published again on {subject}");
         }
     }
     Ok(())
+}
+
+fn audit(config: Config) -> Result<Audit, String> {
+    Ok(Audit::new(records::open(&Arc::new(config))?))
+}
+
+async fn retry(bus: &Bus, audit: &Audit, letter: DeadLetter) -> Result<(), String> {
+    let noted = audit.note("command line", dead_letters::RETRY, dead_letters::about(&letter)).await;
+    noted.map_err(|error| format!("cannot note it, and so it is not done: {error}"))?;
+    bus.retry(letter).await
 }
 
 fn line(letter: &DeadLetter) -> String {

@@ -227,7 +227,7 @@ async fn execute(cli: Cli) -> Result<(), String> {
         Command::Restore { from } => backup::restore(&config, from),
         Command::Feedback => export::feedback(config).await,
         Command::Keys { what } => keys::run(config, what).await,
-        Command::Dlq { what } => dlq::run(&config, what).await,
+        Command::Dlq { what } => dlq::run(config, what).await,
         Command::Eval { folder, data, json } => {
             let report = crate::eval::run(config, &folder, data).await?;
             if json {
@@ -246,8 +246,10 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 async fn serve(config: Config, path: Option<PathBuf>, level: LogLevel) -> Result<(), String> {
     let bind = config.server.bind;
     allow_many_connections();
-    // Without somebody who hears it, it ends the process.
-    let hangup = signal(SignalKind::hangup()).map_err(|error| format!("signals cannot be heard: {error}"))?;
+    // Without somebody who hears them, they end the process, or, where it is the first of a container, do nothing.
+    let hear = |kind| signal(kind).map_err(|error| format!("signals cannot be heard: {error}"));
+    let hangup = hear(SignalKind::hangup())?;
+    let mut stops = Stops { interrupt: hear(SignalKind::interrupt())?, terminate: hear(SignalKind::terminate())? };
     // First of all: a port in use is found before minutes of work.
     let listener = TcpListener::bind(bind).map_err(|error| {
         format!("cannot listen on {bind}: {error}. Stop what uses the port, or choose another in [server] bind.")
@@ -270,7 +272,15 @@ async fn serve(config: Config, path: Option<PathBuf>, level: LogLevel) -> Result
             config.log.level.clone_into(&mut in_force);
         }
     });
-    let app = App::start_with(live, Parts { folders: true, chat: true }, startup).await?;
+    let app = tokio::select! {
+        app = App::start_with(live, Parts { folders: true, chat: true }, startup) => app?,
+        // What is acknowledged is on disk, and what is half open is opened again.
+        () = stops.told() => {
+            tracing::info!("told to stop during the start");
+            // Threads that read a model are not waited for.
+            std::process::exit(0);
+        }
+    };
     // Where to find this one, for those who let the system choose the port.
     std::fs::write(&address_file, address.to_string())
         .map_err(|error| format!("cannot write {}: {error}", address_file.display()))?;
@@ -295,7 +305,7 @@ async fn serve(config: Config, path: Option<PathBuf>, level: LogLevel) -> Result
     let handle = server.handle();
     let ended = tokio::select! {
         ended = server => ended.map_err(|error| format!("the HTTP server failed: {error}")),
-        () = stop_when_told(&app, handle) => Ok(()),
+        () = stop_when_told(stops, &app, handle) => Ok(()),
     };
     tracing::info!("stopping");
     app.stop().await;
@@ -306,8 +316,8 @@ async fn serve(config: Config, path: Option<PathBuf>, level: LogLevel) -> Result
 /// After SIGINT or SIGTERM: answers under way have `[server] shutdown_timeout_s` to end, and while they do, who asks is told
 /// to ask elsewhere. Then the server ends, which takes no more than what is left of the time; answers that are still
 /// under way are cut short, and their readers told.
-async fn stop_when_told(app: &App, server: actix_web::dev::ServerHandle) {
-    until_told_to_stop().await;
+async fn stop_when_told(mut stops: Stops, app: &App, server: actix_web::dev::ServerHandle) {
+    stops.told().await;
     let (began, limit) = (Instant::now(), Duration::from_secs(app.config().server.shutdown_timeout_s));
     tracing::info!(limit_s = limit.as_secs(), "told to stop: answers under way may end");
     app.drain(limit).await;
@@ -337,17 +347,18 @@ pub fn allow_many_connections() {
 }
 
 /// Waits for SIGINT or SIGTERM.
-async fn until_told_to_stop() {
-    match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
-        (Ok(mut interrupt), Ok(mut terminate)) => {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
-        }
-        _ => {
-            tracing::error!("signals cannot be heard; only a kill ends this process");
-            std::future::pending().await
+/// The signals that end the service.
+struct Stops {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Stops {
+    /// Waits for one of them.
+    async fn told(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
         }
     }
 }

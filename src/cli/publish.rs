@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use async_nats::header::HeaderMap;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
-use super::client::client_with;
+use super::client::reach;
 use super::documents_in;
 use crate::config::Config;
 use crate::documents::event::{COLLECTION_DEFAULT, DocumentId, validate_collection};
@@ -60,8 +60,8 @@ pub async fn run(config: Config, what: Publish) -> Result<(), String> {
     let way = match what.server {
         None if !config.nats.servers.is_empty() => Way::Nats(Box::new(Bus::connect(&config.nats).await?)),
         server => {
-            let base = server.unwrap_or_else(|| format!("http://{}", config.server.bind));
-            Way::Http { url: format!("{}/v1/events", base.trim_end_matches('/')), http: client_with(what.key)? }
+            let (base, http) = reach(&config, server.as_deref(), what.key)?;
+            Way::Http { url: format!("{base}/v1/events"), http }
         }
     };
     let mut events: Vec<(String, Option<PathBuf>)> = Vec::new();

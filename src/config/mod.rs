@@ -1,11 +1,22 @@
 //! Raw settings to validated settings: the defaults, then the file, then the environment. All mistakes are
 //! told at once, each with its path and its place, and with one of them the process does not start.
 //!
-//! `settings` holds the sections and the range of each value, `events` those of `[nats]` and `[fetch]`, `models` those of
-//! `[models]`, `store` those of `[store]` and `[postgres]`, `cache` those of `[cache]` and `[redis]`, `identity` those of `[identity]`, `budgets`
-//! those of `[budgets]`; `read` finds what is no
-//! setting at all, `shown` hides what is secret, `live` holds what is in force and reads it again, [`mod@reference`] describes all of it; this file checks
-//! what lies between settings. It never warns and goes on, and opens nothing that a setting names, but for the files that hold the values of variables.
+//! | file | what |
+//! | --- | --- |
+//! | `settings` | the whole, and the sections that are not in a file of their own; the range of each value |
+//! | `events` | `[nats]` and `[fetch]` |
+//! | `models` | `[models]` |
+//! | `store` | `[store]`, `[postgres]` and `[qdrant]` |
+//! | `cache` | `[cache]` and `[redis]` |
+//! | `identity`, `budgets` | the sections of these names |
+//! | `telemetry` | `[log]` and `[traces]` |
+//! | `read` | finds what is no setting at all |
+//! | `shown` | hides what is secret |
+//! | `live` | holds what is in force, and reads it again |
+//! | [`mod@reference`] | describes all of it |
+//!
+//! This file checks what lies between settings. It never warns and goes on, and opens nothing that a setting names, but for the
+//! files that hold the values of variables.
 
 mod budgets;
 mod cache;
@@ -18,6 +29,7 @@ pub mod reference;
 mod settings;
 mod shown;
 mod store;
+mod telemetry;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -33,7 +45,9 @@ pub use self::live::{Change, Live, is_reloadable, reloadable};
 pub use self::models::{ChatModelConfig, Engine, ModelsConfig, UpstreamConfig};
 use self::read::{Merged, Reader};
 pub use self::settings::*;
+pub use self::shown::without_credentials;
 pub use self::store::{PostgresConfig, QdrantConfig, StoreConfig, StoreEngine};
+pub use self::telemetry::{LogConfig, LogFormat, TracesConfig};
 
 /// Environment variables that begin so are settings: `ANSWERD__SEARCH__LIMIT_MAX=50`.
 pub const VARIABLE_PREFIX: &str = "ANSWERD__";

@@ -13,6 +13,7 @@ use toml::de::{DeTable, DeValue, ValueDeserializer};
 use toml::{Spanned, Table, Value};
 
 use super::settings::{Config, FolderConfig};
+use super::shown::is_secret;
 use super::{
     BudgetConfig, BudgetsConfig, ChatModelConfig, ConfigError, ModelsConfig, Origin, UpstreamConfig, VARIABLE_PREFIX,
 };
@@ -216,6 +217,9 @@ impl Reader {
         set(&mut trial, &first, value.clone());
         match Config::deserialize(trial) {
             Ok(_) => Ok(value),
+            Err(_) if matches!(path.last(), Some(Step::Key(name)) if is_secret(name)) => {
+                Err(format!("must be text, in quotes; it is {}, which is not shown", value.type_str()))
+            }
             Err(error) => Err(plain(error.message())),
         }
     }

@@ -12,8 +12,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::models;
 use super::{
-    BudgetsConfig, CacheConfig, FetchConfig, IdentityConfig, ModelsConfig, NatsConfig, PostgresConfig, QdrantConfig,
-    RedisConfig, StoreConfig,
+    BudgetsConfig, CacheConfig, FetchConfig, IdentityConfig, LogConfig, ModelsConfig, NatsConfig, PostgresConfig,
+    QdrantConfig, RedisConfig, StoreConfig, TracesConfig,
 };
 use crate::documents::event::{DocumentId, validate_collection};
 use crate::retrieval::sight::validate_group;
@@ -574,60 +574,6 @@ impl Default for ActorsConfig {
     }
 }
 
-/// `[log]`: what the process logs, on standard error.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
-#[serde(default, deny_unknown_fields)]
-pub struct LogConfig {
-    /// A level, or directives such as `info,answerd::actors=debug`.
-    #[garde(custom(log_filter))]
-    pub level: String,
-    /// One line of text or one JSON object an event.
-    #[garde(skip)]
-    pub format: LogFormat,
-}
-
-impl Default for LogConfig {
-    fn default() -> Self {
-        Self { level: "info".into(), format: LogFormat::Text }
-    }
-}
-
-/// How an event of the log is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// A line for people.
-    Text,
-    /// A JSON object a line, for machines.
-    Json,
-}
-
-/// `[traces]`: spans of its work, for a collector of OpenTelemetry.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
-#[serde(default, deny_unknown_fields)]
-pub struct TracesConfig {
-    /// Address of a collector that takes OTLP over HTTP, such as `http://127.0.0.1:4318`; without one there are no traces.
-    /// What it asks for beside (a key, say) is in the variable `OTEL_EXPORTER_OTLP_HEADERS`.
-    #[garde(custom(collector))]
-    pub endpoint: String,
-    /// Share of the requests and events that a trace is begun with, 0 to 1. One that comes with a trace of its own goes on
-    /// with it as that one says.
-    #[garde(range(min = 0.0, max = 1.0))]
-    pub sample: f64,
-    /// Name of this service in the traces.
-    #[garde(length(min = 1))]
-    pub service: String,
-    /// Time for sending one batch, in milliseconds.
-    #[garde(range(min = 100, max = 60_000))]
-    pub timeout_ms: u64,
-}
-
-impl Default for TracesConfig {
-    fn default() -> Self {
-        Self { endpoint: String::new(), sample: 1.0, service: "answerd".into(), timeout_ms: 5000 }
-    }
-}
-
 fn socket_address<'de, D: Deserializer<'de>>(from: D) -> Result<SocketAddr, D::Error> {
     let text = String::deserialize(from)?;
     text.parse().map_err(|_| {
@@ -666,23 +612,4 @@ fn origins(origins: &[String], _: &()) -> garde::Result {
         Ok(url) if ["http", "https"].contains(&url.scheme()) && url.origin().ascii_serialization() == *origin => Ok(()),
         _ => Err(garde::Error::new(format!("{origin:?} is no origin, such as https://intranet.example.com"))),
     })
-}
-
-fn collector(endpoint: &str, _: &()) -> garde::Result {
-    match url::Url::parse(endpoint) {
-        _ if endpoint.is_empty() => Ok(()),
-        Ok(url) if ["http", "https"].contains(&url.scheme()) => Ok(()),
-        _ => Err(garde::Error::new(format!("{endpoint:?} is not an address such as http://127.0.0.1:4318"))),
-    }
-}
-
-fn log_filter(level: &str, _: &()) -> garde::Result {
-    match tracing_subscriber::EnvFilter::builder().parse(level) {
-        Ok(_) if !level.trim().is_empty() => Ok(()),
-        Ok(_) => Err(garde::Error::new("must be a level: error, warn, info, debug, trace or off")),
-        Err(error) => Err(garde::Error::new(format!(
-            "{level:?} is neither a level (error, warn, info, debug, trace, off) nor directives such as \
-             `info,answerd=debug`: {error}"
-        ))),
-    }
 }

@@ -23,7 +23,7 @@ impl Config {
 fn hide(value: &mut Value) {
     match value {
         Value::Object(members) => members.iter_mut().for_each(|(name, value)| match value {
-            Value::String(text) if SECRET.contains(&name.as_str()) && !text.is_empty() => *text = HIDDEN.to_owned(),
+            Value::String(text) if is_secret(name) && !text.is_empty() => *text = HIDDEN.to_owned(),
             Value::String(text) if ADDRESSES.contains(&name.as_str()) => *text = without_credentials(text),
             value => hide(value),
         }),
@@ -33,9 +33,14 @@ fn hide(value: &mut Value) {
     }
 }
 
+/// Whether a setting of this name is a secret.
+pub(super) fn is_secret(name: &str) -> bool {
+    SECRET.contains(&name)
+}
+
 /// Addresses, of which several may stand with commas between, without user names, passwords and queries: all of them can
 /// be a secret. Of what is no address nothing is shown.
-fn without_credentials(addresses: &str) -> String {
+pub fn without_credentials(addresses: &str) -> String {
     if !addresses.contains("://") {
         return if addresses.contains(['@', '=']) { HIDDEN.to_owned() } else { addresses.to_owned() };
     }

@@ -5,18 +5,25 @@
 //! this process and of others, in Redis, answers that can be read again, what people thought of them. All of that names the
 //! revisions of documents it rests on ([`RestsOn`]), and is forgotten here ([`Deletions::carried_out`]).
 //!
-//! - [`deleted`]: what was deleted lately: who had found it before keeps nothing of it after;
-//! - [`shared`]: what is in Redis, and how replicas tell each other;
-//! - [`receipt`]: what is said of it, as a record of the audit.
+//! | file | what |
+//! | --- | --- |
+//! | `work` | the deletions on their way: when the store is so far, what is tried again |
+//! | `forget` | everything that rests on a document is forgotten, here and elsewhere |
+//! | [`shared`] | what is in Redis, and how replicas tell each other |
+//! | [`deleted`] | what was deleted lately: who had found it before keeps nothing of it after |
+//! | [`receipt`] | what is said of it, as a record of the audit |
 //!
-//! A note is kept from when the operation is accepted until its receipt is written and complete, so that one which was
-//! interrupted is done again by the next process that starts.
+//! A note is kept from when the operation is accepted until its receipt is written and complete. The notes are what is to be
+//! done: one is done as well where a later write of the document came before the deletion, where another replica has carried
+//! it out, and where whoever was at it ended, by any process that finds its note ([`Deletions::settled`]).
 
 pub mod deleted;
+mod forget;
 pub mod receipt;
 pub mod shared;
+mod work;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -27,42 +34,20 @@ use tokio::sync::{Notify, watch};
 use utoipa::ToSchema;
 
 use self::deleted::Deleted;
-use self::receipt::{Receipt, Removal, State};
-use self::shared::{ByDocument, Notice};
-use crate::actors::compute::blocking;
+use self::receipt::{Receipt, Removal, State, together};
+use self::work::{AGAIN, Work};
 use crate::actors::stats::now_ms;
-use crate::answer::evidence::{Level, RestsOn};
 use crate::asking::Shelf;
-use crate::config::Engine;
+use crate::config::{Engine, StoreEngine};
 use crate::library::Library;
 use crate::stores::StoreError;
-use crate::stores::document_store::{OperationState, Served};
+use crate::stores::document_store::Served;
 use crate::stores::memory::MemoryCache;
 use crate::stores::records::{Kind, Records};
 use crate::stores::redis::Redis;
 
-/// How often notices of other replicas are looked for.
-const LOOK: Duration = Duration::from_millis(200);
-/// How long others have to say that they have done what a notice says, before the receipt is written without.
-const ANSWER: Duration = Duration::from_secs(2);
-/// How often what could not be done is tried again, and a receipt of another process is looked for.
-const AGAIN: Duration = Duration::from_millis(500);
-/// How long the files are rid of something before its receipt is there, at most.
-const RECEIPT: Duration = Duration::from_secs(30);
-/// Deletions carried out together: what rests on them is forgotten at once, before any receipt is written.
-const BATCH: usize = 2048;
 /// How long what is deleted is remembered beyond the time of an answer.
 const MARGIN: Duration = Duration::from_secs(60);
-
-/// A deletion that the store has carried out.
-struct Work {
-    document: String,
-    seq: u64,
-    /// What it gave the document: all before it is deleted.
-    revision: u64,
-    had: Option<Had>,
-    deleted_ms: u64,
-}
 
 /// What was served of a document.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -97,6 +82,12 @@ pub struct Deletions {
     /// Tells this process from others.
     process: String,
     waiting: Mutex<Vec<Work>>,
+    /// The deletions that this process is at: none is begun twice.
+    underway: Mutex<HashSet<u64>>,
+    /// Notes that could not be written.
+    unnoted: Mutex<HashMap<u64, Value>>,
+    /// Held while a receipt is read and written anew.
+    receipts: tokio::sync::Mutex<()>,
     more: Notify,
     /// Told when receipts are written.
     written: watch::Sender<()>,
@@ -126,29 +117,17 @@ impl Deletions {
             records,
             process: format!("{}-{}", host.trim(), &unique[..8]),
             waiting: Mutex::default(),
+            underway: Mutex::default(),
+            unnoted: Mutex::default(),
+            receipts: tokio::sync::Mutex::default(),
             more: Notify::new(),
             written: watch::Sender::new(()),
         });
-        let working = Arc::clone(&deletions);
-        actix_rt::spawn(async move {
-            working.take_up().await;
-            loop {
-                working.more.notified().await;
-                loop {
-                    let batch: Vec<Work> = {
-                        let mut waiting = working.waiting.lock();
-                        let most = waiting.len().min(BATCH);
-                        waiting.drain(..most).collect()
-                    };
-                    if batch.is_empty() {
-                        break;
-                    }
-                    working.carry_out(batch).await;
-                }
-            }
-        });
+        actix_rt::spawn(Arc::clone(&deletions).work());
+        actix_rt::spawn(Arc::clone(&deletions).take_up_what_was_interrupted());
         if let Some(redis) = deletions.redis.clone() {
-            actix_rt::spawn(Arc::clone(&deletions).listen(redis));
+            actix_rt::spawn(Arc::clone(&deletions).listen(Arc::clone(&redis)));
+            actix_rt::spawn(forget::sweep(redis));
         }
         deletions
     }
@@ -167,22 +146,41 @@ impl Deletions {
             "seq": seq,
             "revision": revision,
             "document_id": document,
-            "had": known.and_then(|known| known.served).map(Had::from),
+            "had": known.and_then(|known| had(known.served, revision)),
         });
         if let Err(error) = self.records.put(Kind::Deletion, &name_of(seq), &note).await {
             tracing::warn!(seq, document, by, %error, "it could not be noted who asked for a deletion");
+            // As long as this process runs it is known all the same.
+            self.unnoted.lock().insert(seq, note);
         }
     }
 
-    /// The store has carried a deletion out: `served` is what it served until then.
+    /// The store was told to carry a deletion out: `served` is what it served until then. Whether it has is looked at here:
+    /// where its answer was lost, it may have.
     pub fn carried_out(&self, seq: u64, revision: u64, document: String, served: Option<Served>) {
-        let had = served.map(Had::from);
-        self.again(vec![Work { document, seq, revision, had, deleted_ms: now_ms() }]);
+        let had = had(served, revision);
+        self.begin(Work { document, seq, revision, had, deleted_ms: now_ms(), unwritten: None, tries: 0 });
     }
 
-    fn again(&self, works: Vec<Work>) {
-        self.waiting.lock().extend(works);
-        self.more.notify_one();
+    /// The store has nothing to do for an operation any more. Where that is a deletion with a note, what the note says is
+    /// still to be done: another one has carried it out, or a later write of its document came first.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn settled(&self, seq: u64) -> Result<(), StoreError> {
+        if let Some(note) = self.note(seq).await? {
+            self.take_up(&note);
+        }
+        Ok(())
+    }
+
+    /// What is noted of a deletion that is not complete.
+    async fn note(&self, seq: u64) -> Result<Option<Value>, StoreError> {
+        let unnoted = self.unnoted.lock().get(&seq).cloned();
+        match unnoted {
+            Some(note) => Ok(Some(note)),
+            None => self.records.get(Kind::Deletion, &name_of(seq)).await,
+        }
     }
 
     /// The receipt of a deletion as it is noted, with who asked for it; what is noted of it before there is one; or nothing.
@@ -190,9 +188,15 @@ impl Deletions {
     /// # Errors
     /// Those of the store.
     pub async fn receipt(&self, seq: u64) -> Result<Option<Value>, StoreError> {
-        match self.records.get(Kind::Audit, &name_of(seq)).await? {
-            Some(record) => Ok(Some(shown(&record))),
-            None => self.records.get(Kind::Deletion, &name_of(seq)).await,
+        let written =
+            async || Ok::<_, StoreError>(self.records.get(Kind::Audit, &name_of(seq)).await?.as_ref().map(shown));
+        if let Some(known) = written().await? {
+            return Ok(Some(known));
+        }
+        match self.note(seq).await? {
+            Some(note) => Ok(Some(note)),
+            // It was written in between, and its note removed.
+            None => written().await,
         }
     }
 
@@ -217,235 +221,38 @@ impl Deletions {
         }
     }
 
-    /// Nothing is left of these deletions in the files of the store: their receipts say so.
-    pub async fn expunged(&self, seqs: &[u64]) {
+    /// Nothing is left of these deletions in the files of the store: their receipts say so. Gives those of which nothing more
+    /// is to be said; the others are to be told again.
+    pub async fn expunged(&self, seqs: &[u64]) -> Vec<u64> {
+        let mut said = Vec::new();
         for seq in seqs {
-            let updated = async {
-                // It may be about to be written.
-                self.written(*seq, RECEIPT).await?;
-                let Some(mut record) = self.records.get(Kind::Audit, &name_of(*seq)).await? else { return Ok(()) };
-                let Ok(mut receipt) = serde_json::from_value::<Receipt>(record["about"].clone()) else { return Ok(()) };
-                for removal in receipt.removed_from.iter_mut().filter(|removal| removal.state == State::Hidden) {
-                    let (what, entries) = (std::mem::take(&mut removal.what), removal.entries);
-                    *removal = Removal::removed(what, entries, now_ms());
+            match self.say_gone(*seq).await {
+                Ok(true) => said.push(*seq),
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::warn!(%error, seq, "a receipt says of what is gone that it is only hidden; it is brought up to date later");
+                    break;
                 }
-                record["about"] = json!(receipt);
-                self.records.put(Kind::Audit, &name_of(*seq), &record).await
-            };
-            let updated: Result<(), StoreError> = updated.await;
-            if let Err(error) = updated {
-                tracing::warn!(%error, seq, "a receipt says of what is gone that it is only hidden");
             }
         }
+        said
     }
 
-    /// Forgets what this process keeps that rests on these documents.
-    async fn forget(self: &Arc<Self>, deleted: &[RestsOn]) -> ByDocument {
-        let (this, deleted) = (Arc::clone(self), deleted.to_vec());
-        blocking(move || {
-            let began = Instant::now();
-            let counts = this.forget_now(&deleted);
-            tracing::debug!(documents = deleted.len(), took_us = began.elapsed().as_micros() as u64, "forgot");
-            counts
-        })
-        .await
-    }
-
-    fn forget_now(&self, deleted: &[RestsOn]) -> ByDocument {
-        // First of all: who keeps something from here on looks there after it has kept it.
-        self.deleted.keep_at_least(self.longest_answer() + MARGIN);
-        self.deleted.add(deleted);
-        let mut counts = ByDocument::new();
-        let mut count = |document, level| counts.entry(document).or_default().add(level);
-        let upto: HashMap<u64, u64> = deleted.iter().map(|one| (one.document, one.revision)).collect();
-        let is_deleted = |one: &RestsOn| upto.get(&one.document).is_some_and(|revision| one.revision <= *revision);
-        self.memory.purge(&is_deleted).into_iter().for_each(|(document, level)| count(document, level));
-        self.shelf.withdraw(&is_deleted).into_iter().for_each(|document| count(document, Level::Stream));
-        counts
-    }
-
-    /// Takes up what was interrupted.
-    async fn take_up(&self) {
-        let noted = match self.records.all(Kind::Deletion).await {
-            Ok(noted) => noted,
-            Err(error) => return tracing::debug!(%error, "could not look for interrupted deletions"),
+    /// The same of one. Whether that is done: its receipt may be about to be written.
+    async fn say_gone(&self, seq: u64) -> Result<bool, StoreError> {
+        let _alone = self.receipts.lock().await;
+        let Some(mut record) = self.records.get(Kind::Audit, &name_of(seq)).await? else {
+            let underway = self.underway.lock().contains(&seq);
+            return Ok(!underway && self.note(seq).await?.is_none());
         };
-        for (_, note) in noted {
-            let (Some(seq), Some(document)) = (note["seq"].as_u64(), note["document_id"].as_str()) else { continue };
-            // One that is not carried out yet comes by itself.
-            if !matches!(self.library.store.outcome(seq).await, Ok(Some((OperationState::Received, _))) | Err(_)) {
-                let revision = note["revision"].as_u64().unwrap_or(0);
-                let had = serde_json::from_value(note["had"].clone()).ok();
-                self.again(vec![Work { document: document.to_owned(), seq, revision, had, deleted_ms: now_ms() }]);
-            }
+        let Ok(mut receipt) = serde_json::from_value::<Receipt>(record["about"].clone()) else { return Ok(true) };
+        for removal in receipt.removed_from.iter_mut().filter(|removal| removal.state == State::Hidden) {
+            let (what, entries) = (std::mem::take(&mut removal.what), removal.entries);
+            *removal = Removal::removed(what, entries, now_ms());
         }
-    }
-
-    /// Forgets what rests on deleted documents, everywhere, and writes the receipts.
-    async fn carry_out(self: &Arc<Self>, batch: Vec<Work>) {
-        let (mut works, mut unreached) = (Vec::new(), Vec::new());
-        for work in batch {
-            let store = &self.library.store;
-            // A later operation on it came first: nothing was deleted.
-            if matches!(store.outcome(work.seq).await, Ok(Some((OperationState::Superseded, _)))) {
-                self.settle(work.seq).await;
-            } else if store.settle(work.seq, ANSWER).await.is_ok_and(|settled| settled) {
-                works.push(work);
-            } else {
-                // An index is not so far.
-                unreached.push(work);
-            }
-        }
-        if !works.is_empty() {
-            unreached.extend(self.carry_out_all(works).await);
-            self.written.send_replace(());
-        }
-        if !unreached.is_empty() {
-            let deletions = Arc::clone(self);
-            actix_rt::spawn(async move {
-                actix_rt::time::sleep(AGAIN).await;
-                while deletions.redis.as_ref().is_some_and(|redis| redis.trouble().is_some()) {
-                    actix_rt::time::sleep(AGAIN).await;
-                }
-                deletions.again(unreached);
-            });
-        }
-    }
-
-    /// The same of those that nothing finds any more; gives those that are not complete.
-    async fn carry_out_all(self: &Arc<Self>, works: Vec<Work>) -> Vec<Work> {
-        let mut unreached = Vec::new();
-        let deleted: Vec<RestsOn> =
-            works.iter().map(|work| RestsOn::new(self.store(), &work.document, work.revision)).collect();
-        let here = self.forget(&deleted).await;
-        let feedback = self.forget_feedback(&deleted).await;
-        let (elsewhere, replicas) = self.forget_elsewhere(&deleted).await;
-        let at_ms = now_ms();
-        for (work, rests_on) in works.into_iter().zip(deleted) {
-            let count = here.get(&rests_on.document).copied().unwrap_or_default();
-            let had = work.had.as_ref();
-            let mut removed_from = self.library.store.removed_from(had.map_or(0, |had| had.chunks), at_ms);
-            removed_from.push(Removal::removed("evidence cache", count.evidence, at_ms));
-            removed_from.push(Removal::removed("answer cache", count.answers, at_ms));
-            removed_from.push(Removal::removed("stream buffers", count.streams, at_ms));
-            removed_from.push(match &feedback {
-                Ok(counts) => Removal::removed("feedback", counts.get(&rests_on.document).copied().unwrap_or(0), at_ms),
-                Err(error) => Removal::removed("feedback", 0, at_ms).but(State::Unreachable, error.to_string()),
-            });
-            removed_from.extend(self.removed_elsewhere(&elsewhere, &replicas, rests_on.document, at_ms));
-            let complete = removed_from.iter().all(|removal| removal.state != State::Unreachable);
-            let receipt = Receipt {
-                document_id: work.document.clone(),
-                collection: had.map(|had| had.collection.clone()),
-                revision: had.map(|had| had.revision),
-                seq: work.seq,
-                accepted_ms: None,
-                deleted_ms: work.deleted_ms,
-                complete,
-                removed_from,
-                remains: self.remains(),
-            };
-            self.write(receipt).await;
-            tracing::debug!(seq = work.seq, document = work.document, ?count, complete, "deleted");
-            if !complete {
-                unreached.push(work);
-            }
-        }
-        unreached
-    }
-
-    /// Blanks out the answers that people thought something of; how many, by document.
-    async fn forget_feedback(&self, deleted: &[RestsOn]) -> Result<HashMap<u64, u64>, StoreError> {
-        let upto: HashMap<u64, u64> = deleted.iter().map(|one| (one.document, one.revision)).collect();
-        let mut counts = HashMap::new();
-        for (id, mut record) in self.records.all(Kind::Feedback).await? {
-            let sources = record["sources"].as_array().into_iter().flatten();
-            let of = |source: &Value| {
-                let (document, revision) = (source["document_id"].as_str()?, source["revision"].as_u64()?);
-                let one = RestsOn::new(self.store(), document, revision);
-                (revision <= *upto.get(&one.document)?).then_some(one.document)
-            };
-            let Some(document) = sources.into_iter().find_map(of).filter(|_| !record["answer"].is_null()) else {
-                continue;
-            };
-            record["answer"] = Value::Null;
-            record["withdrawn_ms"] = now_ms().into();
-            self.records.put(Kind::Feedback, &id, &record).await?;
-            *counts.entry(document).or_default() += 1;
-        }
-        Ok(counts)
-    }
-
-    /// Forgets what Redis has, and has the other replicas forget what they keep; none where there is no Redis, or it does
-    /// not answer. The second are the replicas that are there, with what they had, if they said so.
-    async fn forget_elsewhere(
-        &self,
-        deleted: &[RestsOn],
-    ) -> (Result<Option<ByDocument>, String>, BTreeMap<String, Option<ByDocument>>) {
-        let mut replicas = BTreeMap::new();
-        let Some(redis) = self.redis.as_ref().filter(|_| !deleted.is_empty()) else { return (Ok(None), replicas) };
-        let config = self.library.config();
-        let keep = Duration::from_secs(config.cache.ttl_s.max(config.answer.keep_s));
-        let notice = Notice { from: self.process.clone(), deleted: deleted.to_vec() };
-        // First the others: what one of them is about to put into Redis it takes out again.
-        let told = shared::tell(redis, &notice, keep).await;
-        let removed = shared::purge(redis, deleted).await;
-        let (id, there, removed) = match (told, removed) {
-            (Ok((id, there)), Ok(removed)) => (id, there, removed),
-            (Err(trouble), _) | (_, Err(trouble)) => return (Err(trouble.to_string()), replicas),
-        };
-        replicas.extend(there.into_iter().filter(|replica| *replica != self.process).map(|replica| (replica, None)));
-        let began = Instant::now();
-        while replicas.values().any(Option::is_none) && began.elapsed() < ANSWER {
-            actix_rt::time::sleep(LOOK / 4).await;
-            if let Ok(answers) = shared::answers(redis, &id).await {
-                answers.into_iter().for_each(|(replica, counts)| {
-                    replicas.insert(replica, Some(counts));
-                });
-            }
-        }
-        (Ok(Some(removed)), replicas)
-    }
-
-    /// What a receipt says of that.
-    fn removed_elsewhere(
-        &self,
-        removed: &Result<Option<ByDocument>, String>,
-        replicas: &BTreeMap<String, Option<ByDocument>>,
-        document: u64,
-        at_ms: u64,
-    ) -> Vec<Removal> {
-        let mut all = Vec::new();
-        match removed {
-            Ok(None) => {}
-            Ok(Some(removed)) => {
-                let counts = removed.get(&document).copied().unwrap_or_default();
-                all.push(Removal::removed("shared cache", counts.evidence + counts.answers, at_ms));
-                all.push(Removal::removed("shared streams", counts.streams, at_ms));
-            }
-            Err(trouble) => {
-                let why = format!("{trouble}; it is tried again");
-                for what in ["shared cache", "shared streams"] {
-                    all.push(Removal::removed(what, 0, at_ms).but(State::Unreachable, why.clone()));
-                }
-            }
-        }
-        for (replica, said) in replicas {
-            let what = format!("memory of replica {replica}");
-            all.push(match said {
-                Some(counts) => {
-                    Removal::removed(what, counts.get(&document).copied().unwrap_or_default().sum(), at_ms)
-                }
-                None => Removal::removed(what, 0, at_ms).but(
-                    State::Told,
-                    format!(
-                        "it has not said within {} s that it did; it does when it looks, and keeps nothing longer than [cache] ttl_s",
-                        ANSWER.as_secs()
-                    ),
-                ),
-            });
-        }
-        all
+        record["about"] = json!(receipt);
+        self.records.put(Kind::Audit, &name_of(seq), &record).await?;
+        Ok(true)
     }
 
     /// The longest that an answer may take that begins now.
@@ -454,13 +261,22 @@ impl Deletions {
     }
 
     /// What nobody here can reach.
-    fn remains(&self) -> Vec<String> {
+    fn remains(&self, replaced: bool) -> Vec<String> {
         let config = self.library.config();
         let mut remains = vec![
             "backups and exports made before".to_owned(),
             "what callers have read, and their questions about it".to_owned(),
             "this receipt, and the number of the deleted revision: the document's name, nothing of its text".to_owned(),
         ];
+        if replaced {
+            remains.push("the document as a later write has it, which replaced this deletion".to_owned());
+        }
+        if !config.redis.is_configured() && config.store.engine != StoreEngine::Embedded {
+            remains.push(
+                "what other replicas keep in memory, if there are any: without [redis] nobody tells them. It goes after [cache] ttl_s and [answer] keep_s"
+                    .to_owned(),
+            );
+        }
         if !config.nats.servers.is_empty() {
             remains.push("the events on NATS that brought the document, until their streams drop them".to_owned());
         }
@@ -471,80 +287,34 @@ impl Deletions {
         remains
     }
 
-    /// Writes a receipt, in place of one that was not complete. As long as it takes.
-    async fn write(&self, mut receipt: Receipt) {
-        let name = name_of(receipt.seq);
-        loop {
-            let written = async {
-                let note = self.records.get(Kind::Deletion, &name).await?;
-                let before = self.records.get(Kind::Audit, &name).await?;
-                let known = |record: &Option<Value>, field: &str| {
-                    record.as_ref().map(|record| record[field].clone()).filter(|value| !value.is_null())
-                };
-                let by = known(&before, "by").or_else(|| known(&note, "by")).unwrap_or_else(|| json!("not known"));
-                receipt.accepted_ms = known(&note, "at_ms").and_then(|at| at.as_u64());
-                if let Some(earlier) =
-                    before.and_then(|record| serde_json::from_value::<Receipt>(record["about"].clone()).ok())
-                {
-                    receipt = together(earlier, receipt.clone());
-                }
-                let at_ms = receipt.accepted_ms.unwrap_or(receipt.deleted_ms);
-                let record = json!({ "at_ms": at_ms, "by": by, "act": "document.delete", "about": receipt });
-                self.records.put(Kind::Audit, &name, &record).await
-            };
-            match written.await {
-                Ok(()) => break,
-                Err(error) => {
-                    tracing::warn!(%error, seq = receipt.seq, "the receipt of a deletion could not be written; trying again");
-                    actix_rt::time::sleep(AGAIN).await;
-                }
-            }
+    /// Writes a receipt, together with what was written before. Whether it is complete.
+    async fn write(&self, receipt: &Receipt) -> Result<bool, StoreError> {
+        let (name, mut receipt) = (name_of(receipt.seq), receipt.clone());
+        let note = self.note(receipt.seq).await?;
+        let _alone = self.receipts.lock().await;
+        let before = self.records.get(Kind::Audit, &name).await?;
+        let known = |record: &Option<Value>, field: &str| {
+            record.as_ref().map(|record| record[field].clone()).filter(|value| !value.is_null())
+        };
+        let by = known(&note, "by").or_else(|| known(&before, "by")).unwrap_or_else(|| json!("not known"));
+        receipt.accepted_ms = known(&note, "at_ms").and_then(|at| at.as_u64());
+        if let Some(earlier) = before.and_then(|record| serde_json::from_value::<Receipt>(record["about"].clone()).ok())
+        {
+            receipt = together(earlier, receipt);
         }
-        if receipt.complete {
-            self.settle(receipt.seq).await;
-        }
+        let at_ms = receipt.accepted_ms.unwrap_or(receipt.deleted_ms);
+        let record = json!({ "at_ms": at_ms, "by": by, "act": "document.delete", "about": receipt });
+        self.records.put(Kind::Audit, &name, &record).await?;
+        Ok(receipt.complete)
     }
 
     /// Nothing is left to do for a deletion.
     async fn settle(&self, seq: u64) {
+        self.unnoted.lock().remove(&seq);
         if let Err(error) = self.records.remove(Kind::Deletion, &name_of(seq)).await {
-            tracing::debug!(%error, seq, "the note of a deletion stays; it is done once more at the next start");
+            tracing::debug!(%error, seq, "the note of a deletion stays; it is done once more later");
         }
-    }
-
-    /// Does what other replicas tell, as long as the process runs.
-    async fn listen(self: Arc<Self>, redis: Arc<Redis>) {
-        // From the beginning of what there is: it is as well done once more.
-        let mut seen = "0".to_owned();
-        loop {
-            match shared::look(&redis, &self.process, &seen).await {
-                Ok(notices) => {
-                    let many = notices.len() > 1;
-                    for (id, notice) in notices {
-                        if let Some(notice) = notice.filter(|notice| notice.from != self.process) {
-                            let counts = self.forget(&notice.deleted).await;
-                            // What this one was about to put there when the other one looked.
-                            let purged = shared::purge(&redis, &notice.deleted).await;
-                            let answered = match purged {
-                                Ok(_) => shared::answer(&redis, &id, &self.process, &counts).await,
-                                Err(trouble) => Err(trouble),
-                            };
-                            // It is read again, and done again.
-                            if answered.is_err() {
-                                break;
-                            }
-                        }
-                        seen = id;
-                    }
-                    if many {
-                        continue;
-                    }
-                }
-                // It says so itself where it is away.
-                Err(trouble) => tracing::debug!(%trouble, "could not look for deletions elsewhere"),
-            }
-            actix_rt::time::sleep(LOOK).await;
-        }
+        self.underway.lock().remove(&seq);
     }
 
     /// Tells the other replicas that this one leaves.
@@ -562,26 +332,8 @@ fn shown(record: &Value) -> Value {
     receipt
 }
 
-/// A receipt that was not complete, and what came of trying again.
-fn together(earlier: Receipt, later: Receipt) -> Receipt {
-    let mut removed_from = earlier.removed_from;
-    for removal in later.removed_from {
-        match removed_from.iter_mut().find(|known| known.what == removal.what) {
-            None => removed_from.push(removal),
-            Some(known) if known.state == State::Hidden => known.entries = known.entries.max(removal.entries),
-            Some(known) => {
-                let entries = known.entries + removal.entries;
-                *known = Removal { entries, ..removal };
-            }
-        }
-    }
-    Receipt {
-        collection: earlier.collection.or(later.collection),
-        revision: earlier.revision.or(later.revision),
-        accepted_ms: earlier.accepted_ms.or(later.accepted_ms),
-        deleted_ms: earlier.deleted_ms,
-        complete: later.complete,
-        removed_from,
-        ..later
-    }
+/// What was served of a document that a deletion with this revision is the end of.
+fn had(served: Option<Served>, revision: u64) -> Option<Had> {
+    // A later write may have come first.
+    served.filter(|served| served.revision <= revision).map(Had::from)
 }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::actors::stats::now_ms;
 use crate::stores::StoreError;
-use crate::stores::records::{Kind, Records};
+use crate::stores::records::{Kind, Page, Place, Records, page};
 
 /// See the module.
 #[derive(Clone)]
@@ -27,6 +27,14 @@ impl Audit {
         tracing::info!(by, act, %about, "an act of administration");
         let record = json!({ "at_ms": now_ms(), "by": by, "act": act, "about": about });
         self.0.put(Kind::Audit, &uuid::Uuid::now_v7().to_string(), &record).await
+    }
+
+    /// At most so much of what was noted, before a place if one is given: the newest first.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn page(&self, before: Option<&Place>, limit: usize) -> Result<Page, StoreError> {
+        page(&*self.0, Kind::Audit, before, limit).await
     }
 
     /// All that was noted, the oldest first.

@@ -130,7 +130,7 @@ impl Keyring {
     /// Where it is not as a key must be, and those of the store.
     pub async fn create(&self, new: NewKey, by: &str) -> Result<(KeyRecord, String), ServiceError> {
         let (record, key) = new.make(by, now_ms()).map_err(ServiceError::Invalid)?;
-        self.audit.note(by, "key.create", record.describe()).await?;
+        self.audit.note(by, "key.create", json!(record.describe())).await?;
         self.put(&record).await?;
         Ok((record, key))
     }

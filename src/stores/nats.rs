@@ -14,9 +14,10 @@ use async_nats::jetstream::{self, Context};
 use async_nats::{Client, ConnectOptions};
 use bytes::Bytes;
 use parking_lot::Mutex;
+use percent_encoding::percent_decode_str;
 
 use super::dataref::{DatarefError, OBJECT_SCHEME};
-use crate::config::NatsConfig;
+use crate::config::{NatsConfig, without_credentials};
 
 /// Subjects of dead letters begin so; the collection follows.
 pub const DEAD_LETTER_PREFIX: &str = "answerd.dlq";
@@ -100,7 +101,6 @@ impl DeadLetter {
     }
 }
 
-/// In words for the operator.
 /// Whether a header tells a server something, such as how long to keep a message.
 fn is_servers(name: &str) -> bool {
     name.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("Nats-"))
@@ -120,6 +120,7 @@ fn covers(pattern: &str, subject: &str) -> bool {
     subject.next().is_none()
 }
 
+/// In words for the operator.
 fn failed(doing: &str, error: impl std::fmt::Display) -> String {
     format!("cannot {doing}: {error}")
 }
@@ -135,7 +136,11 @@ impl Bus {
             .servers
             .split(',')
             .map(str::trim)
-            .map(|server| server.parse().map_err(|error| format!("[nats] servers: {server:?} is no address: {error}")))
+            .map(|server| {
+                let no_address =
+                    |error| format!("[nats] servers: {:?} is no address: {error}", without_credentials(server));
+                server.parse().map_err(no_address)
+            })
             .collect::<Result<_, _>>()?;
         let life = Arc::new(Life::default());
         let listener = Arc::clone(&life);
@@ -149,8 +154,16 @@ impl Bus {
             .connection_timeout(Duration::from_secs(5))
             .request_timeout(Some(Duration::from_secs(10)))
             .require_tls(config.tls_required);
+        // The library takes none from an address, where they are written as often.
+        let mut named = servers.iter().filter_map(|server| Some((server.username()?, server.password())));
         if !config.user.is_empty() {
             options = options.user_and_password(config.user.clone(), config.password.clone());
+        } else if let Some((user, password)) = named.next() {
+            let plain = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+            options = match password {
+                Some(password) => options.user_and_password(plain(user), plain(password)),
+                None => options.token(plain(user)),
+            };
         }
         if !config.token.is_empty() {
             options = options.token(config.token.clone());
@@ -175,7 +188,7 @@ impl Bus {
         let client = options.connect(servers).await.map_err(|error| {
             let hint =
                 if config.tls_required { " ([nats] tls_required is true: do the servers speak TLS?)" } else { "" };
-            failed(&format!("connect to NATS at {}", config.servers), format!("{error}{hint}"))
+            failed(&format!("connect to NATS at {}", without_credentials(&config.servers)), format!("{error}{hint}"))
         })?;
         Ok(Self { jetstream: jetstream::new(client.clone()), client, config: config.clone(), life })
     }

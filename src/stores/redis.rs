@@ -18,7 +18,7 @@ use redis::{
 use serde_json::json;
 
 use super::breaker::Breaker;
-use crate::config::RedisConfig;
+use crate::config::{RedisConfig, without_credentials};
 
 /// Time to connect.
 const CONNECT: Duration = Duration::from_secs(1);
@@ -88,7 +88,7 @@ impl Redis {
         };
         let certificates = TlsCertificates { client_tls: None, root_cert: authority };
         let urls = config.urls();
-        let address = urls.iter().map(|url| hidden(url)).collect::<Vec<_>>().join(", ");
+        let address = without_credentials(&urls.join(","));
         let link = if config.is_cluster() {
             let mut builder =
                 ClusterClientBuilder::new(urls).retries(1).max_connection_attempts(std::num::NonZeroUsize::MIN);
@@ -299,18 +299,6 @@ fn is_away(error: &RedisError) -> bool {
 
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1)
-}
-
-/// An address without its password.
-fn hidden(url: &str) -> String {
-    match url::Url::parse(url) {
-        Ok(mut parsed) if parsed.password().is_some() => {
-            let _ = parsed.set_password(Some("***"));
-            parsed.to_string()
-        }
-        Ok(_) => url.to_owned(),
-        Err(_) => "an address that cannot be read".to_owned(),
-    }
 }
 
 /// A message without what stands between a colon and an at sign.

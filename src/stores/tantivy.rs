@@ -79,13 +79,44 @@ pub struct LexicalIndex {
     writer: Option<IndexWriter>,
     reader: IndexReader,
     fields: Fields,
-    /// Segments that are being written anew, because they have something of what was deleted; each with its work.
-    rewriting: Vec<(SegmentId, Option<Merging>)>,
-    /// Those of which the files are to go.
-    rewritten: Vec<SegmentId>,
+    /// `None` where nothing is to be rid of.
+    expunging: Option<Expunging>,
+}
+
+/// How far the files are rid of what was deleted.
+struct Expunging {
+    rewriting: Vec<Rewriting>,
+    /// Segments that need no look any more: those from the beginning, and what was made of one here.
+    known: HashSet<SegmentId>,
+    /// Segments of which the files are to go; `None` until all are written anew.
+    leaving: Option<HashSet<SegmentId>>,
+    /// Those that came after the first ones that were to go are among them.
+    looked_twice: bool,
+}
+
+/// A segment that is written anew, because it has something of what was deleted.
+struct Rewriting {
+    segment: SegmentId,
+    /// It was there at the beginning, when another merge of it may have been under way: one that began before the deletion.
+    early: bool,
+    work: Option<Merging>,
 }
 
 type Merging = FutureResult<Option<SegmentMeta>>;
+
+impl Expunging {
+    fn of(metas: &[SegmentMeta]) -> Self {
+        let known = metas.iter().map(SegmentMeta::id).collect();
+        let mut begun = Self { rewriting: Vec::new(), known, leaving: None, looked_twice: false };
+        begun.list(metas, true);
+        begun
+    }
+
+    fn list<'a>(&mut self, metas: impl IntoIterator<Item = &'a SegmentMeta>, early: bool) {
+        let some = metas.into_iter().filter(|meta| meta.num_deleted_docs() > 0);
+        self.rewriting.extend(some.map(|meta| Rewriting { segment: meta.id(), early, work: None }));
+    }
+}
 
 /// The index at one commit, to search.
 #[derive(Clone)]
@@ -174,16 +205,7 @@ impl LexicalIndex {
         index.tokenizers().register(ANALYZER, analyzer());
         let writer = Some(new_writer(&index, memory_bytes)?);
         let reader = index.reader_builder().reload_policy(ReloadPolicy::Manual).try_into()?;
-        Ok(Self {
-            folder: folder.to_owned(),
-            index,
-            memory_bytes,
-            writer,
-            reader,
-            fields,
-            rewriting: Vec::new(),
-            rewritten: Vec::new(),
-        })
+        Ok(Self { folder: folder.to_owned(), index, memory_bytes, writer, reader, fields, expunging: None })
     }
 
     /// The catalog's commit that the index stands for; 0 for a new one.
@@ -283,29 +305,47 @@ impl LexicalIndex {
 
     fn try_rewrite(&mut self) -> Result<bool, TantivyError> {
         let metas = self.index.searchable_segment_metas()?;
-        if self.rewriting.is_empty() && self.rewritten.is_empty() {
-            let some = metas.iter().filter(|meta| meta.num_deleted_docs() > 0);
-            self.rewriting = some.map(|meta| (meta.id(), None)).collect();
-        }
+        let expunging = self.expunging.get_or_insert_with(|| Expunging::of(&metas));
         let (index, memory_bytes) = (&self.index, self.memory_bytes);
         let writer = match &mut self.writer {
             Some(writer) => writer,
             none => none.insert(new_writer(index, memory_bytes)?),
         };
-        for (segment, work) in std::mem::take(&mut self.rewriting) {
-            if metas.iter().all(|meta| meta.id() != segment) {
-                self.rewritten.push(segment);
-                continue;
+        let mut taken = false;
+        for Rewriting { segment, early, work } in std::mem::take(&mut expunging.rewriting) {
+            let mut at_work = None;
+            if let Some(mut work) = work {
+                match (&mut work).now_or_never() {
+                    None => at_work = Some(work),
+                    Some(Ok(made)) => {
+                        expunging.known.extend(made.map(|meta| meta.id()));
+                        continue;
+                    }
+                    // Another merge was in the way, or there was no room: begun again, where the segment is still there.
+                    Some(Err(_)) => {}
+                }
             }
-            // One that failed, because another merge was in the way or there was no room, is begun again.
-            let at_work = work.and_then(|mut work| (&mut work).now_or_never().is_none().then_some(work));
-            let work = at_work.unwrap_or_else(|| writer.merge(&[segment]));
-            self.rewriting.push((segment, Some(work)));
+            if at_work.is_none() {
+                if metas.iter().all(|meta| meta.id() != segment) {
+                    taken |= early;
+                    continue;
+                }
+                at_work = Some(writer.merge(&[segment]));
+            }
+            expunging.rewriting.push(Rewriting { segment, early, work: at_work });
         }
-        Ok(self.rewriting.is_empty())
+        if taken {
+            // What another merge made of it may have all of it, marked as deleted. A merge of that one begins after the
+            // deletion, and leaves it out.
+            let new: Vec<&SegmentMeta> = metas.iter().filter(|meta| !expunging.known.contains(&meta.id())).collect();
+            expunging.known.extend(new.iter().map(|meta| meta.id()));
+            expunging.list(new, false);
+        }
+        Ok(expunging.rewriting.is_empty())
     }
 
-    /// Removes the files of the segments that were written anew. False while a snapshot still needs some.
+    /// Removes the files of the segments that were written anew, and of those of which nothing was left. False while
+    /// a snapshot still needs some, or a merge that will come to nothing.
     ///
     /// # Errors
     /// [`StoreError`]
@@ -313,14 +353,35 @@ impl LexicalIndex {
         if let Some(writer) = &self.writer {
             writer.garbage_collect_files().wait().map_err(|error| failed("tidy up", &error))?;
         }
-        let entries = std::fs::read_dir(&self.folder).map_err(|error| failed("tidy up", &error.into()))?;
-        let old: Vec<String> = self.rewritten.iter().map(SegmentId::uuid_string).collect();
-        let is_old = |name: &str| old.iter().any(|id| name.starts_with(id.as_str()));
-        let left = entries.filter_map(Result::ok).any(|entry| entry.file_name().to_str().is_some_and(is_old));
-        if !left {
-            self.rewritten.clear();
+        let there = self.strangers().map_err(|error| failed("tidy up", &error))?;
+        let Some(expunging) = &mut self.expunging else { return Ok(true) };
+        let first = expunging.leaving.is_none();
+        let leaving = expunging.leaving.get_or_insert_with(|| there.clone());
+        leaving.retain(|segment| there.contains(segment));
+        if leaving.is_empty() && !first && !expunging.looked_twice {
+            // A merge that read one of them may have written its own meanwhile.
+            expunging.looked_twice = true;
+            *leaving = there;
         }
-        Ok(!left)
+        let gone = leaving.is_empty();
+        if gone {
+            self.expunging = None;
+        }
+        Ok(gone)
+    }
+
+    /// Segments that have files and are not in the index: not any more, or not yet.
+    fn strangers(&self) -> Result<HashSet<SegmentId>, TantivyError> {
+        let id = |entry: std::fs::DirEntry| {
+            let name = entry.file_name();
+            SegmentId::from_uuid_string(name.to_str()?.split('.').next()?).ok()
+        };
+        let mut there: HashSet<SegmentId> =
+            std::fs::read_dir(&self.folder)?.filter_map(Result::ok).filter_map(id).collect();
+        for meta in self.index.searchable_segment_metas()? {
+            there.remove(&meta.id());
+        }
+        Ok(there)
     }
 
     /// The index as it is now.

@@ -232,7 +232,12 @@ impl Origins {
     /// Remembers the span in which a document was taken in.
     pub fn remember(&self, document: &str, span: &Span) {
         let context = span.context().span().span_context().clone();
-        if !context.is_sampled() || self.spans.insert(document.to_owned(), context).is_some() {
+        if !context.is_sampled() {
+            // What is served now came in another way than what came before.
+            self.spans.remove(document);
+            return;
+        }
+        if self.spans.insert(document.to_owned(), context).is_some() {
             return;
         }
         let mut order = self.order.lock();

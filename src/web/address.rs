@@ -318,7 +318,7 @@ impl Entry {
             self.refusals.extend([Kind::TooLarge, Kind::BodyTimeout]);
         }
         let known = self.access != Access::Everybody;
-        self.refusals.push(Kind::HeadTooLarge);
+        self.refusals.extend([Kind::HeadTooLarge, Kind::OtherSite]);
         if known {
             self.refusals.extend([Kind::Unauthorized, Kind::Unavailable, Kind::Internal]);
         }

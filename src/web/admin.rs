@@ -12,11 +12,11 @@ use futures_util::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::broadcast::error::RecvError;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use super::address::{Address, Entry};
 use super::auth::{Pass, caller};
-use super::error::{Kind, Mistake, Problem};
+use super::error::{Kind, Mistake, Problem, limit_of};
 use crate::actors::incidents::Incident;
 use crate::actors::stats::ActorStatus;
 use crate::app::{App, Reload, Unloaded};
@@ -24,6 +24,10 @@ use crate::config::{ConfigError, Origin};
 use crate::error::ServiceError;
 use crate::freshness::AsOf;
 use crate::identity::Scope;
+use crate::stores::records::Place;
+
+/// Most acts on a page.
+const PAGE_MAX: usize = 1000;
 
 /// The addresses of this file.
 pub fn addresses() -> Vec<Address> {
@@ -76,8 +80,9 @@ pub fn addresses() -> Vec<Address> {
         Address::at("/admin/audit").get(
             audit,
             entry("listActs", "What administrators did")
-                .text("The oldest first.")
-                .answers::<Acts>(200, "The acts.", json!({ "acts": [act] })),
+                .text("The newest first, by pages.")
+                .query::<AuditQuery>()
+                .answers::<Acts>(200, "A page of them.", json!({ "acts": [act], "next": null })),
         ),
     ]
 }
@@ -210,8 +215,11 @@ struct Reloaded {
 /// What administrators did.
 #[derive(Serialize, ToSchema)]
 pub struct Acts {
-    /// The acts, the oldest first.
+    /// The acts, the newest first.
     pub acts: Vec<Act>,
+    /// What `before` takes for the next page; null on the last one.
+    #[schema(required)]
+    pub next: Option<String>,
 }
 
 /// What an administrator did.
@@ -265,10 +273,28 @@ fn mistake(error: &ConfigError) -> Mistake {
     Mistake { path: error.path.clone(), message: error.message.clone(), place, line }
 }
 
-async fn audit(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, Problem> {
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+struct AuditQuery {
+    /// The most acts wanted; by default 200.
+    #[param(minimum = 1, maximum = 1000)]
+    limit: Option<usize>,
+    /// Those older than this place: the `next` of the page before.
+    before: Option<String>,
+}
+
+async fn audit(
+    request: HttpRequest,
+    app: web::Data<App>,
+    query: web::Query<AuditQuery>,
+) -> Result<HttpResponse, Problem> {
     caller(&request, Scope::Admin)?;
-    let acts = app.audit.all().await.map_err(ServiceError::from)?;
-    Ok(HttpResponse::Ok().json(json!({ "acts": acts })))
+    let AuditQuery { limit, before } = query.into_inner();
+    let limit = limit_of(limit, 200, PAGE_MAX)?;
+    let no_place = || Problem::new(Kind::InvalidRequest, "`before` is not the `next` of a page");
+    let before = before.map(|before| Place::parse(&before).ok_or_else(no_place)).transpose()?;
+    let (acts, next) = app.audit.page(before.as_ref(), limit).await.map_err(ServiceError::from)?;
+    Ok(HttpResponse::Ok().json(json!({ "acts": acts, "next": next.map(|next| next.to_string()) })))
 }
 
 /// The state now, and whatever is told from now on, until the service stops.

@@ -17,6 +17,8 @@ use crate::error::ServiceError;
 use crate::identity::Scope;
 use crate::stores::nats::{ATTEMPTS, Bus, DeadLetter, REASON, SUBJECT};
 
+/// What publishing one again is called in notes of what administrators do.
+pub const RETRY: &str = "dead-letter.retry";
 /// Most letters on a page: each is a request to NATS.
 const PAGE_MAX: usize = 200;
 
@@ -134,8 +136,7 @@ async fn retry(request: HttpRequest, app: web::Data<App>, id: web::Path<u64>) ->
     let admin = caller(&request, Scope::Admin)?;
     let bus = bus(&app)?;
     let letter = letter(&bus, *id).await?;
-    let about = json!(describe(&letter));
-    app.audit.note(&admin.name, "dead-letter.retry", about).await.map_err(ServiceError::from)?;
+    app.audit.note(&admin.name, RETRY, about(&letter)).await.map_err(ServiceError::from)?;
     bus.retry(letter).await.map_err(unavailable)?;
     Ok(HttpResponse::Accepted().json(Retried { id: id.to_string() }))
 }
@@ -143,7 +144,7 @@ async fn retry(request: HttpRequest, app: web::Data<App>, id: web::Path<u64>) ->
 async fn discard(request: HttpRequest, app: web::Data<App>, id: web::Path<u64>) -> Result<HttpResponse, Problem> {
     let admin = caller(&request, Scope::Admin)?;
     let bus = bus(&app)?;
-    let about = json!(describe(&letter(&bus, *id).await?));
+    let about = about(&letter(&bus, *id).await?);
     app.audit.note(&admin.name, "dead-letter.remove", about).await.map_err(ServiceError::from)?;
     bus.discard(*id).await.map_err(unavailable)?;
     Ok(HttpResponse::NoContent().finish())
@@ -163,6 +164,11 @@ async fn letter(bus: &Bus, id: u64) -> Result<DeadLetter, Problem> {
 
 fn unavailable(reason: String) -> Problem {
     ServiceError::Unavailable { reason, retry_after_s: 5 }.into()
+}
+
+/// What a note says of one.
+pub fn about(letter: &DeadLetter) -> Value {
+    json!(describe(letter))
 }
 
 fn describe(letter: &DeadLetter) -> Letter {

@@ -1,13 +1,12 @@
 //! `/v1/documents`: the documents by HTTP. A `PUT` or `DELETE` is answered with 202 and a `seq` once it is on
 //! disk; with `?wait=` once it is visible, a `DELETE` with its receipt. `/v1/collections`: what they are filed under.
-//! `/v1/deletions/{id}`: the receipt of a deletion, whoever asked for it.
 
 use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::openapi::RefOr;
@@ -16,10 +15,10 @@ use utoipa::{IntoParams, PartialSchema, ToSchema};
 
 use super::address::{Address, Entry};
 use super::auth::caller;
+use super::deletions::{self, DeletionTold};
 use super::error::{Kind, Problem, limit_of};
 use crate::actors::ingestor::Receive;
 use crate::app::App;
-use crate::deletion;
 use crate::documents::event::{
     COLLECTION_DEFAULT, DocumentId, JsonDocument, MAX_METADATA_KEYS, Metadata, Operation, Upsert, validate_collection,
 };
@@ -30,10 +29,6 @@ use crate::retrieval::sight::{MAX_GROUP_BYTES, MAX_GROUPS, Sight, VISIBLE_TO, gr
 use crate::stores::document_store::{DocumentQuery, DocumentRecord, OperationState, Outcome, Progress, Receipt};
 
 const PATH: &str = "/v1/documents";
-const DELETIONS: &str = "/v1/deletions";
-
-/// What is encoded of an id in an address.
-const UNSAFE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// How often a document is read that changes meanwhile.
 const SAME_VERSION: usize = 8;
@@ -59,20 +54,9 @@ pub fn addresses() -> Vec<Address> {
     let put_entry = written.iter().fold(put_entry, |entry, (status, text)| {
         entry.answers::<DocumentWritten>(*status, text, example(&[("outcome", json!("accepted"))]))
     });
-    let receipt = json!({
-        "document_id": EXAMPLE_ID, "collection": "handbook", "revision": 3, "seq": 15, "accepted_ms": 1_764_000_000_000_u64,
-        "deleted_ms": 1_764_000_000_020_u64, "complete": true, "by": "key:1f0c9a7de2b34c58",
-        "removed_from": [{ "what": "catalog", "entries": 1, "state": "removed", "at_ms": 1_764_000_000_020_u64 }],
-        "remains": ["backups that were made before"],
-    });
-    let at = format!("{DELETIONS}/{EXAMPLE_ID}?seq=15");
-    let deleted = json!({ "id": EXAMPLE_ID, "seq": 15, "revision": 4, "outcome": "accepted", "receipt_at": at });
+    let deleted = json!({ "id": EXAMPLE_ID, "seq": 15, "revision": 4, "outcome": "accepted", "receipt_at": deletions::place(EXAMPLE_ID, 15) });
     let mut deleted_with_receipt = deleted.clone();
-    deleted_with_receipt["receipt"] = receipt.clone();
-    let noted = json!({
-        "document_id": EXAMPLE_ID, "seq": 15, "revision": 4, "at_ms": 1_764_000_000_000_u64, "by": "key:1f0c9a7de2b34c58",
-        "had": { "collection": "handbook", "revision": 3, "chunks": 4 },
-    });
+    deleted_with_receipt["receipt"] = deletions::example();
     vec![
         Address::at("/v1/collections").get(
             collections,
@@ -140,23 +124,12 @@ pub fn addresses() -> Vec<Address> {
                     .refuses(&write)
                     .refuses(&[Kind::NotFound]),
             ),
-        Address::at("/v1/deletions/{id:.*}").get(
-            deletion,
-            Entry::new(TAG, "getDeletion", "Read the receipt of a deletion")
-                .text("Whoever asked for it, and however: by HTTP, by an event, or because a file is gone.")
-                .scope(Scope::Write)
-                .path("id", id, EXAMPLE_ID)
-                .query::<DeletionQuery>()
-                .answers::<DeletionTold>(200, "The receipt.", receipt)
-                .answers::<DeletionNoted>(202, "It is not done yet: what is noted of it.", noted)
-                .refuses(&[Kind::NotFound]),
-        ),
     ]
 }
 
 /// The group of these addresses in the reference.
-const TAG: &str = "documents";
-const EXAMPLE_ID: &str = "people/leave.md";
+pub(super) const TAG: &str = "documents";
+pub(super) const EXAMPLE_ID: &str = "people/leave.md";
 
 /// A document as the reference shows it, with some more members.
 fn example(more: &[(&str, Value)]) -> Value {
@@ -383,35 +356,6 @@ pub struct DocumentDeleted {
     pub receipt: Option<DeletionTold>,
 }
 
-/// The receipt of a deletion, with who asked for it.
-#[derive(Serialize, ToSchema)]
-#[schema(as = Deletion)]
-pub struct DeletionTold {
-    #[serde(flatten)]
-    pub receipt: deletion::receipt::Receipt,
-    /// Who asked for it; null where that was not noted.
-    #[schema(required)]
-    pub by: Option<String>,
-}
-
-/// What is noted of a deletion that is not done yet.
-#[derive(Serialize, ToSchema)]
-pub struct DeletionNoted {
-    /// The document.
-    pub document_id: String,
-    /// The operation.
-    pub seq: u64,
-    /// The revision that is its end.
-    pub revision: u64,
-    /// When it was asked for, in milliseconds since the Unix epoch.
-    pub at_ms: u64,
-    /// Who asked for it.
-    pub by: String,
-    /// What was served of it.
-    #[schema(required)]
-    pub had: Option<deletion::Had>,
-}
-
 /// A page of documents.
 #[derive(Serialize, ToSchema)]
 pub struct DocumentList {
@@ -525,7 +469,7 @@ async fn delete(
     }
     let (mut settled, mut body) = answer(&app, &caller, &name, Receipt { seq, revision, outcome }, wait).await?;
     if outcome == Outcome::Accepted {
-        body["receipt_at"] = format!("{DELETIONS}/{}?seq={seq}", utf8_percent_encode(&name, UNSAFE)).into();
+        body["receipt_at"] = deletions::place(&name, seq).into();
         if let Some(limit) = wait.filter(|_| settled) {
             let left = limit.saturating_sub(began.elapsed());
             let written = app.deletions.written(seq, left).await.map_err(ServiceError::from)?;
@@ -536,42 +480,8 @@ async fn delete(
     Ok(respond(settled, body))
 }
 
-#[derive(Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-struct DeletionQuery {
-    /// Which deletion of the document; its last one otherwise.
-    seq: Option<u64>,
-}
-
-/// The receipt of a deletion; 202 with what is noted of it before there is one.
-async fn deletion(
-    request: HttpRequest,
-    app: web::Data<App>,
-    query: web::Query<DeletionQuery>,
-) -> Result<HttpResponse, Problem> {
-    caller(&request, Scope::Write)?;
-    let id = document_id(&request, DELETIONS)?.to_string();
-    let last = async || {
-        Ok::<_, Problem>(record(&app, &id).await?.filter(|known| known.last.delete).map(|known| known.last.seq))
-    };
-    let seq = match query.seq {
-        Some(seq) => Some(seq),
-        None => last().await?,
-    };
-    let known = match seq {
-        Some(seq) => app.deletions.receipt(seq).await.map_err(ServiceError::from)?,
-        None => None,
-    };
-    match known.filter(|receipt| receipt["document_id"] == *id) {
-        Some(receipt) => Ok(respond(receipt.get("removed_from").is_some(), receipt)),
-        None => {
-            let detail = format!("no such deletion of `{id}` is known: without `seq` it is the last operation on it");
-            Err(Problem::new(Kind::NotFound, detail))
-        }
-    }
-}
-
-fn respond(settled: bool, body: Value) -> HttpResponse {
+/// A body that says how far it is: with 200 once it is settled.
+pub(super) fn respond(settled: bool, body: Value) -> HttpResponse {
     if settled { HttpResponse::Ok().json(body) } else { HttpResponse::Accepted().json(body) }
 }
 
@@ -710,7 +620,7 @@ async fn list(
     Ok(HttpResponse::Ok().json(json!({ "documents": documents, "next": next })))
 }
 
-async fn record(app: &App, id: &str) -> Result<Option<DocumentRecord>, Problem> {
+pub(super) async fn record(app: &App, id: &str) -> Result<Option<DocumentRecord>, Problem> {
     Ok(app.library.store.document(id).await.map_err(ServiceError::from)?)
 }
 
@@ -767,7 +677,7 @@ fn describe(app: &App, record: &DocumentRecord) -> Value {
 }
 
 /// The id in the address: all that follows the prefix, decoded once. Slashes in it may be plain or encoded.
-fn document_id(request: &HttpRequest, path: &str) -> Result<DocumentId, Problem> {
+pub(super) fn document_id(request: &HttpRequest, path: &str) -> Result<DocumentId, Problem> {
     let raw = request.uri().path().strip_prefix(path).and_then(|rest| rest.strip_prefix('/')).unwrap_or_default();
     let id = percent_decode_str(raw)
         .decode_utf8()

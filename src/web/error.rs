@@ -2,6 +2,7 @@
 //!
 //! `type` is `urn:answerd:problem:<kind>`; the README lists the kinds with what to do about each.
 
+use actix_web::error::PayloadError;
 use actix_web::http::StatusCode;
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, ResponseError};
@@ -94,9 +95,9 @@ problems! {
     /// The body did not come in time.
     BodyTimeout = "body-timeout", REQUEST_TIMEOUT, "The body did not come in time",
         "send faster";
-    /// A page of another site asks.
+    /// A page of another site asks, or may: the service was called by a name that is not known to be its own.
     OtherSite = "other-site", FORBIDDEN, "Pages of other sites are not served",
-        "open it from a page of this service's own address";
+        "call it by its own address; an operator names other sites in `[server] allowed_origins`";
     /// The address is one of a WebSocket.
     UpgradeRequired = "upgrade-required", UPGRADE_REQUIRED, "A WebSocket is expected here",
         "open a WebSocket";
@@ -362,8 +363,7 @@ pub fn json_error(error: actix_web::error::JsonPayloadError, _: &HttpRequest) ->
 }
 
 /// For a body that cannot be read.
-pub fn body_error(error: &actix_web::error::PayloadError) -> Problem {
-    use actix_web::error::PayloadError;
+pub fn body_error(error: &PayloadError) -> Problem {
     match error {
         PayloadError::Io(error) if error.kind() == std::io::ErrorKind::TimedOut => {
             Problem::new(Kind::BodyTimeout, error.to_string())
@@ -411,8 +411,11 @@ pub fn unify<B: actix_web::body::MessageBody + 'static>(
         status if status.is_server_error() => Kind::Internal,
         _ => Kind::InvalidRequest,
     };
-    let detail = response.response().error().map_or_else(|| kind.title().to_owned(), ToString::to_string);
-    let problem = Problem::new(kind, detail);
+    let error = response.response().error();
+    let problem = match error.and_then(|error| error.as_error::<PayloadError>()) {
+        Some(error) if status == StatusCode::BAD_REQUEST => body_error(error),
+        _ => Problem::new(kind, error.map_or_else(|| kind.title().to_owned(), ToString::to_string)),
+    };
     response.into_response(problem.error_response()).map_into_boxed_body()
 }
 

@@ -11,7 +11,8 @@ use super::answers::{TAG, find};
 use super::auth::caller;
 use super::error::{Kind, Problem};
 use crate::actors::stats::now_ms;
-use crate::answer::log::{AnswerLog, Event};
+use crate::answer::evidence::RestsOn;
+use crate::answer::log::{AnswerLog, Event, Source};
 use crate::app::App;
 use crate::error::ServiceError;
 use crate::identity::{Caller, Scope};
@@ -88,7 +89,7 @@ async fn put(
     }
     // Of answers that were given: nobody fills the store with others.
     let log = find(&app, &id, &caller).await?;
-    let Said { text, sources } = said(&log);
+    let Said { text, sources, documents } = said(&log, app.deletions.store());
     let record = json!({
         "at_ms": now_ms(),
         "answer_id": log.id(),
@@ -101,8 +102,8 @@ async fn put(
     });
     let name = name_of(log.id(), &caller);
     app.records.put(Record::Feedback, &name, &record).await.map_err(ServiceError::from)?;
-    // After it is kept: what is deleted from here on finds it.
-    if log.is_withdrawn() {
+    // After it is kept: what is deleted from here on finds it. The answer may be off the shelf by now, and not be withdrawn.
+    if log.is_withdrawn() || app.deletions.deleted.any(&documents) {
         app.records.remove(Record::Feedback, &name).await.map_err(ServiceError::from)?;
         return Err(ServiceError::DocumentDeleted.into());
     }
@@ -126,14 +127,18 @@ fn name_of(id: &str, caller: &Caller) -> String {
 struct Said {
     text: String,
     sources: Vec<Value>,
+    /// What it rests on.
+    documents: Vec<RestsOn>,
 }
 
-fn said(log: &AnswerLog) -> Said {
-    let mut said = Said { text: String::new(), sources: Vec::new() };
+fn said(log: &AnswerLog, store: &str) -> Said {
+    let mut said = Said { text: String::new(), sources: Vec::new(), documents: Vec::new() };
     for event in log.events(0, usize::MAX) {
         match &*event {
             Event::Token { text } => said.text.push_str(text),
             Event::Sources { sources, .. } => {
+                let rests_on = |source: &Source| RestsOn::new(store, &source.document_id, source.revision);
+                said.documents = sources.iter().map(rests_on).collect();
                 said.sources = sources
                     .iter()
                     .map(|source| json!({ "n": source.n, "document_id": source.document_id, "revision": source.revision, "start": source.start, "end": source.end }))

@@ -87,7 +87,7 @@ async fn ready(app: web::Data<App>) -> Result<HttpResponse, Problem> {
     if troubles.is_empty() {
         return Ok(HttpResponse::Ok().json(Ready { status: "ready", degraded: app.degraded() }));
     }
-    Err(Problem::new(Kind::Unavailable, troubles.join("; ")).with("reasons", troubles))
+    Err(Problem::new(Kind::Unavailable, troubles.join("; ")).with("reasons", troubles).retry_after(SOON_S))
 }
 
 fn not_yet(left: Vec<String>) -> Problem {

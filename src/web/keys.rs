@@ -1,7 +1,5 @@
 //! `/admin/keys`: the API keys. A key itself is shown once, in the answer to the request that makes it.
 
-use std::collections::BTreeSet;
-
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
 use serde_json::json;
@@ -14,7 +12,7 @@ use super::error::{Kind, Problem};
 use crate::app::App;
 use crate::error::ServiceError;
 use crate::identity::Scope;
-use crate::identity::key::{KeyRecord, NewKey};
+use crate::identity::key::{Key, KeyRecord, NewKey};
 use crate::identity::keyring::Keyring;
 
 /// The addresses of this file.
@@ -63,29 +61,6 @@ struct Keys {
     keys: Vec<Key>,
 }
 
-/// An API key, without what it opens with.
-#[derive(Serialize, ToSchema)]
-pub struct Key {
-    /// What names it.
-    pub id: String,
-    /// For whom or what it is.
-    pub name: String,
-    /// What its holder may do.
-    pub scopes: BTreeSet<Scope>,
-    /// The groups of its holder.
-    pub groups: BTreeSet<String>,
-    /// Whether its holder sees every document.
-    pub sees_all: bool,
-    /// When it was made, in milliseconds since the Unix epoch.
-    pub created_ms: u64,
-    /// Who made it.
-    pub created_by: String,
-    /// Until when it is in force, in milliseconds since the Unix epoch.
-    pub expires_ms: Option<u64>,
-    /// Since when it is out of force.
-    pub revoked_ms: Option<u64>,
-}
-
 /// An API key that was made now.
 #[derive(Serialize, ToSchema)]
 #[schema(as = CreatedKey)]
@@ -96,14 +71,6 @@ struct NewKeyTold {
     of: Key,
 }
 
-impl From<KeyRecord> for Key {
-    fn from(record: KeyRecord) -> Self {
-        let KeyRecord { id, name, hash: _, scopes, groups, sees_all, created_ms, created_by, expires_ms, revoked_ms } =
-            record;
-        Self { id, name, scopes, groups, sees_all, created_ms, created_by, expires_ms, revoked_ms }
-    }
-}
-
 fn keyring(app: &App) -> Result<&Keyring, Problem> {
     let off = || Problem::new(Kind::NotFound, "there are no API keys: [identity] enabled is false");
     app.identity.as_ref().map(|identity| &*identity.keyring).ok_or_else(off)
@@ -112,13 +79,13 @@ fn keyring(app: &App) -> Result<&Keyring, Problem> {
 async fn list(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, Problem> {
     caller(&request, Scope::Admin)?;
     let keys = keyring(&app)?.list().await.map_err(ServiceError::from)?;
-    Ok(HttpResponse::Ok().json(Keys { keys: keys.into_iter().map(Key::from).collect() }))
+    Ok(HttpResponse::Ok().json(Keys { keys: keys.iter().map(KeyRecord::describe).collect() }))
 }
 
 async fn create(request: HttpRequest, app: web::Data<App>, new: web::Json<NewKey>) -> Result<HttpResponse, Problem> {
     let admin = caller(&request, Scope::Admin)?;
     let (record, key) = keyring(&app)?.create(new.into_inner(), &admin.name).await?;
-    Ok(HttpResponse::Created().json(NewKeyTold { key, of: record.into() }))
+    Ok(HttpResponse::Created().json(NewKeyTold { key, of: record.describe() }))
 }
 
 async fn revoke(request: HttpRequest, app: web::Data<App>, id: web::Path<String>) -> Result<HttpResponse, Problem> {

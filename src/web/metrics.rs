@@ -13,8 +13,8 @@ use crate::identity::Scope;
 
 /// The addresses of this file.
 pub fn addresses() -> Vec<Address> {
-    let example = "# HELP answerd_lag_events Operations and events that are not visible yet.\n# TYPE answerd_lag_events gauge\n\
-                   answerd_lag_events 0\n# EOF\n";
+    let example = "# HELP answerd_index_lag_events Operations and events that are not visible yet.\n# TYPE answerd_index_lag_events gauge\n\
+                   answerd_index_lag_events 0\n# EOF\n";
     vec![
         Address::at("/metrics").get(
             metrics,

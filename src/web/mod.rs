@@ -7,7 +7,8 @@
 //! | [`openai`] | `/v1/chat/completions`, `/v1/models`, `/v1/embeddings` |
 //! | [`ws`] | `/v1/ws` |
 //! | [`search`] | `POST /v1/search` |
-//! | [`documents`] | `/v1/documents`, `/v1/documents/{id}`, `/v1/deletions/{id}`, `/v1/collections` |
+//! | [`documents`] | `/v1/documents`, `/v1/documents/{id}`, `/v1/collections` |
+//! | [`deletions`] | `/v1/deletions/{id}` |
 //! | [`events`] | `POST /v1/events` |
 //! | [`admin`] | `/admin/status`, `/admin/events`, `/admin/series`, `/admin/config`, `/admin/reload`, `/admin/audit` |
 //! | [`dead_letters`] | `/admin/dead-letters` |
@@ -28,6 +29,7 @@ pub mod admin;
 pub mod answers;
 pub mod auth;
 pub mod dead_letters;
+pub mod deletions;
 pub mod documents;
 pub mod entry;
 pub mod error;
@@ -70,6 +72,7 @@ pub fn addresses() -> Vec<Address> {
         ws::addresses(),
         search::addresses(),
         documents::addresses(),
+        deletions::addresses(),
         events::addresses(),
         auth::addresses(),
         admin::addresses(),
@@ -107,6 +110,7 @@ pub fn serve(app: Arc<App>, listener: TcpListener) -> std::io::Result<Server> {
             .app_data(web::PayloadConfig::new(settings.ingest.max_document_bytes))
             .wrap(from_fn(auth::identify))
             .wrap(from_fn(slow::limit_body))
+            .wrap(from_fn(entry::refuse_other_sites))
             .wrap(from_fn(slow::end_connections))
             .wrap(Condition::new(!origins.is_empty(), entry::cors(origins)))
             .wrap(from_fn(entry::limit_head))

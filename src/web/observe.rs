@@ -45,7 +45,7 @@ pub async fn observe<B: MessageBody + 'static>(
         Some(id) => id.clone(),
         None => HeaderValue::try_from(new_id().to_string()).unwrap_or(HeaderValue::from_static("none")),
     };
-    let span = tracing::info_span!(
+    let span = tracing::error_span!(
         "request",
         request_id = id.to_str().unwrap_or_default(),
         trace_id = Empty,

@@ -14,6 +14,7 @@ use actix_web::rt::net::TcpStream;
 use actix_web::{Error, HttpMessage, web};
 use futures_util::{FutureExt, StreamExt, stream};
 
+use super::ws;
 use crate::app::App;
 
 /// Ends the body of a request with an error once its time is up, whatever dribbles in. What is no body, a WebSocket,
@@ -26,7 +27,9 @@ pub async fn limit_body(
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {
     let has = |name: header::HeaderName| request.headers().contains_key(name);
-    let body = (has(header::CONTENT_LENGTH) || has(header::TRANSFER_ENCODING)) && !has(header::UPGRADE);
+    // With an upgrade, all that follows is a body to the parser, whatever the address.
+    let body = (has(header::CONTENT_LENGTH) || has(header::TRANSFER_ENCODING) || has(header::UPGRADE))
+        && request.path() != ws::PATH;
     let seconds = request.app_data::<web::Data<App>>().map(|app| app.config().server.body_timeout_s);
     if let Some(seconds) = seconds.filter(|_| body) {
         let late = move |()| {

@@ -25,8 +25,8 @@ const FOR_GOOD: &str = "public, max-age=31536000, immutable";
 /// What is served where there are no pages.
 const NOT_BUILT: &str = "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>answerd</title>\
 <h1>The pages are not in this binary</h1>\
-<p>They are built with Node.js: install the Debian packages <code>nodejs</code> and <code>npm</code>, and run <code>make run</code> \
-again. Everything else works; the README says how.</p></html>";
+<p>They are built with Node.js, 20 from 20.19 on or 22.12 and newer, and npm: install both, in Debian 13 the packages \
+<code>nodejs</code> and <code>npm</code>, and run <code>make run</code> again. Everything else works; the README says how.</p></html>";
 
 /// The addresses of this file.
 pub fn addresses() -> Vec<Address> {

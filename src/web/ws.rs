@@ -37,7 +37,6 @@ use utoipa::ToSchema;
 use super::address::{Address, Entry};
 use super::answers::{TAG, find, is_past_the_end, position_after};
 use super::auth::Pass;
-use super::entry::is_of_another_site;
 use super::error::{Kind, Problem};
 use super::observe;
 use crate::answer::log::{AnswerLog, Event, event_id, parse_event_id};
@@ -46,6 +45,8 @@ use crate::asking::{CacheUse, Question, Wishes};
 use crate::identity::Scope;
 use crate::telemetry::trace;
 
+/// The address.
+pub(super) const PATH: &str = "/v1/ws";
 /// The protocol that is spoken, for those who name one.
 const PROTOCOL: &str = "answerd";
 /// How often it is looked whether a connection's key still counts.
@@ -69,14 +70,14 @@ pub fn addresses() -> Vec<Address> {
                 what is no text or no JSON object, 1009 for messages that are too large, 1001 where the service stops or the client \
                 does not answer pings, 1008 where the key it was opened with was revoked.";
     vec![
-        Address::at("/v1/ws").get(
+        Address::at(PATH).get(
             open,
             Entry::new(TAG, "openWebSocket", "Ask over a WebSocket")
                 .text(text)
                 .scope(Scope::Ask)
                 .frames::<ClientFrame, ServiceFrame>()
                 .nothing(101, "The WebSocket is open (RFC 6455): from here on there are frames.")
-                .refuses(&[Kind::UpgradeRequired, Kind::OtherSite]),
+                .refuses(&[Kind::UpgradeRequired]),
         ),
     ]
 }
@@ -133,13 +134,6 @@ pub enum ServiceFrame {
 }
 
 async fn open(request: HttpRequest, body: web::Payload, app: web::Data<App>) -> Result<HttpResponse, actix_web::Error> {
-    if is_of_another_site(&request, &app.config().server.allowed_origins) {
-        return Err(Problem::new(
-            Kind::OtherSite,
-            "the Origin of the request is another site than its Host, and not one of [server] allowed_origins",
-        )
-        .into());
-    }
     let pass = Rc::new(Pass::of(&request, Scope::Ask)?);
     let limit = app.config().server.max_json_bytes;
     let unread = Unread::default();
@@ -451,7 +445,7 @@ impl Connection {
 
 /// Asks a question of a connection. In traces and in the log it is by itself: the connection's own span goes on for as long
 /// as that is open.
-#[tracing::instrument(name = "request", parent = None, skip_all, fields(request_id = %observe::new_id(), otel.kind = "server", trace_id = Empty, caller = Empty))]
+#[tracing::instrument(level = "error", name = "request", parent = None, skip_all, fields(request_id = %observe::new_id(), otel.kind = "server", trace_id = Empty, caller = Empty))]
 async fn ask(app: &App, question: Question, cache: CacheUse, pass: &Pass) -> Result<Arc<AnswerLog>, Problem> {
     trace::name(&Span::current());
     let wishes = Wishes { cache, ..question.wishes() };

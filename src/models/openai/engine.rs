@@ -257,7 +257,8 @@ impl Inner {
         loop {
             if let Some(chunk) = chunk.take() {
                 if let Some(error) = chunk.error.as_ref().filter(|_| reason.is_none()) {
-                    return Err(Upstreams::broke_off(upstream, &error_text(&json!({ "error": error }).to_string())));
+                    let said = error_text(&json!({ "error": error }).to_string());
+                    return Err(Upstreams::broke_off(upstream, "it sent an error in the middle of the answer", &said));
                 }
                 stream.usage = chunk.usage.clone().or(stream.usage);
                 if reason.is_none() && !chunk.text().is_empty() {
@@ -309,12 +310,15 @@ impl Inner {
                 }
                 // Without its last words an answer that had ended is complete all the same.
                 Ok(_) if reason.is_some() => break,
-                Ok(Some(Err(why))) => return Err(Upstreams::broke_off(upstream, &why)),
-                Ok(None) => return Err(Upstreams::broke_off(upstream, "it ended in the middle of the answer")),
+                Ok(Some(Err(why))) => return Err(Upstreams::broke_off(upstream, &why, &why)),
+                Ok(None) => {
+                    let why = "it ended in the middle of the answer";
+                    return Err(Upstreams::broke_off(upstream, why, why));
+                }
                 Err(_) if heard.elapsed() < upstream.idle_timeout => {}
                 Err(_) => {
                     let why = format!("nothing came for {} ms", upstream.idle_timeout.as_millis());
-                    return Err(Upstreams::broke_off(upstream, &why));
+                    return Err(Upstreams::broke_off(upstream, &why, &why));
                 }
             }
         }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tracing::Span;
 
 use super::events::error_text;
-use crate::config::UpstreamConfig;
+use crate::config::{UpstreamConfig, without_credentials};
 use crate::models::ModelError;
 use crate::telemetry::trace;
 
@@ -27,6 +27,8 @@ const ERROR_BYTES: usize = 16 << 10;
 #[derive(Debug)]
 pub struct Upstream {
     url: String,
+    /// The same without what may be secret in it: what is told of it.
+    name: String,
     model: String,
     key_env: String,
     key_file: PathBuf,
@@ -48,6 +50,7 @@ impl Clone for Upstream {
     fn clone(&self) -> Self {
         Self {
             url: self.url.clone(),
+            name: self.name.clone(),
             model: self.model.clone(),
             key_env: self.key_env.clone(),
             key_file: self.key_file.clone(),
@@ -62,7 +65,10 @@ impl Clone for Upstream {
 pub(super) enum Failure {
     /// Another one may do better.
     Server {
+        /// For who asked.
         reason: String,
+        /// For the log and the pages of operators: without the server's own words, which may quote what it was asked.
+        told: String,
         /// When to come again, if it says so.
         retry_after: Option<Duration>,
     },
@@ -72,7 +78,8 @@ pub(super) enum Failure {
 
 impl Failure {
     pub(super) fn server(reason: impl Into<String>) -> Self {
-        Self::Server { reason: reason.into(), retry_after: None }
+        let reason = reason.into();
+        Self::Server { told: reason.clone(), reason, retry_after: None }
     }
 }
 
@@ -81,6 +88,7 @@ impl Upstream {
     pub fn new(config: &UpstreamConfig) -> Self {
         Self {
             url: config.url.trim_end_matches('/').to_owned(),
+            name: without_credentials(config.url.trim_end_matches('/')),
             model: if config.model.is_empty() { config.serves.clone() } else { config.model.clone() },
             key_env: config.api_key_env.clone(),
             key_file: config.api_key_file.clone(),
@@ -128,7 +136,7 @@ impl Upstream {
         let healthy = self.healthy();
         let health = self.health.lock();
         json!({
-            "url": self.url,
+            "url": self.name,
             "model": self.model,
             "healthy": healthy,
             "failures_in_a_row": health.failures,
@@ -197,7 +205,7 @@ impl Upstreams {
         let ill = self.all.iter().filter_map(|(upstream, _)| {
             let health = upstream.health.lock();
             let error = health.last_error.as_deref().filter(|_| health.failures > 0)?;
-            Some(format!("{} fails: {error}", upstream.url))
+            Some(format!("{} fails: {error}", upstream.name))
         });
         let ill: Vec<String> = ill.collect();
         (!ill.is_empty()).then(|| ill.join("; "))
@@ -231,11 +239,12 @@ impl Upstreams {
                         return Ok((value, upstream));
                     }
                     Err(Failure::Request(reason)) => return Err(ModelError::Refused(reason)),
-                    Err(Failure::Server { reason, retry_after: when }) => {
-                        tracing::warn!(upstream = upstream.url, reason, "an upstream failed");
-                        upstream.failed(&reason);
+                    Err(Failure::Server { reason, told, retry_after: when }) => {
+                        tracing::warn!(upstream = upstream.name, reason = told, "an upstream failed");
+                        tracing::debug!(upstream = upstream.name, reason, "what it said");
+                        upstream.failed(&told);
                         retry_after = retry_after.into_iter().chain(when).min();
-                        reasons.push(format!("{}: {reason}", upstream.url));
+                        reasons.push(format!("{}: {reason}", upstream.name));
                     }
                 }
             }
@@ -248,10 +257,10 @@ impl Upstreams {
         Err(ModelError::Upstream { reason, retry_after_s })
     }
 
-    /// One that gave the beginning of an answer failed later.
-    pub(super) fn broke_off(upstream: &Upstream, reason: &str) -> ModelError {
-        tracing::warn!(upstream = upstream.url, reason, "an upstream broke off");
-        upstream.failed(reason);
+    /// One that gave the beginning of an answer failed later: what is told of that, and the reason for who asked.
+    pub(super) fn broke_off(upstream: &Upstream, told: &str, reason: &str) -> ModelError {
+        tracing::warn!(upstream = upstream.name, reason = told, "an upstream broke off");
+        upstream.failed(told);
         ModelError::Upstream { reason: format!("the model's server broke off: {reason}"), retry_after_s: 1 }
     }
 }
@@ -280,7 +289,7 @@ async fn send(request: RequestBuilder) -> Result<Response, Failure> {
     if at_fault.contains(&status) {
         return Err(Failure::Request(reason));
     }
-    Err(Failure::Server { reason, retry_after: after.map(Duration::from_secs) })
+    Err(Failure::Server { reason, told: status.to_string(), retry_after: after.map(Duration::from_secs) })
 }
 
 fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {

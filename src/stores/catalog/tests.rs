@@ -79,10 +79,10 @@ fn nothing_of_what_was_removed_is_in_the_file() {
         let seq = catalog.receive(&delete, None, 2).expect("received").seq;
         last = catalog.store_delete(seq, 2).expect("deleted").expect("a commit");
     }
-    assert_eq!(catalog.to_expunge(2).expect("read"), None, "it is in the tables still");
+    assert_eq!(catalog.to_expunge(2, 0).expect("read"), None, "it is in the tables still");
     assert!(!catalog.purge(last).expect("purged").is_empty());
     assert!(catalog.truncate_log().expect("truncated"));
-    assert_eq!((catalog.to_expunge(1).expect("read"), catalog.to_expunge(2).expect("read")), (None, Some(last)));
+    assert_eq!((catalog.to_expunge(1, 0).expect("read"), catalog.to_expunge(2, 0).expect("read")), (None, Some(last)));
     let mut bytes = Vec::new();
     for file in std::fs::read_dir(folder.path()).expect("files") {
         bytes.extend(std::fs::read(file.expect("a file").path()).expect("bytes"));
@@ -90,8 +90,50 @@ fn nothing_of_what_was_removed_is_in_the_file() {
     let bytes = String::from_utf8_lossy(&bytes);
     let found: Vec<usize> = (0..200).filter(|n| bytes.contains(&mark(*n))).collect();
     assert_eq!(found, (0..200).filter(|n| n % 3 == 0).collect::<Vec<_>>());
-    assert_eq!(catalog.expunged(last).expect("noted").len(), removed.len());
-    assert_eq!(catalog.to_expunge(i64::MAX).expect("read"), None);
+    let gone = catalog.expunged(last).expect("read");
+    assert_eq!(gone.len(), removed.len());
+    // They are not done again, and remembered until their receipts say so.
+    assert_eq!(catalog.to_expunge(i64::MAX, last).expect("read"), None);
+    catalog.forget_deletions(&gone[1..]).expect("noted");
+    assert_eq!(catalog.expunged(last).expect("read"), gone[..1]);
+    catalog.forget_deletions(&gone).expect("noted");
+    assert_eq!(catalog.to_expunge(i64::MAX, 0).expect("read"), None);
+}
+
+#[test]
+fn what_was_to_be_deleted_when_a_later_write_came_first_goes_from_the_files_too() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let catalog = open(folder.path());
+    let first = catalog.receive(&upsert("a", None, "one"), None, 1).expect("received").seq;
+    store(&catalog, first, "one");
+    let delete = Operation::Delete { id: DocumentId::parse("a").expect("an id"), revision: None };
+    let deleted = catalog.receive(&delete, None, 2).expect("received").seq;
+    let second = catalog.receive(&upsert("a", None, "two"), None, 3).expect("received").seq;
+    store(&catalog, second, "two");
+    assert!(catalog.operation(deleted).expect("read").is_none() && catalog.outcome(deleted).expect("read").is_none());
+    catalog.purge(u64::MAX >> 1).expect("purged");
+    let commit = catalog.to_expunge(i64::MAX, 0).expect("read").expect("a commit");
+    assert_eq!(catalog.expunged(commit).expect("read"), [deleted]);
+}
+
+#[test]
+fn a_deletion_that_is_not_due_is_not_expunged_with_one_that_is() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let catalog = open(folder.path());
+    let deleted = |id: &str, at_ms| {
+        let receipt = catalog.receive(&upsert(id, None, "one two"), None, 1).expect("received");
+        store(&catalog, receipt.seq, "one two");
+        let delete = Operation::Delete { id: DocumentId::parse(id).expect("an id"), revision: None };
+        let seq = catalog.receive(&delete, None, at_ms).expect("received").seq;
+        (seq, catalog.store_delete(seq, at_ms).expect("deleted").expect("a commit"))
+    };
+    let (old, young) = (deleted("old", 10), deleted("young", 90));
+    catalog.purge(young.1).expect("purged");
+    let due = |at_ms| catalog.to_expunge(at_ms, 0).expect("read");
+    assert_eq!([due(9), due(10), due(89), due(90)], [None, Some(old.1), Some(old.1), Some(young.1)]);
+    assert_eq!(catalog.expunged(old.1).expect("read"), [old.0]);
+    catalog.forget_deletions(&[old.0]).expect("noted");
+    assert_eq!((due(89), due(90)), (None, Some(young.1)));
 }
 
 #[test]

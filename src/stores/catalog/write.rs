@@ -167,19 +167,19 @@ impl Catalog {
         })
     }
 
-    /// Where one of the deletions of which something may still be in the files was at this time or before: the commit up to
-    /// which nothing of them is left in the tables.
+    /// Of the deletions after the commit `since`, at this time or before, of which something may still be in the files: the
+    /// commit up to which nothing of them is left in the tables. Later ones wait for theirs: of them, the indexes may have
+    /// something under way.
     ///
     /// # Errors
     /// [`StoreError`]
-    pub fn to_expunge(&self, deleted_ms: i64) -> Result<Option<u64>, StoreError> {
+    pub fn to_expunge(&self, deleted_ms: i64, since: u64) -> Result<Option<u64>, StoreError> {
         let found: Option<i64> = self.read("look for deletions", |c| {
             c.prepare_cached(
-                "SELECT max(committed) FROM deletions
-                 WHERE (SELECT min(deleted_ms) FROM deletions) <= ?1
+                "SELECT max(committed) FROM deletions WHERE deleted_ms <= ?1 AND committed > ?2
                  AND NOT EXISTS (SELECT 1 FROM versions WHERE retired <= deletions.committed)",
             )?
-            .query_row([deleted_ms], |row| row.get(0))
+            .query_row([deleted_ms, since as i64], |row| row.get(0))
         })?;
         Ok(found.map(|commit| commit as u64))
     }
@@ -197,15 +197,27 @@ impl Catalog {
         Ok(busy == 0)
     }
 
-    /// Nothing is left in the files of the deletions up to this commit; gives their operations.
+    /// The operations of the deletions up to this commit: for when nothing of them is left in the files. They are remembered
+    /// until that is said ([`Catalog::forget_deletions`]).
     ///
     /// # Errors
     /// [`StoreError`]
     pub fn expunged(&self, commit: u64) -> Result<Vec<u64>, StoreError> {
-        self.write("note what is gone", |t| {
-            t.prepare_cached("DELETE FROM deletions WHERE committed <= ?1 RETURNING seq")?
+        self.read("look for what is gone", |c| {
+            c.prepare_cached("SELECT seq FROM deletions WHERE committed <= ?1 ORDER BY seq")?
                 .query_map([commit as i64], |row| Ok(row.get::<_, i64>(0)? as u64))?
                 .collect()
+        })
+    }
+
+    /// Forgets deletions of which nothing is left in the files.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn forget_deletions(&self, seqs: &[u64]) -> Result<(), StoreError> {
+        self.write("note what is gone", |t| {
+            let mut forget = t.prepare_cached("DELETE FROM deletions WHERE seq = ?1")?;
+            seqs.iter().try_for_each(|seq| forget.execute([*seq as i64]).map(drop))
         })
     }
 
@@ -411,7 +423,15 @@ pub(super) fn note_visible(t: &Transaction<'_>, visible: &BTreeMap<u64, i64>) ->
 fn settle(t: &Transaction<'_>, seq: u64, state: i64, reason: Option<&str>, now_ms: i64) -> rusqlite::Result<()> {
     t.prepare_cached("UPDATE operations SET state = ?2, reason = ?3, settled_ms = ?4, content = NULL WHERE seq = ?1")?
         .execute(params![seq as i64, state, reason, now_ms])?;
-    // Earlier operations on the document that were never begun are void now.
+    // Earlier operations on the document that were never begun are void now. What they were to delete is to go all the same.
+    if state == STORED {
+        t.prepare_cached(
+            "INSERT OR IGNORE INTO deletions
+             SELECT seq, (SELECT value FROM counters WHERE name = 'commit'), ?2 FROM operations
+             WHERE seq < ?1 AND document = (SELECT document FROM operations WHERE seq = ?1) AND kind = ?3 AND state = ?4",
+        )?
+        .execute(params![seq as i64, now_ms, DELETE, RECEIVED])?;
+    }
     t.prepare_cached(&format!(
         "DELETE FROM operations WHERE seq < ?1 AND document = (SELECT document FROM operations WHERE seq = ?1) AND ?2 = ?3 AND NOT {UNBURIED}"
     ))?

@@ -12,8 +12,8 @@ mod tests;
 mod vectors;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, RwLock};
 use rayon::prelude::*;
@@ -65,6 +65,9 @@ pub enum Plan {
 
 /// Calls what it is given with the live chunks; see [`VectorIndex::compact`].
 pub type WithLive<'a> = dyn Fn(&mut dyn FnMut(&RoaringBitmap)) + 'a;
+
+/// A graph that had a tombstone when it was looked; see [`VectorIndex::with_tombstones`].
+pub struct Stale(Weak<Segment>);
 
 /// What a rebuild did.
 #[derive(Debug, Clone)]
@@ -122,8 +125,11 @@ impl VectorIndex {
             None
         });
         let mut applied = manifest.as_ref().map_or(0, |manifest| manifest.applied);
-        for dumped in manifest.into_iter().flat_map(|manifest| manifest.segments) {
-            match Segment::load(folder, &dumped) {
+        let dumped = manifest.map_or_else(Vec::new, |manifest| manifest.segments);
+        // Most of a start is this, and a segment is read by one thread.
+        let loaded: Vec<_> = dumped.into_par_iter().map(|dumped| (Segment::load(folder, &dumped), dumped)).collect();
+        for (segment, dumped) in loaded {
+            match segment {
                 Ok(segment) => {
                     let size = segment.len();
                     saved.push((Arc::new(segment), size, dumped));
@@ -264,28 +270,61 @@ impl VectorIndex {
     /// Rebuilds the graph with the largest share of tombstones, if that is above the limit: moves its live chunks into
     /// the open graph, and drops it. Takes seconds to minutes; searches and inserts go on.
     ///
-    /// With `all`, the limit is one tombstone.
-    ///
     /// `with_live` calls what it is given with the live chunks, while none that is in a graph can become live: once to
     /// choose, and once to drop the old graph.
-    pub fn compact(&self, all: bool, with_live: &WithLive<'_>) -> Option<CompactReport> {
+    pub fn compact(&self, with_live: &WithLive<'_>) -> Option<CompactReport> {
         let mut chosen = None;
-        with_live(&mut |live| chosen = self.choose(all, live));
+        with_live(&mut |live| chosen = self.choose(live));
         let (old, keep) = chosen?;
+        Some(self.move_all(&old, &keep, with_live))
+    }
+
+    /// The graphs that have a tombstone now, for [`VectorIndex::rebuild`]; the open one is the last. To be begun with that
+    /// one: what is moved out of the others then goes into the one that follows it, and is moved once.
+    pub fn with_tombstones(&self, with_live: &WithLive<'_>) -> Vec<Stale> {
+        let mut stale = Vec::new();
+        with_live(&mut |live| {
+            let _writing = self.writing.lock();
+            let segments = self.segments.read();
+            let some = segments.iter().filter(|segment| dead(segment, live) > 0);
+            stale = some.map(|segment| Stale(Arc::downgrade(segment))).collect();
+        });
+        stale
+    }
+
+    /// Rebuilds a graph without its tombstones, whatever their share, as [`VectorIndex::compact`] does. None where it is
+    /// gone already.
+    pub fn rebuild(&self, stale: &Stale, with_live: &WithLive<'_>) -> Option<CompactReport> {
+        let old = stale.0.upgrade()?;
+        let mut keep = None;
+        with_live(&mut |live| {
+            let _writing = self.writing.lock();
+            let mut segments = self.segments.write();
+            if segments.iter().any(|segment| Arc::ptr_eq(segment, &old)) {
+                self.close(&mut segments, &old);
+                keep = Some(old.rows().chunks() & live);
+            }
+        });
+        Some(self.move_all(&old, &keep?, with_live))
+    }
+
+    /// Moves what is to be kept of a closed segment, and what becomes live of it meanwhile, to where there is room, and
+    /// drops it.
+    fn move_all(&self, old: &Arc<Segment>, keep: &RoaringBitmap, with_live: &WithLive<'_>) -> CompactReport {
         let (rows, mut kept) = (old.rows(), 0);
-        let vectors: Vec<(ChunkId, &[f32])> = rows.of(&keep).collect();
+        let vectors: Vec<(ChunkId, &[f32])> = rows.of(keep).collect();
         for some in vectors.chunks(MOVED_AT_ONCE) {
             let _writing = self.writing.lock();
-            kept += self.move_from(&old, some);
+            kept += self.move_from(old, some);
         }
         with_live(&mut |live| {
             let _writing = self.writing.lock();
             // What has become live meanwhile; mostly nothing.
-            let late: Vec<(ChunkId, &[f32])> = rows.of(&(live - &keep)).collect();
-            kept += self.move_from(&old, &late);
-            self.segments.write().retain(|segment| !Arc::ptr_eq(segment, &old));
+            let late: Vec<(ChunkId, &[f32])> = rows.of(&(live - keep)).collect();
+            kept += self.move_from(old, &late);
+            self.segments.write().retain(|segment| !Arc::ptr_eq(segment, old));
         });
-        Some(CompactReport { kept, dropped: old.len().saturating_sub(kept) })
+        CompactReport { kept, dropped: old.len().saturating_sub(kept) }
     }
 
     /// Moves chunks of a segment to where there is room; returns how many no other segment had.
@@ -304,23 +343,26 @@ impl VectorIndex {
     }
 
     /// The segment to rebuild, closed, and its live chunks.
-    fn choose(&self, all: bool, live: &RoaringBitmap) -> Option<(Arc<Segment>, RoaringBitmap)> {
+    fn choose(&self, live: &RoaringBitmap) -> Option<(Arc<Segment>, RoaringBitmap)> {
         let _writing = self.writing.lock();
         let mut segments = self.segments.write();
-        let dead = |segment: &Segment| segment.len() - segment.rows().chunks().intersection_len(live);
-        let share = |segment: &Segment| dead(segment) as f32 / segment.len().max(1) as f32;
+        let share = |segment: &Segment| dead(segment, live) as f32 / segment.len().max(1) as f32;
         let worst = segments.iter().max_by(|a, b| share(a).total_cmp(&share(b))).cloned()?;
-        let all_dead = dead(&worst) == worst.len();
-        let worth_it = share(&worst) > self.options.rebuild_share && (dead(&worst) >= FEW_TOMBSTONES || all_dead);
-        if dead(&worst) == 0 || !(all || worth_it) {
+        let tombstones = dead(&worst, live);
+        let enough = tombstones >= FEW_TOMBSTONES || tombstones == worst.len();
+        if tombstones == 0 || !enough || share(&worst) <= self.options.rebuild_share {
             return None;
         }
-        if segments.last().is_some_and(|last| Arc::ptr_eq(last, &worst)) {
-            // Closed to inserts from here on: what is rebuilt must not grow.
-            segments.push(Arc::new(Segment::empty(&self.options)));
-        }
+        self.close(&mut segments, &worst);
         let keep = worst.rows().chunks() & live;
         Some((worst, keep))
+    }
+
+    /// Closes a segment to inserts, if it is the open one: what is rebuilt must not grow.
+    fn close(&self, segments: &mut Vec<Arc<Segment>>, old: &Arc<Segment>) {
+        if segments.last().is_some_and(|last| Arc::ptr_eq(last, old)) {
+            segments.push(Arc::new(Segment::empty(&self.options)));
+        }
     }
 
     /// Writes what has changed since the last save, for the catalog's commit `applied`. Inserts wait meanwhile.
@@ -393,4 +435,9 @@ impl VectorIndex {
             memory_bytes: chunks.len() * point as u64,
         }
     }
+}
+
+/// How many of a segment's chunks are not live.
+fn dead(segment: &Segment, live: &RoaringBitmap) -> u64 {
+    segment.len() - segment.rows().chunks().intersection_len(live)
 }

@@ -302,22 +302,49 @@ fn a_rebuild_drops_the_dead_of_one_graph_and_keeps_the_live() {
     insert(&index, 0..2500);
     let live = set(600..2500);
     // Below the share in the other graphs: nothing to do there.
-    let report = index.compact(false, &always(live.clone())).unwrap();
+    let report = index.compact(&always(live.clone())).unwrap();
     assert_eq!((report.kept, report.dropped), (400, 600));
     assert_eq!(index.chunks(), live);
-    assert!(index.compact(false, &always(live.clone())).is_none());
+    assert!(index.compact(&always(live.clone())).is_none());
     assert_eq!(index.search(&vector(700), 10, &live, Plan::Exact).unwrap(), brute_force(&vector(700), 10, &live));
     // The open one, and one that is dead as a whole.
     let live = set(1000..2100);
-    while index.compact(false, &always(live.clone())).is_some() {}
+    while index.compact(&always(live.clone())).is_some() {}
     index.save(1).unwrap();
     drop(index);
     let index = open(folder.path(), options());
     assert!(live.is_subset(&index.chunks()));
     assert_eq!(index.search(&vector(1700), 10, &live, Plan::Auto).unwrap(), brute_force(&vector(1700), 10, &live));
-    assert!(index.compact(false, &always(set([]))).is_some());
-    while index.compact(false, &always(set([]))).is_some() {}
+    assert!(index.compact(&always(set([]))).is_some());
+    while index.compact(&always(set([]))).is_some() {}
     assert!(index.chunks().is_empty());
+}
+
+#[test]
+fn of_the_graphs_that_had_tombstones_each_is_rebuilt_once_whatever_dies_meanwhile() {
+    let folder = tempfile::tempdir().unwrap();
+    let index = open(folder.path(), options());
+    insert(&index, 0..2500);
+    // One in the first and one in the open graph; not enough for a rebuild by itself.
+    let live = std::cell::RefCell::new(set((0..2500).filter(|n| *n != 7 && *n != 2400)));
+    let with_live = |work: &mut dyn FnMut(&RoaringBitmap)| work(&live.borrow());
+    assert!(index.compact(&with_live).is_none());
+    let mut stale = index.with_tombstones(&with_live);
+    assert_eq!(stale.len(), 2);
+    // One that had none then is left alone.
+    live.borrow_mut().remove(1500);
+    let open_one = stale.pop().unwrap();
+    assert_eq!(index.rebuild(&open_one, &with_live).map(|report| (report.kept, report.dropped)), Some((499, 1)));
+    assert!(index.rebuild(&open_one, &with_live).is_none(), "it is gone");
+    // What was moved already, and dies after that, is not moved again.
+    live.borrow_mut().remove(2300);
+    let report = index.rebuild(&stale.pop().unwrap(), &with_live);
+    assert_eq!(report.map(|report| (report.kept, report.dropped)), Some((999, 1)));
+    assert_eq!(index.chunks(), set((0..2500).filter(|n| *n != 7 && *n != 2400)));
+    assert_eq!(index.with_tombstones(&with_live).len(), 2);
+    index.save(1).unwrap();
+    drop(index);
+    assert_eq!(open(folder.path(), options()).chunks(), set((0..2500).filter(|n| *n != 7 && *n != 2400)));
 }
 
 #[test]
@@ -330,7 +357,7 @@ fn steady_replacement_does_not_pile_up_graphs() {
         live.insert_range(round * 300..(round + 1) * 300);
         // An unlucky choice for any one graph: some of each survive for long.
         live = live.iter().filter(|n| (n * 7 + round) % 3 != 0 || n % 50 == 0).collect();
-        index.compact(false, &always(live.clone()));
+        index.compact(&always(live.clone()));
         let stats = index.stats(&live);
         assert!(live.is_subset(&index.chunks()));
         assert!(stats.segments as u64 <= 3 + stats.points / 1000, "{stats:?}");
@@ -344,7 +371,7 @@ fn what_becomes_live_during_a_rebuild_is_kept() {
     let index = open(folder.path(), options());
     insert(&index, 0..1000);
     let calls = std::cell::Cell::new(0);
-    let report = index.compact(false, &|work| {
+    let report = index.compact(&|work| {
         calls.set(calls.get() + 1);
         work(&if calls.get() == 1 { set(0..500) } else { set(0..550) });
     });
@@ -381,7 +408,7 @@ fn searches_beside_inserts_rebuilds_and_saves_give_only_what_is_allowed() {
             .collect();
         for round in 0..10 {
             insert(&index, 3000 + round * 100..3100 + round * 100);
-            index.compact(false, &always(&allowed | set(3000..3100 + round * 100)));
+            index.compact(&always(&allowed | set(3000..3100 + round * 100)));
             index.save(u64::from(round)).unwrap();
         }
         done.store(true, Ordering::Relaxed);
@@ -433,7 +460,7 @@ proptest! {
                     next += count;
                 }
                 Step::Remove(chunks) => chunks.iter().for_each(|chunk| { live.remove(chunk); }),
-                Step::Compact => { index.compact(false, &always(set(live.keys().copied()))); }
+                Step::Compact => { index.compact(&always(set(live.keys().copied()))); }
                 Step::Reopen => {
                     index.save(n as u64).unwrap();
                     drop(index);

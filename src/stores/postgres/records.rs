@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{Postgres, clean, clean_json};
 use crate::stores::StoreError;
-use crate::stores::records::{Kind, Records};
+use crate::stores::records::{Kind, Place, Records};
 
 const DOING: &str = "keep records";
 
@@ -90,6 +90,29 @@ impl Records for Postgres {
         self.read(DOING, move |client| {
             Box::pin(async move {
                 let rows = client.query("SELECT id, record FROM records WHERE kind = $1", &[&kind.name()]).await?;
+                Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+            })
+        })
+        .await
+    }
+
+    async fn newest(
+        &self,
+        kind: Kind,
+        before: Option<&Place>,
+        limit: usize,
+    ) -> Result<Vec<(String, Value)>, StoreError> {
+        self.prepare_records().await?;
+        let (at_ms, id) = before.map_or((i64::MAX, String::new()), |before| (before.at_ms as i64, clean(&before.id)));
+        let limit = limit as i64;
+        self.read(DOING, move |client| {
+            let id = id.clone();
+            Box::pin(async move {
+                let at = "coalesce((record->>'at_ms')::bigint, 0)";
+                let sql = format!(
+                    "SELECT id, record FROM records WHERE kind = $1 AND ({at}, id) < ($2, $3) ORDER BY {at} DESC, id DESC LIMIT $4"
+                );
+                let rows = client.query(sql.as_str(), &[&kind.name(), &at_ms, &id, &limit]).await?;
                 Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
             })
         })

@@ -143,6 +143,72 @@ fn a_change_that_failed_can_be_applied_again_and_adds_nothing_twice() {
     assert_eq!((index.num_docs(), index.applied().unwrap()), (2, 2));
 }
 
+/// Writes anew what is to be written anew, and removes what is left of it.
+fn rid(index: &mut LexicalIndex) {
+    until(|| index.rewrite());
+    index.apply(&[], &set([]), 99).unwrap();
+    until(|| index.collect());
+}
+
+fn until(mut done: impl FnMut() -> Result<bool, StoreError>) {
+    let began = std::time::Instant::now();
+    while !done().unwrap() {
+        assert!(began.elapsed().as_secs() < 60, "it takes too long");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
+
+/// How many deleted chunks are in the files still, by segment.
+fn deleted(index: &LexicalIndex) -> Vec<u32> {
+    let metas = index.index.searchable_segment_metas().unwrap();
+    let mut deleted: Vec<u32> = metas.iter().map(SegmentMeta::num_deleted_docs).collect();
+    deleted.sort_unstable();
+    deleted
+}
+
+/// Two segments of 50 chunks each: too few to be merged by themselves, and a deleted one is too few as well.
+fn two_segments(folder: &Path) -> LexicalIndex {
+    let mut index = open(folder);
+    for part in 0..2 {
+        let entries: Vec<_> = (0..50).map(|n| entry(part * 50 + n, &format!("word{n}"))).collect();
+        index.apply(&entries, &set([]), 1).unwrap();
+    }
+    index
+}
+
+#[test]
+fn the_segments_that_had_something_deleted_are_written_anew_and_others_are_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut index = two_segments(folder.path());
+    index.apply(&[], &set([7]), 2).unwrap();
+    index.rewrite().unwrap();
+    // What is deleted meanwhile is for the next time.
+    index.apply(&[], &set([77]), 3).unwrap();
+    rid(&mut index);
+    assert_eq!(deleted(&index), [0, 1]);
+    assert!(index.strangers().unwrap().is_empty());
+    rid(&mut index);
+    assert_eq!((deleted(&index), index.num_docs()), (vec![0, 0], 98));
+}
+
+#[test]
+fn where_another_merge_took_a_segment_what_came_of_it_is_written_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut index = two_segments(folder.path());
+    index.apply(&[], &set([7]), 2).unwrap();
+    let metas = index.index.searchable_segment_metas().unwrap();
+    index.expunging = Some(Expunging::of(&metas));
+    let all: Vec<SegmentId> = metas.iter().map(SegmentMeta::id).collect();
+    drop(metas);
+    index.writer.as_mut().unwrap().merge(&all).wait().unwrap();
+    // As what the merge did not know of yet when it ended.
+    index.apply(&[], &set([77]), 3).unwrap();
+    assert_eq!(deleted(&index), [1]);
+    rid(&mut index);
+    assert_eq!((deleted(&index), index.num_docs()), (vec![0], 98));
+    assert!(index.strangers().unwrap().is_empty());
+}
+
 #[test]
 fn whatever_is_damaged_the_index_opens_whole_or_empty() {
     let original = tempfile::tempdir().unwrap();

@@ -35,7 +35,8 @@ pub(super) fn addresses() -> Vec<Address> {
                 `[answer] model_name` answers from the documents, and puts `sources` beside `choices`; every other one in \
                 `/v1/models` answers by itself. Members that OpenAI has and this service does not are ignored where they change \
                 nothing in the answer, and refused otherwise.\n\n\
-                With `stream`, the answer comes in chunks as server-sent events without a name, and `[DONE]` after the last.";
+                With `stream`, the answer comes in chunks as server-sent events without a name, and `[DONE]` after the last. One that fails \
+                ends with an event that has an `error`, and without `[DONE]`.";
     let head = |object: &str| {
         json!({
             "id": "chatcmpl-0193a1b2c3d47e5f8a9b0c1d2e3f4a5b", "object": object, "created": 1_764_000_000, "model": "answerd",
@@ -268,7 +269,8 @@ pub struct ChatPromptUsage {
     pub cached_tokens: usize,
 }
 
-/// What stands in an event of a stream: more of an answer, or what went wrong with it. After the last there is `[DONE]`.
+/// What stands in an event of a stream: more of an answer, or what went wrong with it. After the last there is `[DONE]`, but not after an
+/// error.
 #[derive(Serialize, ToSchema)]
 #[serde(untagged)]
 #[schema(as = ChatCompletionEvent)]
