@@ -93,6 +93,8 @@ async fn user_and_token_open_the_connection_and_wrong_ones_are_told_without_the_
     }
     let options = ConnectOptions::with_user_and_password("answerd".into(), "secret".into());
     takes_events(&nats, &home, "nats.user=answerd\nnats.password=secret", options.clone()).await.kill();
+    let mut nats = Nats::absent(&["--user", "answerd", "--pass", "secret"]);
+    nats.run().await;
     takes_events(&nats, &Home::new(), &named(&nats, "answerd:secret"), options).await.kill();
 
     let mut nats = Nats::absent(&["--auth", "s3cr3t"]);

@@ -257,7 +257,7 @@ async fn keys_are_made_listed_and_revoked_and_only_their_hash_is_kept() {
         }
     }
     assert_eq!(json!(paged), json!(newest));
-    problem(&root.get("/admin/audit?before=yesterday").await, 400, "invalid-request");
+    problem(&root.get("/admin/audit?before=yesterday").await, 422, "invalid-request");
 
     // The secret is in no file, and in no log.
     let secret = root.key.rsplit('_').next().expect("a secret").to_owned();

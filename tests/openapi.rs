@@ -342,7 +342,7 @@ async fn nothing_that_the_reference_allows_or_forbids_is_answered_otherwise_than
         Err(_) => {
             run(&["--phases", "examples,fuzzing,stateful", "--max-examples", "10"]);
             // These are more than ten thousand, and come in the same order each time.
-            run(&["--phases", "coverage", "--workers", "4", "--max-time", "40"]);
+            run(&["--phases", "coverage", "--max-time", "40"]);
         }
     }
     // It is as well as before.

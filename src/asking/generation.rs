@@ -79,8 +79,13 @@ impl Run {
             ticket,
             span: span.clone(),
         };
-        if let Err(error) = self.leave.pool.generate(generate).instrument(span).await {
-            tracing::warn!(%error, "a generation failed");
+        match self.leave.pool.generate(generate).instrument(span).await {
+            Ok(_) => {}
+            // A model's server may quote the prompt in what it says: that is for who asked. Its status is in the log.
+            Err(ServiceError::Invalid(_) | ServiceError::Unavailable { .. }) => {
+                tracing::warn!("a generation failed; who asked is told why");
+            }
+            Err(error) => tracing::warn!(%error, "a generation failed"),
         }
     }
 

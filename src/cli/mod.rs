@@ -240,6 +240,9 @@ async fn execute(cli: Cli) -> Result<(), String> {
     }
 }
 
+/// How long a connection may take from being accepted to being served.
+const HANDING_OVER: Duration = Duration::from_millis(500);
+
 /// How long the ends of answers that are cut short may take to their readers.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -285,8 +288,12 @@ async fn serve(config: Config, path: Option<PathBuf>, level: LogLevel) -> Result
     std::fs::write(&address_file, address.to_string())
         .map_err(|error| format!("cannot write {}: {error}", address_file.display()))?;
     let server = crate::web::serve(Arc::clone(&app), listener).map_err(not_served)?;
-    // Both listen now; who is being answered by the first one is answered.
-    actix_rt::spawn(no_more.stop(true));
+    // Both listen now. Who was taken by the first one is answered by it: a connection on its way to its worker would be cut.
+    actix_rt::spawn(async move {
+        no_more.pause().await;
+        actix_rt::time::sleep(HANDING_OVER).await;
+        no_more.stop(true).await;
+    });
     let announcing = Arc::clone(&app);
     let handle = server.handle();
     let (failed, why) = tokio::sync::oneshot::channel();
