@@ -399,7 +399,10 @@ impl App {
     pub fn degraded(&self) -> Vec<String> {
         let events = self.events.iter().flat_map(|events| {
             let absent = events.trouble().map(|why| format!("no events from NATS: {why}"));
-            absent.into_iter().chain(events.held_up())
+            // Why they wait may name documents: that is for the administrators' page.
+            let waiting = events.waiting();
+            let waiting = (waiting > 0).then(|| format!("{waiting} events wait to be tried again"));
+            absent.into_iter().chain(waiting)
         });
         let redis = self.redis.iter().filter_map(|redis| redis.trouble());
         let store = self.library.store.trouble();

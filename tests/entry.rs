@@ -55,11 +55,18 @@ async fn pages_of_the_sites_that_are_named_may_call_and_of_no_others() {
     assert_eq!(header(&refused, "access-control-allow-origin"), None);
     problem(&common::outcome(refused).await, 403, "other-site");
     // Browsers ask for no leave to open a WebSocket: the service looks itself.
-    for (origin, opens) in [(PAGE, true), (server.base.as_str(), true), ("https://elsewhere.example.com", false)] {
-        let mut request = format!("{}/v1/ws", server.base.replace("http://", "ws://")).into_client_request().unwrap();
+    for (path, origin, opens) in [
+        ("/v1/ws", PAGE, true),
+        ("/v1/ws", server.base.as_str(), true),
+        ("/v1/ws", "https://elsewhere.example.com", false),
+        // Written otherwise, it is the same.
+        ("/v1/w%73", server.base.as_str(), true),
+        ("/v1/w%73", "https://elsewhere.example.com", false),
+    ] {
+        let mut request = format!("{}{path}", server.base.replace("http://", "ws://")).into_client_request().unwrap();
         request.headers_mut().insert("origin", origin.parse().unwrap());
         request.headers_mut().insert("authorization", format!("Bearer {key}").parse().unwrap());
-        assert_eq!(connect_async(request).await.is_ok(), opens, "{origin}");
+        assert_eq!(connect_async(request).await.is_ok(), opens, "{path} {origin}");
     }
 }
 

@@ -8,7 +8,8 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 
 fn setup(nats: &Nats) -> Setup {
-    Setup { settings: nats.settings(), ..Setup::default() }
+    let settings = format!("{}\nfetch.buckets=answerd-documents, files, none", nats.settings());
+    Setup { settings, ..Setup::default() }
 }
 
 #[tokio::test]
@@ -122,13 +123,14 @@ async fn poison_goes_to_the_dead_letters_once_with_its_reason_and_the_rest_goes_
     publish(&bus, "binary", "upserted", "2", &[("content-type", "text/plain")], "a\0\u{1}\u{2}b\0\0").await;
     publish(&bus, "nothing", "upserted", "3", &[], "").await;
     publish(&bus, "astray", "upserted", "4", &[("ce-dataref", "nats-object://none/x")], "").await;
+    publish(&bus, "foreign", "upserted", "6", &[("ce-dataref", "nats-object://private/x")], "").await;
     bus.publish("documents.wiki.upserted", "no event".into()).await.expect("published").await.expect("stored");
     publish(&bus, "good", "upserted", "5", &[], "fine").await;
     publish(&bus, "binary", "upserted", "2", &[("content-type", "text/plain")], "a\0\u{1}\u{2}b\0\0").await;
     all_taken(&server, &bus).await;
     assert_eq!(server.text("good").await.as_deref(), Some("fine"));
     let dead_letters = async || server.get("/admin/status").await.1["events"]["dead_letters"].clone();
-    server.until("they are counted", async || dead_letters().await == 5).await;
+    server.until("they are counted", async || dead_letters().await == 6).await;
     assert!(server.log_text().contains("went to the dead letters") && !server.log_text().contains("whole number"));
 
     let output = |args: &[&str]| {
@@ -137,8 +139,15 @@ async fn poison_goes_to_the_dead_letters_once_with_its_reason_and_the_rest_goes_
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
     let list = output(&["dlq", "list"]);
-    assert_eq!(list.lines().count(), 5, "{list}");
-    for reason in ["whole number", "declared as text/plain", "no content", "no bucket none", "docs/events.md"] {
+    assert_eq!(list.lines().count(), 6, "{list}");
+    for reason in [
+        "whole number",
+        "declared as text/plain",
+        "no content",
+        "no bucket none",
+        "private is not among",
+        "docs/events.md",
+    ] {
         assert!(list.contains(reason), "{reason} is not in\n{list}");
     }
     let number = list.lines().find(|line| line.contains("whole number")).unwrap().split_whitespace().next().unwrap();
@@ -152,13 +161,22 @@ async fn poison_goes_to_the_dead_letters_once_with_its_reason_and_the_rest_goes_
     let number = list.lines().find(|line| line.contains("no bucket none")).unwrap().split_whitespace().next().unwrap();
     output(&["dlq", "retry", number]);
     server.until("the document", async || server.text("astray").await.as_deref() == Some("found")).await;
-    assert_eq!(output(&["dlq", "list"]).lines().count(), 4);
+    assert_eq!(output(&["dlq", "list"]).lines().count(), 5);
     let audit = output(&["audit"]);
     let notes: Vec<Value> = audit.lines().map(|note| serde_json::from_str(note).expect("JSON")).collect();
     let retried: Vec<_> = notes.iter().filter(|note| note["act"] == "dead-letter.retry").collect();
     assert_eq!(retried.len(), 1, "{audit}");
     assert_eq!((&retried[0]["by"], &retried[0]["about"]["id"]), (&json!("command line"), &json!(number)), "{audit}");
-    server.until("what an operator took out is counted no more", async || dead_letters().await == 4).await;
+    server.until("what an operator took out is counted no more", async || dead_letters().await == 5).await;
+
+    // A link is no way into another bucket.
+    let private = async_nats::jetstream::object_store::Config { bucket: "private".into(), ..Default::default() };
+    let private = bus.create_object_store(private).await.expect("a bucket");
+    let object = private.put("x", &mut "not theirs".as_bytes()).await.expect("an object");
+    store.add_link("way", &object).await.expect("a link");
+    publish(&bus, "linked", "upserted", "7", &[("ce-dataref", "nats-object://none/way")], "").await;
+    server.until("it is refused", async || output(&["dlq", "list"]).matches("private is not among").count() == 2).await;
+    assert_eq!(server.text("linked").await, None);
 }
 
 /// Answerd dies when an event has failed and is not with the dead letters, and a later one on its document is stored.

@@ -61,6 +61,32 @@ async fn what_happens_to_files_happens_to_documents() {
     assert!(server.found("albatross", "lexical").await.is_empty());
 }
 
+#[cfg(unix)]
+#[tokio::test]
+async fn links_are_not_followed_out_of_the_folder() {
+    let (watched, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let folder = watched.path();
+    write(elsewhere.path(), "secret.md", "The salamander is secret.");
+    write(folder, "a.md", "The aardvark eats ants.");
+    let link = |to: &Path, name: &str| std::os::unix::fs::symlink(to, folder.join(name)).unwrap();
+    link(elsewhere.path(), "before");
+    let home = Home::new();
+    let setup = Setup { folder: Some(folder.to_owned()), ..Setup::default() };
+    let server = home.serve(&setup).await;
+    until_ids(&server, &["a.md"]).await;
+    // While it is watched, to a folder and to a file; and what comes there after.
+    link(elsewhere.path(), "after");
+    link(&elsewhere.path().join("secret.md"), "file.md");
+    write(elsewhere.path(), "later.md", "The salamander is secret still.");
+    write(folder, "b.md", "The badger digs.");
+    until_ids(&server, &["a.md", "b.md"]).await;
+    // What was a document goes where it becomes one.
+    fs::remove_file(folder.join("a.md")).unwrap();
+    link(&elsewhere.path().join("secret.md"), "a.md");
+    until_ids(&server, &["b.md"]).await;
+    assert!(server.found("salamander", "lexical").await.is_empty());
+}
+
 #[tokio::test]
 async fn what_changed_while_nobody_watched_is_found_at_the_next_start() {
     let watched = tempfile::tempdir().unwrap();

@@ -6,6 +6,8 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -170,9 +172,10 @@ impl Watch {
         Ok(seen)
     }
 
-    /// The files at or below a path that are documents.
+    /// The files at or below a path that are documents. Links are none, and lead to none: who may write here could have files
+    /// shown that are kept elsewhere.
     fn files(&self, path: &Path) -> Vec<PathBuf> {
-        if !self.is_document_path(path) && path != self.root {
+        if path != self.root && !(self.is_document_path(path) && self.is_without_links(path)) {
             return Vec::new();
         }
         walkdir::WalkDir::new(path)
@@ -188,6 +191,12 @@ impl Watch {
     /// Whether a path is inside the folder with no hidden part.
     fn is_document_path(&self, path: &Path) -> bool {
         path.strip_prefix(&self.root).is_ok_and(|inside| !inside.iter().any(is_hidden))
+    }
+
+    /// Whether no part of a path inside the folder is a link.
+    fn is_without_links(&self, path: &Path) -> bool {
+        let inside = path.strip_prefix(&self.root).unwrap_or(path);
+        self.root.canonicalize().is_ok_and(|root| path.canonicalize().is_ok_and(|real| real == root.join(inside)))
     }
 
     /// The id of the document that a file is: its path in the folder, with `/`.
@@ -257,7 +266,8 @@ impl Watch {
                 let below = everything || document.id == id || document.id.starts_with(&format!("{id}/"));
                 let ours = document.metadata.get(FOLDER_KEY) == Some(&self.mark());
                 let inside = document.id.strip_prefix(&self.config.prefix).unwrap_or(&document.id);
-                if below && ours && !self.root.join(inside).is_file() {
+                let is_there = self.root.join(inside).symlink_metadata().is_ok_and(|file| file.is_file());
+                if below && ours && !is_there {
                     let Ok(id) = DocumentId::parse(&document.id) else { continue };
                     self.submit(Operation::Delete { id, revision: None }).await?;
                     gone += 1;
@@ -294,9 +304,17 @@ fn is_hidden(name: &OsStr) -> bool {
 }
 
 fn read_file(path: &Path, limit: usize) -> Result<Vec<u8>, String> {
-    let size = std::fs::metadata(path).map_err(|error| error.to_string())?.len();
+    let mut options = File::options();
+    options.read(true);
+    // One that has become a link since it was found is not followed.
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, libc::O_NOFOLLOW);
+    let file = options.open(path).map_err(|error| error.to_string())?;
+    let size = file.metadata().map_err(|error| error.to_string())?.len();
     if size > limit as u64 {
         return Err(format!("it has {size} bytes, the limit is {limit} ([ingest] max_document_bytes)"));
     }
-    std::fs::read(path).map_err(|error| error.to_string())
+    let mut content = Vec::with_capacity(size as usize);
+    file.take(limit as u64).read_to_end(&mut content).map_err(|error| error.to_string())?;
+    Ok(content)
 }

@@ -69,8 +69,13 @@ impl SourceState {
         told.or_else(|| self.bus.load().as_ref().and_then(|bus| bus.trouble()))
     }
 
+    /// How many events that have arrived are held up.
+    pub fn waiting(&self) -> usize {
+        self.at_work.lock().values().filter(|event| event.held_up.is_some()).count()
+    }
+
     /// What holds events up that have arrived.
-    pub fn held_up(&self) -> Option<String> {
+    fn held_up(&self) -> Option<String> {
         let at_work = self.at_work.lock();
         let mut reasons = at_work.values().filter_map(|event| event.held_up.as_ref());
         let first = reasons.next()?;

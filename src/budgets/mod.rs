@@ -168,7 +168,8 @@ impl Budgets {
         // In a task of its own: who asked may leave while Redis takes it, and the reservation then ends with the task.
         match handle.spawn(reserving).await {
             Ok(reserved) => reserved,
-            Err(error) => std::panic::resume_unwind(error.into_panic()),
+            // It panicked, or the process ends.
+            Err(error) => Err(ServiceError::Internal(format!("a budget could not be asked: {error}"))),
         }
     }
 

@@ -105,6 +105,9 @@ impl Default for NatsConfig {
     }
 }
 
+/// The bucket that `answerd publish` puts documents into that are larger than a message may be.
+pub const DOCUMENTS_BUCKET: &str = "answerd-documents";
+
 /// `[fetch]`: the content of documents that is not in their events, but at an HTTP(S) address of the service that owns
 /// them (`dataref`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
@@ -117,6 +120,9 @@ pub struct FetchConfig {
     /// Call these hosts also where they stand for addresses of this machine or of a private network.
     #[garde(skip)]
     pub allow_private: bool,
+    /// Buckets of the NATS object store that documents may be in, with commas between them.
+    #[garde(length(max = 16_384))]
+    pub buckets: String,
     /// Time for one document, in seconds; then it is tried again.
     #[garde(range(min = 1, max = 3600))]
     pub timeout_s: u64,
@@ -133,11 +139,23 @@ impl FetchConfig {
     pub fn hosts(&self) -> Vec<String> {
         self.hosts.split(',').map(str::trim).filter(|host| !host.is_empty()).map(str::to_owned).collect()
     }
+
+    /// Whether documents may be in this bucket.
+    pub fn allows_bucket(&self, bucket: &str) -> bool {
+        self.buckets.split(',').any(|known| known.trim() == bucket)
+    }
 }
 
 impl Default for FetchConfig {
     fn default() -> Self {
-        Self { hosts: String::new(), allow_private: false, timeout_s: 30, concurrency: 8, tls_ca_file: PathBuf::new() }
+        Self {
+            hosts: String::new(),
+            allow_private: false,
+            buckets: DOCUMENTS_BUCKET.to_owned(),
+            timeout_s: 30,
+            concurrency: 8,
+            tls_ca_file: PathBuf::new(),
+        }
     }
 }
 

@@ -39,7 +39,7 @@ use garde::Validate;
 
 pub use self::budgets::{BudgetConfig, BudgetsConfig};
 pub use self::cache::{CacheConfig, RedisConfig};
-pub use self::events::{FetchConfig, NatsConfig};
+pub use self::events::{DOCUMENTS_BUCKET, FetchConfig, NatsConfig};
 pub use self::identity::{IdentityConfig, JwtConfig};
 pub use self::live::{Change, Live, is_reloadable, reloadable};
 pub use self::models::{ChatModelConfig, Engine, ModelsConfig, UpstreamConfig};

@@ -132,7 +132,8 @@ pub struct ServerConfig {
     #[garde(range(min = 1024, max = 131_072))]
     pub max_header_bytes: usize,
     /// Other sites whose pages may call from a browser, as `https://intranet.example.com`; each is one that the keys of its
-    /// users are safe with.
+    /// users are safe with. And where there is no identity, names under which the service itself may be called, beside
+    /// addresses and `localhost`.
     #[garde(custom(origins))]
     pub allowed_origins: Vec<String>,
     /// Time a client has to send the head of a request, in milliseconds.

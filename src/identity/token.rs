@@ -11,7 +11,7 @@ use tokio::sync::Mutex;
 
 use super::claims::{self, key_set, named};
 use super::{Caller, Refused};
-use crate::config::Live;
+use crate::config::{Live, without_credentials};
 use crate::http::client_builder;
 
 /// The least time between two readings of the keys, whatever the tokens say.
@@ -103,26 +103,29 @@ impl Tokens {
                 let base = config.issuer.trim_end_matches('/');
                 let found = self.fetch(&format!("{base}/.well-known/openid-configuration")).await?;
                 let address = found["jwks_uri"].as_str().map(str::to_owned);
-                address.ok_or_else(|| format!("{base} says nothing of its keys (jwks_uri)"))?
+                address.ok_or_else(|| format!("{} says nothing of its keys (jwks_uri)", without_credentials(base)))?
             }
             address => address.to_owned(),
         };
         let found = self.fetch(&address).await?;
-        let keys = Arc::new(key_set(found).map_err(|error| format!("{address} gives no keys: {error}"))?);
+        let keys = Arc::new(
+            key_set(found).map_err(|error| format!("{} gives no keys: {error}", without_credentials(&address)))?,
+        );
         self.keys.store(Some(Arc::clone(&keys)));
         Ok(keys)
     }
 
     async fn fetch(&self, address: &str) -> Result<Value, String> {
-        let failed = |error: reqwest::Error| format!("{address}: {error}");
+        let shown = without_credentials(address);
+        let failed = |error: reqwest::Error| format!("{shown}: {}", error.without_url());
         let mut response = self.http.get(address).send().await.and_then(|r| r.error_for_status()).map_err(failed)?;
         let mut bytes = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(failed)? {
             bytes.extend_from_slice(&chunk);
             if bytes.len() > MOST_BYTES {
-                return Err(format!("{address} gives more than {MOST_BYTES} bytes"));
+                return Err(format!("{shown} gives more than {MOST_BYTES} bytes"));
             }
         }
-        serde_json::from_slice(&bytes).map_err(|error| format!("{address} gives no JSON: {error}"))
+        serde_json::from_slice(&bytes).map_err(|error| format!("{shown} gives no JSON: {error}"))
     }
 }

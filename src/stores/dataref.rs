@@ -107,7 +107,8 @@ impl Datarefs {
             None if dataref.starts_with("http://") || dataref.starts_with("https://") => self.http(dataref).await?,
             None => {
                 return DatarefError::refused(format!(
-                    "its `dataref` is {dataref:?}: it must begin with https://, http:// or {OBJECT_SCHEME}"
+                    "its `dataref` begins with {:?}: it must begin with https://, http:// or {OBJECT_SCHEME}",
+                    shown(dataref).split("://").next().unwrap_or_default()
                 ));
             }
         };
@@ -134,7 +135,15 @@ impl Datarefs {
                 false => DatarefError::Unavailable(reason),
             });
         };
+        // It is read with the service's own rights, which may go further than those of who publishes.
+        let within = |bucket: &str| match self.config.fetch.allows_bucket(bucket) {
+            true => Ok(()),
+            false => DatarefError::refused(format!("the bucket {bucket} is not among [fetch] buckets")),
+        };
+        within(bucket)?;
         let object = bus.object(bucket, name).await?;
+        // A link may lead into another one.
+        within(&object.info().bucket)?;
         let size = object.info().size;
         self.within_limit(size)?;
         let room = self.make_room(size).await;
@@ -147,7 +156,8 @@ impl Datarefs {
 
     async fn http(&self, dataref: &str) -> Result<Content, DatarefError> {
         let url = Url::parse(dataref).map_err(|error| {
-            DatarefError::Refused(format!("its `dataref` {:?} is no address: {error}", shown(dataref)))
+            // As it cannot be read, nobody knows what of it is secret.
+            DatarefError::Refused(format!("its `dataref` is no address: {error}"))
         })?;
         let shown = shown(dataref);
         self.rules.check(&url).map_err(|error| DatarefError::Refused(error.0))?;

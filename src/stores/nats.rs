@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use percent_encoding::percent_decode_str;
 
 use super::dataref::{DatarefError, OBJECT_SCHEME};
-use crate::config::{NatsConfig, without_credentials};
+use crate::config::{DOCUMENTS_BUCKET, NatsConfig, without_credentials};
 
 /// Subjects of dead letters begin so; the collection follows.
 pub const DEAD_LETTER_PREFIX: &str = "answerd.dlq";
@@ -37,8 +37,6 @@ pub const FETCHING: usize = 1000;
 /// In a consumer's metadata: the catalog that it fills.
 const CATALOG: &str = "answerd-catalog";
 
-/// The bucket of the object store that [`Bus::put_object`] fills.
-const BUCKET: &str = "answerd-documents";
 /// What is put before the name of a header of a dead letter that would tell a server something.
 const ASIDE: &str = "Answerd-";
 /// The header of a dead letter that is without its content, with how many bytes that had.
@@ -485,16 +483,17 @@ impl Bus {
     /// # Errors
     /// In words for the operator.
     pub async fn put_object(&self, name: &str, mut content: &[u8]) -> Result<String, String> {
-        let doing = format!("put {name} into the bucket {BUCKET}");
-        let store = match self.jetstream.get_object_store(BUCKET).await {
+        let doing = format!("put {name} into the bucket {DOCUMENTS_BUCKET}");
+        let store = match self.jetstream.get_object_store(DOCUMENTS_BUCKET).await {
             Ok(store) => store,
             Err(_) => {
-                let bucket = object_store::Config { bucket: BUCKET.to_owned(), ..object_store::Config::default() };
+                let bucket =
+                    object_store::Config { bucket: DOCUMENTS_BUCKET.to_owned(), ..object_store::Config::default() };
                 self.jetstream.create_object_store(bucket).await.map_err(|error| failed(&doing, error))?
             }
         };
         store.put(name, &mut content).await.map_err(|error| failed(&doing, error))?;
-        Ok(format!("{OBJECT_SCHEME}{BUCKET}/{name}"))
+        Ok(format!("{OBJECT_SCHEME}{DOCUMENTS_BUCKET}/{name}"))
     }
 
     /// Opens an object of the object store, to be read.

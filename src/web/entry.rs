@@ -13,7 +13,6 @@ use url::Url;
 
 use super::auth::in_its_form;
 use super::error::{Kind, Problem};
-use super::ws;
 use crate::app::App;
 use crate::config::ServerConfig;
 
@@ -94,7 +93,7 @@ pub async fn refuse_other_sites<B: MessageBody + 'static>(
             );
         }
         // What only reads may come from anywhere: its response is for nobody else. A WebSocket does more, and says it is a GET.
-        let reads = request.method().is_safe() && request.path() != ws::PATH;
+        let reads = request.method().is_safe() && !request.headers().contains_key(header::UPGRADE);
         (!reads && is_of_another_site(request.headers(), allowed_origins)).then_some(
             "a page of another site sent the request: its Origin is not this service's, and not one of [server] \
              allowed_origins",

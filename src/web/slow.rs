@@ -29,7 +29,7 @@ pub async fn limit_body(
     let has = |name: header::HeaderName| request.headers().contains_key(name);
     // With an upgrade, all that follows is a body to the parser, whatever the address.
     let body = (has(header::CONTENT_LENGTH) || has(header::TRANSFER_ENCODING) || has(header::UPGRADE))
-        && request.path() != ws::PATH;
+        && request.match_info().as_str() != ws::PATH;
     let seconds = request.app_data::<web::Data<App>>().map(|app| app.config().server.body_timeout_s);
     if let Some(seconds) = seconds.filter(|_| body) {
         let late = move |()| {
