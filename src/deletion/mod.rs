@@ -3,7 +3,7 @@
 //! A deletion is an operation on the store like any other, whoever asked for it (HTTP, an event, a watched folder). Once it is
 //! carried out, nothing finds the document; what was made of it before is still about: evidence and answers in the cache of
 //! this process and of others, in Redis, answers that can be read again, what people thought of them. All of that names the
-//! revisions of documents it rests on ([`RestsOn`]), and is forgotten here ([`Deletions::carried_out`]).
+//! revisions of documents it rests on ([`RestsOn`](crate::answer::evidence::RestsOn)), and is forgotten here ([`Deletions::carried_out`]).
 //!
 //! | file | what |
 //! | --- | --- |
