@@ -97,7 +97,11 @@ fn check_claims(claims: &Map<String, Value>) {
 fn check_record(record: &KeyRecord) {
     let again = serde_json::to_string(record).expect("JSON");
     assert_eq!(serde_json::from_str::<KeyRecord>(&again).ok().as_ref(), Some(record));
+    assert!(serde_json::json!(record.key).get("hash").is_none());
     assert!(!record.is_opened_by(""), "of which nobody knows the secret");
-    assert_eq!(record.out_of_force(u64::MAX).is_some(), record.revoked_ms.is_some() || record.expires_ms.is_some());
+    assert_eq!(
+        record.out_of_force(u64::MAX).is_some(),
+        record.key.revoked_ms.is_some() || record.key.expires_ms.is_some()
+    );
     assert_eq!(record.caller().sight.sees(&Default::default()), true);
 }

@@ -195,8 +195,8 @@ impl Watch {
 
     /// Whether no part of a path inside the folder is a link.
     fn is_without_links(&self, path: &Path) -> bool {
-        let inside = path.strip_prefix(&self.root).unwrap_or(path);
-        self.root.canonicalize().is_ok_and(|root| path.canonicalize().is_ok_and(|real| real == root.join(inside)))
+        // The root itself is without any.
+        path.canonicalize().is_ok_and(|real| real == path)
     }
 
     /// The id of the document that a file is: its path in the folder, with `/`.

@@ -150,21 +150,16 @@ impl Intake {
     /// Carries one operation out, however often it takes. Whether it could be.
     async fn see_through(&self, seq: u64) -> bool {
         let max_attempts = self.library.config().ingest.max_attempts;
-        let mut failures = 0;
-        for round in 0u32.. {
+        let (mut failures, mut round) = (0, 0u32);
+        let reason = loop {
             let reason = match self.workers.ask_patiently(Process { seq }).await {
                 Ok(()) => return true,
-                Err(DoorError::Failed(ProcessError::Unfit(reason))) => {
-                    self.give_up(seq, reason).await;
-                    return false;
-                }
+                Err(DoorError::Failed(ProcessError::Unfit(reason))) => break reason,
                 // A panic may be the document's fault: it gets a limited number of tries.
                 Err(error @ (DoorError::Panicked { .. } | DoorError::Failed(ProcessError::Suspect(_)))) => {
                     failures += 1;
                     if failures >= max_attempts {
-                        let reason = format!("it failed {failures} times; the last time: {error}");
-                        self.give_up(seq, reason).await;
-                        return false;
+                        break format!("it failed {failures} times; the last time: {error}");
                     }
                     error.to_string()
                 }
@@ -173,7 +168,9 @@ impl Intake {
             tracing::warn!(reason, "will be tried again");
             let pause = Duration::from_millis(50).saturating_mul(1 << round.min(12)).min(LONGEST_PAUSE);
             actix_rt::time::sleep(pause).await;
-        }
+            round = round.saturating_add(1);
+        };
+        self.give_up(seq, reason).await;
         false
     }
 

@@ -10,6 +10,7 @@ use rust_stemmers::{Algorithm, Stemmer};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::log::Source;
 use super::prompt::{PROMPT_VERSION, render_passage};
 use crate::models::Sampling;
 use crate::models::chat::Message;
@@ -71,6 +72,11 @@ impl RestsOn {
         hash.update(document.as_bytes());
         let [a, b, c, d, e, f, g, h, ..] = <[u8; 32]>::from(hash.finalize());
         Self { document: u64::from_be_bytes([a, b, c, d, e, f, g, h]), revision }
+    }
+
+    /// What a source of an answer is of, in the store with this id.
+    pub fn source(store: &str, source: &Source) -> Self {
+        Self::new(store, &source.document_id, source.revision)
     }
 
     /// All that these passages of one store are of, each document once.

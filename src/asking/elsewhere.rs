@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::shelf::{self, Shelf};
 use crate::answer::evidence::{Level, RestsOn};
-use crate::answer::log::{AnswerLog, Bounds, Event, Reader, Source, Stopped, Writer};
+use crate::answer::log::{AnswerLog, Bounds, Event, Reader, Stopped, Writer};
 use crate::config::Live;
 use crate::deletion::{Deletions, shared};
 use crate::error::ServiceError;
@@ -194,8 +194,7 @@ impl Elsewhere {
         for event in events {
             if let Event::Sources { sources, .. } = &**event {
                 let store = self.deletions.store();
-                let one = |source: &Source| RestsOn::new(store, &source.document_id, source.revision);
-                let documents: Vec<RestsOn> = sources.iter().map(one).collect();
+                let documents: Vec<RestsOn> = sources.iter().map(|source| RestsOn::source(store, source)).collect();
                 shared::note(&self.redis, Level::Stream, list, &documents, bounds.time + self.keep() + ALIVE).await?;
             }
         }

@@ -40,7 +40,7 @@ impl Shelved {
 /// Withdraws an answer that rests on a deleted document of the store with this id; gives that.
 pub(super) fn withdraw(log: &AnswerLog, store: &str, is_deleted: &impl Fn(&RestsOn) -> bool) -> Option<u64> {
     let deleted = log.find_source(|source| {
-        let one = RestsOn::new(store, &source.document_id, source.revision);
+        let one = RestsOn::source(store, source);
         is_deleted(&one).then_some(one.document)
     })?;
     log.withdraw(super::problem(ServiceError::DocumentDeleted));

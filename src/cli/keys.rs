@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::actors::stats::now_ms;
 use crate::config::Config;
 use crate::identity::Scope;
-use crate::identity::key::NewKey;
+use crate::identity::key::{KeyRecord, NewKey};
 use crate::identity::keyring::Keyring;
 use crate::stores::records;
 
@@ -53,7 +53,7 @@ pub async fn run(config: Config, what: Keys) -> Result<(), String> {
                 expires_ms: days.map(|days| now_ms() + u64::from(days) * day),
             };
             let (record, key) = keyring.create(new, "command line").await.map_err(|error| error.to_string())?;
-            eprintln!("made the key {} for {}; it is shown this once:", record.id, record.name);
+            eprintln!("made the key {} for {}; it is shown this once:", record.key.id, record.key.name);
             println!("{key}");
         }
         Keys::List => {
@@ -61,19 +61,21 @@ pub async fn run(config: Config, what: Keys) -> Result<(), String> {
             if keys.is_empty() {
                 println!("no API keys");
             }
-            for key in keys {
+            for record in keys {
+                let key = &record.key;
                 let scopes: Vec<&str> = key.scopes.iter().map(|scope| scope.name()).collect();
                 let groups = match (key.sees_all, key.groups.is_empty()) {
                     (true, _) => "sees everything".to_owned(),
                     (false, true) => "no groups".to_owned(),
                     (false, false) => key.groups.iter().cloned().collect::<Vec<_>>().join(","),
                 };
-                let state = key.out_of_force(now_ms()).map_or("in force", |why| why.trim_start_matches("the API key "));
+                let state =
+                    record.out_of_force(now_ms()).map_or("in force", |why| why.trim_start_matches("the API key "));
                 println!("{}  {}  {groups}  {state}  {}", key.id, scopes.join(","), key.name);
             }
         }
         Keys::Revoke { id } => match keyring.revoke(&id, "command line").await.map_err(|error| error.to_string())? {
-            Some(key) => println!("the key {} of {} is revoked", key.id, key.name),
+            Some(KeyRecord { key, .. }) => println!("the key {} of {} is revoked", key.id, key.name),
             None => return Err(format!("there is no API key {id}; `answerd keys list` shows them")),
         },
     }

@@ -158,8 +158,7 @@ impl Deletions {
     /// The store was told to carry a deletion out: `served` is what it served until then. Whether it has is looked at here:
     /// where its answer was lost, it may have.
     pub fn carried_out(&self, seq: u64, revision: u64, document: String, served: Option<Served>) {
-        let had = had(served, revision);
-        self.begin(Work { document, seq, revision, had, deleted_ms: now_ms(), unwritten: None, tries: 0 });
+        self.begin(Work::new(document, seq, revision, had(served, revision)));
     }
 
     /// The store has nothing to do for an operation any more. Where that is a deletion with a note, what the note says is

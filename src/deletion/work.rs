@@ -47,6 +47,13 @@ pub(super) struct Work {
     pub tries: u32,
 }
 
+impl Work {
+    /// One that was not begun.
+    pub fn new(document: String, seq: u64, revision: u64, had: Option<Had>) -> Self {
+        Self { document, seq, revision, had, deleted_ms: now_ms(), unwritten: None, tries: 0 }
+    }
+}
+
 /// How far the store is with a deletion.
 enum Stage {
     /// It is not done, or cannot be asked for.
@@ -129,15 +136,9 @@ impl Deletions {
     /// Does what a note says.
     pub(super) fn take_up(&self, note: &Value) {
         let (Some(seq), Some(document)) = (note["seq"].as_u64(), note["document_id"].as_str()) else { return };
-        self.begin(Work {
-            document: document.to_owned(),
-            seq,
-            revision: note["revision"].as_u64().unwrap_or(0),
-            had: serde_json::from_value(note["had"].clone()).ok(),
-            deleted_ms: now_ms(),
-            unwritten: None,
-            tries: 0,
-        });
+        let (revision, had) =
+            (note["revision"].as_u64().unwrap_or(0), serde_json::from_value(note["had"].clone()).ok());
+        self.begin(Work::new(document.to_owned(), seq, revision, had));
     }
 
     /// How far the store is with a deletion now.

@@ -36,30 +36,38 @@ pub struct NewKey {
     pub expires_ms: Option<u64>,
 }
 
-/// A key as it is kept.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KeyRecord {
-    /// What names it; no secret.
+/// An API key, without what it opens with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Key {
+    /// What names it.
     pub id: String,
-    /// See [`NewKey::name`].
+    /// For whom or what it is.
     pub name: String,
-    /// SHA-256 of the secret.
-    #[serde(with = "hex::serde")]
-    pub hash: [u8; 32],
-    /// See [`NewKey::scopes`].
+    /// What its holder may do.
     pub scopes: BTreeSet<Scope>,
-    /// See [`NewKey::groups`].
+    /// The groups of its holder.
     pub groups: BTreeSet<String>,
-    /// See [`NewKey::sees_all`].
+    /// Whether its holder sees every document.
     pub sees_all: bool,
     /// When it was made, in milliseconds since the Unix epoch.
     pub created_ms: u64,
     /// Who made it.
     pub created_by: String,
-    /// See [`NewKey::expires_ms`].
+    /// Until when it is in force, in milliseconds since the Unix epoch.
     pub expires_ms: Option<u64>,
     /// Since when it is out of force.
     pub revoked_ms: Option<u64>,
+}
+
+/// A key as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyRecord {
+    /// What may be told of it.
+    #[serde(flatten)]
+    pub key: Key,
+    /// SHA-256 of the secret.
+    #[serde(with = "hex::serde")]
+    pub hash: [u8; 32],
 }
 
 impl NewKey {
@@ -86,19 +94,10 @@ impl NewKey {
         random(&mut secret)?;
         let (id, secret) = (hex::encode(id), hex::encode(secret));
         let key = format!("{KEY_PREFIX}{id}_{secret}");
-        let record = KeyRecord {
-            id,
-            name: self.name,
-            hash: hash(&secret),
-            scopes: self.scopes,
-            groups: self.groups,
-            sees_all: self.sees_all,
-            created_ms: now_ms,
-            created_by: created_by.to_owned(),
-            expires_ms: self.expires_ms,
-            revoked_ms: None,
-        };
-        Ok((record, key))
+        let Self { name, scopes, groups, sees_all, expires_ms } = self;
+        let (created_ms, created_by) = (now_ms, created_by.to_owned());
+        let told = Key { id, name, scopes, groups, sees_all, created_ms, created_by, expires_ms, revoked_ms: None };
+        Ok((KeyRecord { key: told, hash: hash(&secret) }, key))
     }
 }
 
@@ -110,47 +109,18 @@ impl KeyRecord {
 
     /// Why it is not in force; none where it is.
     pub fn out_of_force(&self, now_ms: u64) -> Option<&'static str> {
-        if self.revoked_ms.is_some() {
+        if self.key.revoked_ms.is_some() {
             return Some("the API key was revoked");
         }
-        self.expires_ms.filter(|expires| *expires <= now_ms).map(|_| "the API key has expired")
+        self.key.expires_ms.filter(|expires| *expires <= now_ms).map(|_| "the API key has expired")
     }
 
     /// Its holder.
     pub fn caller(&self) -> Caller {
-        let sight = if self.sees_all { Sight::All } else { Sight::Groups(self.groups.clone()) };
-        Caller { name: format!("key:{}", self.id).into(), scopes: self.scopes.clone().into(), sight: sight.into() }
+        let Key { id, scopes, groups, sees_all, .. } = &self.key;
+        let sight = if *sees_all { Sight::All } else { Sight::Groups(groups.clone()) };
+        Caller { name: format!("key:{id}").into(), scopes: scopes.clone().into(), sight: sight.into() }
     }
-
-    /// What may be told of it: everything but the hash.
-    pub fn describe(&self) -> Key {
-        let Self { id, name, hash: _, scopes, groups, sees_all, created_ms, created_by, expires_ms, revoked_ms } =
-            self.clone();
-        Key { id, name, scopes, groups, sees_all, created_ms, created_by, expires_ms, revoked_ms }
-    }
-}
-
-/// An API key, without what it opens with.
-#[derive(Serialize, ToSchema)]
-pub struct Key {
-    /// What names it.
-    pub id: String,
-    /// For whom or what it is.
-    pub name: String,
-    /// What its holder may do.
-    pub scopes: BTreeSet<Scope>,
-    /// The groups of its holder.
-    pub groups: BTreeSet<String>,
-    /// Whether its holder sees every document.
-    pub sees_all: bool,
-    /// When it was made, in milliseconds since the Unix epoch.
-    pub created_ms: u64,
-    /// Who made it.
-    pub created_by: String,
-    /// Until when it is in force, in milliseconds since the Unix epoch.
-    pub expires_ms: Option<u64>,
-    /// Since when it is out of force.
-    pub revoked_ms: Option<u64>,
 }
 
 /// The id and the secret of a key.
@@ -176,10 +146,11 @@ mod tests {
         let (record, key) = new().make("test", 10).expect("a key");
         let (other, _) = new().make("test", 10).expect("a key");
         let (id, secret) = parts(&key).expect("its parts");
-        assert_eq!(id, record.id);
+        assert_eq!(id, record.key.id);
         assert!(record.is_opened_by(secret) && !other.is_opened_by(secret) && !record.is_opened_by(""));
         let kept = serde_json::to_string(&record).expect("JSON");
-        assert!(!kept.contains(secret));
+        let told = serde_json::to_string(&record.key).expect("JSON");
+        assert!(!kept.contains(secret) && !told.contains("hash"));
     }
 
     #[test]
@@ -187,7 +158,7 @@ mod tests {
         let (mut record, _) = new().make("test", 10).expect("a key");
         assert_eq!(record.out_of_force(19), None);
         assert!(record.out_of_force(20).is_some_and(|why| why.contains("expired")));
-        record.revoked_ms = Some(11);
+        record.key.revoked_ms = Some(11);
         assert!(record.out_of_force(12).is_some_and(|why| why.contains("revoked")));
     }
 

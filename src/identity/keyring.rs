@@ -104,7 +104,8 @@ impl Keyring {
     async fn read(&self) -> Result<Arc<Known>, StoreError> {
         let _order = self.order.lock().await;
         let records = self.list().await?;
-        let keys = records.into_iter().map(|record| (record.id.clone(), (record.clone(), record.caller()))).collect();
+        let keys =
+            records.into_iter().map(|record| (record.key.id.clone(), (record.clone(), record.caller()))).collect();
         let known: Arc<Known> = Arc::new(keys);
         self.known.store(Some(Arc::clone(&known)));
         Ok(known)
@@ -120,7 +121,9 @@ impl Keyring {
         let keys: Result<Vec<KeyRecord>, _> =
             records.into_iter().map(|(_, record)| serde_json::from_value(record)).collect();
         let mut keys = keys.map_err(damaged)?;
-        keys.sort_by(|a, b| (a.created_ms, &a.id).cmp(&(b.created_ms, &b.id)));
+        keys.sort_by(|KeyRecord { key: a, .. }, KeyRecord { key: b, .. }| {
+            (a.created_ms, &a.id).cmp(&(b.created_ms, &b.id))
+        });
         Ok(keys)
     }
 
@@ -130,7 +133,7 @@ impl Keyring {
     /// Where it is not as a key must be, and those of the store.
     pub async fn create(&self, new: NewKey, by: &str) -> Result<(KeyRecord, String), ServiceError> {
         let (record, key) = new.make(by, now_ms()).map_err(ServiceError::Invalid)?;
-        self.audit.note(by, "key.create", json!(record.describe())).await?;
+        self.audit.note(by, "key.create", json!(record.key)).await?;
         self.put(&record).await?;
         Ok((record, key))
     }
@@ -140,17 +143,19 @@ impl Keyring {
     /// # Errors
     /// Those of the store.
     pub async fn revoke(&self, id: &str, by: &str) -> Result<Option<KeyRecord>, StoreError> {
-        let Some(mut record) = self.list().await?.into_iter().find(|record| record.id == id) else { return Ok(None) };
-        if record.revoked_ms.is_none() {
-            self.audit.note(by, "key.revoke", json!({ "id": id, "name": record.name })).await?;
-            record.revoked_ms = Some(now_ms());
+        let Some(mut record) = self.list().await?.into_iter().find(|record| record.key.id == id) else {
+            return Ok(None);
+        };
+        if record.key.revoked_ms.is_none() {
+            self.audit.note(by, "key.revoke", json!({ "id": id, "name": record.key.name })).await?;
+            record.key.revoked_ms = Some(now_ms());
             self.put(&record).await?;
         }
         Ok(Some(record))
     }
 
     async fn put(&self, record: &KeyRecord) -> Result<(), StoreError> {
-        self.records.put(Kind::Key, &record.id, &json!(record)).await?;
+        self.records.put(Kind::Key, &record.key.id, &json!(record)).await?;
         // At once here, and within a few seconds elsewhere.
         self.read().await.map(drop)
     }

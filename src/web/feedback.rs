@@ -89,7 +89,7 @@ async fn put(
     }
     // Of answers that were given: nobody fills the store with others.
     let log = find(&app, &id, &caller).await?;
-    let Said { text, sources, documents } = said(&log, app.deletions.store());
+    let Said { text, sources } = said(&log);
     let record = json!({
         "at_ms": now_ms(),
         "answer_id": log.id(),
@@ -103,7 +103,9 @@ async fn put(
     let name = name_of(log.id(), &caller);
     app.records.put(Record::Feedback, &name, &record).await.map_err(ServiceError::from)?;
     // After it is kept: what is deleted from here on finds it. The answer may be off the shelf by now, and not be withdrawn.
-    if log.is_withdrawn() || app.deletions.deleted.any(&documents) {
+    let deletions = &app.deletions;
+    let is_deleted = |source: &Source| deletions.deleted.has(&RestsOn::source(deletions.store(), source)).then_some(());
+    if log.find_source(is_deleted).is_some() || log.is_withdrawn() {
         app.records.remove(Record::Feedback, &name).await.map_err(ServiceError::from)?;
         return Err(ServiceError::DocumentDeleted.into());
     }
@@ -127,18 +129,14 @@ fn name_of(id: &str, caller: &Caller) -> String {
 struct Said {
     text: String,
     sources: Vec<Value>,
-    /// What it rests on.
-    documents: Vec<RestsOn>,
 }
 
-fn said(log: &AnswerLog, store: &str) -> Said {
-    let mut said = Said { text: String::new(), sources: Vec::new(), documents: Vec::new() };
+fn said(log: &AnswerLog) -> Said {
+    let mut said = Said { text: String::new(), sources: Vec::new() };
     for event in log.events(0, usize::MAX) {
         match &*event {
             Event::Token { text } => said.text.push_str(text),
             Event::Sources { sources, .. } => {
-                let rests_on = |source: &Source| RestsOn::new(store, &source.document_id, source.revision);
-                said.documents = sources.iter().map(rests_on).collect();
                 said.sources = sources
                     .iter()
                     .map(|source| json!({ "n": source.n, "document_id": source.document_id, "revision": source.revision, "start": source.start, "end": source.end }))

@@ -12,7 +12,7 @@ use super::error::{Kind, Problem};
 use crate::app::App;
 use crate::error::ServiceError;
 use crate::identity::Scope;
-use crate::identity::key::{Key, KeyRecord, NewKey};
+use crate::identity::key::{Key, NewKey};
 use crate::identity::keyring::Keyring;
 
 /// The addresses of this file.
@@ -79,13 +79,13 @@ fn keyring(app: &App) -> Result<&Keyring, Problem> {
 async fn list(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, Problem> {
     caller(&request, Scope::Admin)?;
     let keys = keyring(&app)?.list().await.map_err(ServiceError::from)?;
-    Ok(HttpResponse::Ok().json(Keys { keys: keys.iter().map(KeyRecord::describe).collect() }))
+    Ok(HttpResponse::Ok().json(Keys { keys: keys.into_iter().map(|record| record.key).collect() }))
 }
 
 async fn create(request: HttpRequest, app: web::Data<App>, new: web::Json<NewKey>) -> Result<HttpResponse, Problem> {
     let admin = caller(&request, Scope::Admin)?;
     let (record, key) = keyring(&app)?.create(new.into_inner(), &admin.name).await?;
-    Ok(HttpResponse::Created().json(NewKeyTold { key, of: record.describe() }))
+    Ok(HttpResponse::Created().json(NewKeyTold { key, of: record.key }))
 }
 
 async fn revoke(request: HttpRequest, app: web::Data<App>, id: web::Path<String>) -> Result<HttpResponse, Problem> {
