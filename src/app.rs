@@ -13,7 +13,7 @@ use actix::Arbiter;
 use serde_json::{Value, json};
 
 pub(crate) use self::opening::load_embedder;
-use self::opening::{open_cache, open_model, open_store};
+use self::opening::{Ahead, Opening, open_cache, open_model};
 pub use self::reloading::{Reload, Unloaded};
 pub use self::startup::Startup;
 pub use self::watching::{Told, Watching};
@@ -155,19 +155,23 @@ impl App {
     pub async fn start_with(live: Arc<Live>, parts: Parts, startup: Arc<Startup>) -> Result<Arc<Self>, String> {
         let config = live.now();
         let began = Instant::now();
-        let settings = Arc::clone(&config);
         startup.comes_to("the embedding model is being loaded");
+        let ahead = Ahead::begin(&config)?;
+        let settings = Arc::clone(&config);
         let model = blocking(move || {
             fail::fail_point!("start");
             load_embedder(&settings)
         });
         let model = model.await.map_err(|error| error.to_string())?;
         startup.comes_to("the store of the documents is being opened");
-        let (store, indexes) = open_store(&config, &*model).await?;
-        let library = Library::new(store, Arc::clone(&live));
+        let opening = Opening::begin(&config, &*model, ahead).await.map_err(|error| error.to_string())?;
         let records = records::open(&config)?;
         let identity = match config.identity.enabled {
             true => Some(Identity::start(&live, Arc::clone(&records))?),
+            false => None,
+        };
+        let redis = match config.redis.is_configured() && parts.chat {
+            true => Some(Arc::new(Redis::open(&config.redis)?)),
             false => None,
         };
 
@@ -191,6 +195,12 @@ impl App {
             })),
             &read,
         );
+        // Loaded while the graphs are read, and not before it is known that the rest can be used.
+        let models = parts
+            .chat
+            .then(|| Models(config.models.all().map(|model| open_model(&doors, &config, model, &read)).collect()));
+        let (store, indexes) = opening.end(&config).await?;
+        let library = Library::new(store, Arc::clone(&live));
         let keepers = match indexes {
             None => None,
             Some(indexes) => Some(Keepers {
@@ -210,10 +220,6 @@ impl App {
                 ),
                 indexes,
             }),
-        };
-        let redis = match config.redis.is_configured() && parts.chat {
-            true => Some(Arc::new(Redis::open(&config.redis)?)),
-            false => None,
         };
         let shelf = Arc::<Shelf>::default();
         let deletions = Deletions::start(Arc::clone(&library), Arc::clone(&records), Arc::clone(&shelf), redis.clone());
@@ -255,8 +261,7 @@ impl App {
             }
         });
         let stopping = tokio::sync::watch::Sender::new(false);
-        let asker = if parts.chat {
-            let models = Models(config.models.all().map(|model| open_model(&doors, &config, model, &read)).collect());
+        let asker = if let Some(models) = models {
             let ledger = Ledger::open(&config.data.dir, Arc::clone(&metrics))
                 .map_err(|error| format!("no usage can be recorded: {error}"))?;
             let shared =

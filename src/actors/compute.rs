@@ -42,14 +42,17 @@ impl Compute {
     }
 }
 
-/// Runs `work` on a thread that may block: the disk, mostly.
+/// Runs `work` on a thread that may block: the disk, mostly. It begins at once, not when it is waited for.
 ///
 /// # Cancel safety
 /// Work that has begun runs to its end; its result is dropped.
-pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(value) => value,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
+pub fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> impl Future<Output = T> + Send {
+    let result = tokio::task::spawn_blocking(work);
+    async {
+        match result.await {
+            Ok(value) => value,
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
     }
 }
 

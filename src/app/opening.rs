@@ -1,10 +1,13 @@
 //! Opens what the parts of the service work with: stores, models, and what is kept of answers.
 
+use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix::Arbiter;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -26,44 +29,34 @@ use crate::models::minilm::MiniLm;
 use crate::models::mistralrs::{MistralOptions, MistralRs};
 use crate::models::openai::{OpenAi, OpenAiOptions, RemoteEmbedder, Upstream};
 use crate::models::{self, Generator};
+use crate::stores::StoreError;
 use crate::stores::catalog::Catalog;
 use crate::stores::document_store::DocumentStore;
 use crate::stores::embedded::{Embedded, Indexes};
-use crate::stores::hnsw::{VectorIndex, VectorOptions};
+use crate::stores::hnsw::{SavedGraphs, VectorIndex, VectorOptions};
 use crate::stores::postgres::Postgres;
 use crate::stores::qdrant::Qdrant;
 use crate::stores::view::{DocumentTable, Views};
 
-/// Opens the store of the documents; with it the indexes, where they are in this process.
-pub(super) async fn open_store(
-    config: &Arc<Config>,
-    model: &dyn models::Embedder,
-) -> Result<(Arc<dyn DocumentStore>, Option<Arc<Indexes>>), String> {
-    match config.store.engine {
-        StoreEngine::Embedded => {
-            let indexes = open_indexes(Arc::clone(config), model).await?;
-            let searching = Compute::new("retriever", threads(0), false)?;
-            Ok((Arc::new(Embedded::new(Arc::clone(&indexes), searching)), Some(indexes)))
-        }
-        StoreEngine::Postgres => {
-            let store = Postgres::open(config, model.name(), model.dimensions()).await;
-            Ok((Arc::new(store.map_err(|error| error.to_string())?), None))
-        }
-        StoreEngine::Qdrant => {
-            let store = Qdrant::open(config, model.name(), model.dimensions()).await;
-            Ok((Arc::new(store.map_err(|error| error.to_string())?), None))
-        }
-    }
+type Graphs = BoxFuture<'static, Result<SavedGraphs, StoreError>>;
+
+/// The folder of an embedded store, which no other process has from now on, and its graphs on their way into memory: most of
+/// a start is this, and it needs nothing of what is loaded meanwhile.
+pub(super) struct Ahead {
+    lock: File,
+    graphs: Graphs,
 }
 
-async fn open_indexes(config: Arc<Config>, model: &dyn models::Embedder) -> Result<Arc<Indexes>, String> {
-    let (name, dimensions) = (model.name().to_owned(), model.dimensions());
-    blocking(move || {
-        let folder = &config.data.dir;
-        let catalog = Catalog::open(folder, &name, dimensions).map_err(|error| error.to_string())?;
+impl Ahead {
+    /// Begins to read what this process has of the documents, where it has them itself.
+    pub(super) fn begin(config: &Config) -> Result<Option<Self>, String> {
+        if config.store.engine != StoreEngine::Embedded {
+            return Ok(None);
+        }
+        let lock = Catalog::lock(&config.data.dir).map_err(|error| error.to_string())?;
         let index = &config.index;
         let options = VectorOptions {
-            dimensions,
+            dimensions: dimensions(config).map_err(|error| error.to_string())?,
             m: index.m,
             ef_construction: index.ef_construction,
             ef_search: index.ef_search,
@@ -71,25 +64,78 @@ async fn open_indexes(config: Arc<Config>, model: &dyn models::Embedder) -> Resu
             rebuild_share: index.rebuild_share,
             exact_below: index.exact_below,
         };
-        let (vectors, lost) = VectorIndex::open(&folder.join("vectors"), options).map_err(|error| error.to_string())?;
-        if let Some(reason) = lost {
-            tracing::warn!(reason, "vector graphs are made again from the catalog");
+        let folder = config.data.dir.join("vectors");
+        Ok(Some(Self { lock, graphs: blocking(move || SavedGraphs::read(&folder, options)).boxed() }))
+    }
+}
+
+/// A store of the documents that is open but for the graphs of the embedded one.
+pub(super) enum Opening {
+    Server(Arc<dyn DocumentStore>),
+    Embedded(Arc<Catalog>, Graphs),
+}
+
+impl Opening {
+    /// Opens the store, and finds whether it goes with the embedding model.
+    pub(super) async fn begin(
+        config: &Arc<Config>,
+        model: &dyn models::Embedder,
+        ahead: Option<Ahead>,
+    ) -> Result<Self, StoreError> {
+        let (name, dimensions) = (model.name().to_owned(), model.dimensions());
+        if let Some(Ahead { lock, graphs }) = ahead {
+            let config = Arc::clone(config);
+            let open = move || Catalog::open_locked(lock, &config.data.dir, &name, dimensions);
+            return Ok(Self::Embedded(Arc::new(blocking(open).await?), graphs));
         }
-        let counts = catalog.counts().map_err(|error| error.to_string())?;
-        Ok(Arc::new(Indexes {
-            catalog: Arc::new(catalog),
-            vectors: Arc::new(vectors),
-            documents: Arc::new(DocumentTable::default()),
-            views: Views::default(),
-            freshness: Freshness::new(counts.seq, []),
-            unpublished: parking_lot::Mutex::default(),
-            stored: tokio::sync::Notify::new(),
-            expunging: parking_lot::Mutex::default(),
-            changing: parking_lot::Mutex::default(),
-            config,
+        Ok(Self::Server(match config.store.engine {
+            StoreEngine::Qdrant => Arc::new(Qdrant::open(config, &name, dimensions).await?),
+            _ => Arc::new(Postgres::open(config, &name, dimensions).await?),
         }))
-    })
-    .await
+    }
+
+    /// The store, and with it the indexes, where they are in this process.
+    pub(super) async fn end(
+        self,
+        config: &Arc<Config>,
+    ) -> Result<(Arc<dyn DocumentStore>, Option<Arc<Indexes>>), String> {
+        let (catalog, graphs) = match self {
+            Self::Server(store) => return Ok((store, None)),
+            Self::Embedded(catalog, graphs) => (catalog, graphs),
+        };
+        let graphs = graphs.await.map_err(|error| error.to_string())?;
+        let settings = Arc::clone(config);
+        let open = move || {
+            let (vectors, lost) = VectorIndex::open(graphs)?;
+            if let Some(reason) = lost {
+                tracing::warn!(reason, "vector graphs are made again from the catalog");
+            }
+            let counts = catalog.counts()?;
+            Ok::<_, StoreError>(Arc::new(Indexes {
+                catalog,
+                vectors: Arc::new(vectors),
+                documents: Arc::new(DocumentTable::default()),
+                views: Views::default(),
+                freshness: Freshness::new(counts.seq, []),
+                unpublished: parking_lot::Mutex::default(),
+                stored: tokio::sync::Notify::new(),
+                expunging: parking_lot::Mutex::default(),
+                changing: parking_lot::Mutex::default(),
+                config: settings,
+            }))
+        };
+        let indexes = blocking(open).await.map_err(|error| error.to_string())?;
+        let searching = Compute::new("retriever", threads(0), false)?;
+        Ok((Arc::new(Embedded::new(Arc::clone(&indexes), searching)), Some(indexes)))
+    }
+}
+
+/// How long the vectors of the embedding model are.
+fn dimensions(config: &Config) -> Result<usize, models::ModelError> {
+    match config.embedding.engine {
+        EmbeddingEngine::MiniLm => MiniLm::dimensions_of(&config.embedding.model),
+        EmbeddingEngine::OpenAi => Ok(config.embedding.dimensions),
+    }
 }
 
 /// Loads the embedding model, or finds the way to it.

@@ -49,40 +49,17 @@ impl MiniLm {
         Self::try_load(folder).map_err(ModelError::Load)
     }
 
+    /// How long the vectors of the model in `folder` are, which its `config.json` says.
+    ///
+    /// # Errors
+    /// [`ModelError::Load`], as when it is loaded.
+    pub fn dimensions_of(folder: &Path) -> Result<usize, ModelError> {
+        read_config(folder).map(|config| config.hidden_size).map_err(ModelError::Load)
+    }
+
     fn try_load(folder: &Path) -> Result<Self, String> {
-        let read = |name: &str| {
-            let path = folder.join(name);
-            std::fs::read(&path).map_err(|error| {
-                format!(
-                    "cannot read the embedding model's {}: {error}. `make setup` fetches the default one; see [embedding] model.",
-                    path.display()
-                )
-            })
-        };
-        let damaged = |name: &str, error: String| {
-            format!("the embedding model's {} cannot be used: {error}", folder.join(name).display())
-        };
-        let config: BertConfig =
-            serde_json::from_slice(&read("config.json")?).map_err(|error| damaged("config.json", error.to_string()))?;
-        let sizes = [
-            config.hidden_size,
-            config.intermediate_size,
-            config.num_attention_heads,
-            config.num_hidden_layers,
-            config.max_position_embeddings,
-            config.vocab_size,
-        ];
-        if config.model_type != "bert" || config.hidden_act != "gelu" {
-            let found =
-                format!("it is a {} with {}, only bert with gelu is known", config.model_type, config.hidden_act);
-            return Err(damaged("config.json", found));
-        }
-        if sizes.iter().any(|size| !(1..=1 << 20).contains(size))
-            || config.max_position_embeddings < 8
-            || !config.hidden_size.is_multiple_of(config.num_attention_heads)
-        {
-            return Err(damaged("config.json", "its sizes do not make a model".to_owned()));
-        }
+        let config = read_config(folder)?;
+        let (read, damaged) = (|name| read(folder, name), |name, error| damaged(folder, name, error));
         let mut tokenizer = Tokenizer::from_bytes(read("tokenizer.json")?)
             .map_err(|error| damaged("tokenizer.json", error.to_string()))?;
         tokenizer.with_padding(None);
@@ -125,6 +102,46 @@ impl MiniLm {
         tokens.push(self.frame.1);
         Ok(tokens)
     }
+}
+
+fn read(folder: &Path, name: &str) -> Result<Vec<u8>, String> {
+    let path = folder.join(name);
+    std::fs::read(&path).map_err(|error| {
+        format!(
+            "cannot read the embedding model's {}: {error}. `make setup` fetches the default one; see [embedding] model.",
+            path.display()
+        )
+    })
+}
+
+fn damaged(folder: &Path, name: &str, error: String) -> String {
+    format!("the embedding model's {} cannot be used: {error}", folder.join(name).display())
+}
+
+/// What the model is like, where it is one that can be computed.
+fn read_config(folder: &Path) -> Result<BertConfig, String> {
+    const FILE: &str = "config.json";
+    let config: BertConfig =
+        serde_json::from_slice(&read(folder, FILE)?).map_err(|error| damaged(folder, FILE, error.to_string()))?;
+    let sizes = [
+        config.hidden_size,
+        config.intermediate_size,
+        config.num_attention_heads,
+        config.num_hidden_layers,
+        config.max_position_embeddings,
+        config.vocab_size,
+    ];
+    if config.model_type != "bert" || config.hidden_act != "gelu" {
+        let found = format!("it is a {} with {}, only bert with gelu is known", config.model_type, config.hidden_act);
+        return Err(damaged(folder, FILE, found));
+    }
+    if sizes.iter().any(|size| !(1..=1 << 20).contains(size))
+        || config.max_position_embeddings < 8
+        || !config.hidden_size.is_multiple_of(config.num_attention_heads)
+    {
+        return Err(damaged(folder, FILE, "its sizes do not make a model".to_owned()));
+    }
+    Ok(config)
 }
 
 impl Embedder for MiniLm {

@@ -98,7 +98,14 @@ impl Catalog {
     /// [`StoreError::Locked`] where another process has it, [`StoreError::Damaged`] where it cannot be
     /// trusted, [`StoreError::Full`] and [`StoreError::Failed`] as they come.
     pub fn open(folder: &Path, embedding: &str, dimensions: usize) -> Result<Self, StoreError> {
-        let lock = schema::lock(folder)?;
+        Self::open_locked(Self::lock(folder)?, folder, embedding, dimensions)
+    }
+
+    /// The same for whom has the [`lock`](Self::lock) of the folder already.
+    ///
+    /// # Errors
+    /// See [`Catalog::open`].
+    pub fn open_locked(lock: File, folder: &Path, embedding: &str, dimensions: usize) -> Result<Self, StoreError> {
         let path = folder.join("catalog.sqlite");
         let writer = schema::open_writer(&path)?;
         let id = setting(&writer, "id", &uuid::Uuid::now_v7().to_string())?;
@@ -119,7 +126,7 @@ impl Catalog {
     ///
     /// # Errors
     /// [`StoreError::Locked`] where another process has it.
-    pub(super) fn lock(folder: &Path) -> Result<File, StoreError> {
+    pub fn lock(folder: &Path) -> Result<File, StoreError> {
         schema::lock(folder)
     }
 

@@ -105,20 +105,28 @@ pub struct VectorIndex {
 /// What is on disk of which segment: the address of a segment is its identity, its size tells whether it grew.
 struct Saved(Vec<(Arc<Segment>, u64, Dumped)>);
 
-impl VectorIndex {
-    /// Opens the index in `folder`. What is missing or damaged is left out, and the second value says why: the
-    /// caller inserts again what [`VectorIndex::chunks`] lacks.
+/// The saved graphs in memory, before an index is made of them.
+pub struct SavedGraphs {
+    folder: PathBuf,
+    options: VectorOptions,
+    segments: Vec<(Arc<Segment>, u64, Dumped)>,
+    applied: u64,
+    /// Why something is missing.
+    trouble: Vec<String>,
+}
+
+impl SavedGraphs {
+    /// Reads what is in `folder`, which the caller has for itself, and changes nothing there. What is missing or damaged is
+    /// left out.
     ///
     /// # Errors
-    /// [`StoreError::Failed`] where the folder cannot be used at all, or the options make no graph.
-    pub fn open(folder: &Path, options: VectorOptions) -> Result<(Self, Option<String>), StoreError> {
+    /// [`StoreError::Failed`] with what is wrong about `options`.
+    pub fn read(folder: &Path, options: VectorOptions) -> Result<Self, StoreError> {
         // The library ends the process on some of these.
         if options.dimensions == 0 || !(2..=255).contains(&options.m) || options.segment_chunks == 0 {
             return Err(StoreError::Failed(format!("there is no vector graph with {options:?}")));
         }
-        std::fs::create_dir_all(folder)
-            .map_err(|error| StoreError::Failed(format!("cannot make {}: {error}", folder.display())))?;
-        let mut saved = Vec::new();
+        let mut segments = Vec::new();
         let mut trouble = Vec::new();
         let manifest = Manifest::read(folder, &options).unwrap_or_else(|reason| {
             trouble.push(reason);
@@ -126,13 +134,13 @@ impl VectorIndex {
         });
         let mut applied = manifest.as_ref().map_or(0, |manifest| manifest.applied);
         let dumped = manifest.map_or_else(Vec::new, |manifest| manifest.segments);
-        // Most of a start is this, and a segment is read by one thread.
+        // A segment is read by one thread.
         let loaded: Vec<_> = dumped.into_par_iter().map(|dumped| (Segment::load(folder, &dumped), dumped)).collect();
         for (segment, dumped) in loaded {
             match segment {
                 Ok(segment) => {
                     let size = segment.len();
-                    saved.push((Arc::new(segment), size, dumped));
+                    segments.push((Arc::new(segment), size, dumped));
                 }
                 Err(reason) => {
                     trouble.push(reason);
@@ -140,12 +148,26 @@ impl VectorIndex {
                 }
             }
         }
+        Ok(Self { folder: folder.to_owned(), options, segments, applied, trouble })
+    }
+}
+
+impl VectorIndex {
+    /// Opens the index of what was saved. What could not be read is left out, and the second value says why: the
+    /// caller inserts again what [`VectorIndex::chunks`] lacks.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`] where the folder cannot be made.
+    pub fn open(saved: SavedGraphs) -> Result<(Self, Option<String>), StoreError> {
+        let SavedGraphs { folder, options, segments, applied, trouble } = saved;
+        std::fs::create_dir_all(&folder)
+            .map_err(|error| StoreError::Failed(format!("cannot make {}: {error}", folder.display())))?;
         let index = Self {
-            folder: folder.to_owned(),
-            segments: RwLock::new(saved.iter().map(|(segment, ..)| Arc::clone(segment)).collect()),
+            folder,
+            segments: RwLock::new(segments.iter().map(|(segment, ..)| Arc::clone(segment)).collect()),
             options,
             applied: AtomicU64::new(applied),
-            writing: Mutex::new(Saved(saved)),
+            writing: Mutex::new(Saved(segments)),
         };
         index.remove_strays(&index.writing.lock());
         Ok((index, (!trouble.is_empty()).then(|| trouble.join("; "))))
