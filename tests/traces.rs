@@ -141,6 +141,44 @@ async fn an_event_goes_on_with_the_trace_of_its_publisher() {
 }
 
 #[tokio::test]
+async fn what_is_not_taken_is_told_on_and_begins_no_trace_further_on() {
+    let (home, collector, upstream) = (Home::new(), Collector::start(), Upstream::start(Script::paced(5, 1)));
+    let settings = format!("{}\n{}\ntraces.sample=0", chat_on(&[&upstream]), collector.settings());
+    let server = home.serve(&Setup { settings, ..Setup::default() }).await;
+    server.put_visible("leave.md", "# Leave\n\nEvery employee has 28 days of annual leave.").await;
+    let ask = async |traceparent: Option<&str>| {
+        let question = json!({ "question": format!("How many days of leave are there, {traceparent:?}?") });
+        let request = server.http.post(server.url("/v1/answers")).json(&question);
+        let request = traceparent.into_iter().fold(request, |request, value| request.header("traceparent", value));
+        assert_eq!(request.send().await.expect("a response").status(), StatusCode::OK);
+        let asked = upstream.asked().last().expect("it was asked").traceparent.clone().expect("a traceparent");
+        let parts: Vec<String> = asked.split('-').map(str::to_owned).collect();
+        let trace = parts[1].clone();
+        // The lines about the request, and those about its answer.
+        server
+            .until("the trace is in the log", async || server.log_text().contains(&format!("trace_id={trace}")))
+            .await;
+        (trace, parts[2].clone(), parts[3].clone())
+    };
+    let (own, _, flags) = ask(None).await;
+    assert_eq!((own.len(), flags.as_str()), (32, "00"));
+    let untaken = "4af7651916cd43dd8448eb211c80319c";
+    let told = ask(Some(&format!("00-{untaken}-{PARENT}-00"))).await;
+    assert_eq!(told, (untaken.to_owned(), PARENT.to_owned(), "00".to_owned()));
+    // Whoever came with one that is taken has it taken.
+    let (trace, parent, flags) = ask(Some(&traceparent(TRACE))).await;
+    assert_eq!((trace.as_str(), flags.as_str()), (TRACE, "01"));
+    assert_ne!(parent, PARENT);
+    collector.span("the request", |span| span.name == "POST /v1/answers").await;
+    assert!(server.stop().await.success());
+    let spans = collector.spans();
+    for name in ["POST /v1/answers", "answer", "chat far", "line", "prefill", "decode", "read/retriever"] {
+        assert!(spans.iter().any(|span| span.name == name), "no {name} in {spans:#?}");
+    }
+    assert!(spans.iter().all(|span| span.trace == TRACE), "{spans:#?}");
+}
+
+#[tokio::test]
 async fn a_line_of_the_log_says_which_request_answer_and_trace_it_is_about_and_nothing_of_what_was_asked() {
     let (home, collector, upstream) = (Home::new(), Collector::start(), Upstream::start(Script::paced(5, 1)));
     let settings = format!("{}\n{}\nlog.format=json", chat_on(&[&upstream]), collector.settings());

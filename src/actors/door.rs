@@ -25,6 +25,7 @@ use tracing::{Instrument, Span};
 
 use super::incidents::{Incidents, What};
 use super::stats::{ActorStatus, Cause, State, Stats};
+use crate::telemetry::trace;
 
 /// What one actor does.
 pub trait Role: Sized + Unpin + 'static {
@@ -221,13 +222,13 @@ impl<R: Role> Door<R> {
         // What the service does by itself, each second, is nobody's trace.
         let span = match Span::current().is_none() {
             true => Span::none(),
-            false => tracing::debug_span!(
+            false => trace::or_around(tracing::debug_span!(
                 "actor",
                 otel.name = self.name(),
                 waited_us = Empty,
                 otel.status_code = Empty,
                 otel.status_description = Empty
-            ),
+            )),
         };
         match addr {
             Some(addr) if addr.connected() => {

@@ -12,7 +12,6 @@ use opentelemetry::Context;
 use parking_lot::Mutex;
 use tracing::field::Empty;
 use tracing::{Instrument, Span};
-use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use super::document::{DocumentWorkers, Process, ProcessError};
 use super::door::{Door, DoorError, Factory, Role};
@@ -110,7 +109,7 @@ impl Intake {
 
     /// Sets an accepted operation on its way, in the trace of what it came with. Must be called on an arbiter.
     pub fn dispatch(self: &Arc<Self>, document: String, seq: u64) {
-        let context = Span::current().context();
+        let context = trace::of(&Span::current());
         {
             let mut lines = self.lines.lock();
             if let Some(line) = lines.get_mut(&document) {
@@ -127,9 +126,10 @@ impl Intake {
             let (mut seq, mut context) = (seq, context);
             loop {
                 // Who brought it has its answer by now: its span has ended, and this one follows it.
-                let span = tracing::error_span!(parent: None, "document", document, seq, trace_id = Empty);
-                trace::follow(&span, context);
-                trace::name(&span);
+                let span = trace::begin(
+                    context,
+                    || tracing::error_span!(parent: None, "document", document, seq, trace_id = Empty),
+                );
                 let taken = intake.see_through(seq).instrument(span.clone()).await;
                 if taken {
                     intake.library.origins.remember(&document, &span);

@@ -278,21 +278,22 @@ struct Opened<'s> {
 /// (<https://github.com/cloudevents/spec/blob/main/cloudevents/extensions/distributed-tracing.md>). Its attributes are those
 /// of OpenTelemetry for messaging.
 fn span_of(message: &async_nats::jetstream::Message, arrival: &Arrival, event: Option<&DocumentEvent>) -> Span {
-    let span = tracing::error_span!(
-        "event",
-        event = event.map_or(arrival.key.id.as_str(), |event| event.key.id.as_str()),
-        trace_id = Empty,
-        otel.name = format_args!("process {}", message.subject),
-        otel.kind = "consumer",
-        messaging.system = "nats",
-        messaging.operation.name = "process",
-        messaging.destination.name = %message.subject,
-        messaging.message.body.size = message.payload.len(),
-    );
     let carried = Carried::of(|name| Some(message.headers.as_ref()?.get(name)?.as_str()));
     let own = Carried { parent: event.and_then(|event| event.traceparent.as_deref()), state: None };
-    trace::adopt(&span, if carried.parent.is_some() { &carried } else { &own });
-    span
+    let above = trace::carried(if carried.parent.is_some() { &carried } else { &own });
+    trace::begin(above, || {
+        tracing::error_span!(
+            "event",
+            event = event.map_or(arrival.key.id.as_str(), |event| event.key.id.as_str()),
+            trace_id = Empty,
+            otel.name = format_args!("process {}", message.subject),
+            otel.kind = "consumer",
+            messaging.system = "nats",
+            messaging.operation.name = "process",
+            messaging.destination.name = %message.subject,
+            messaging.message.body.size = message.payload.len(),
+        )
+    })
 }
 
 impl Shared {

@@ -22,6 +22,7 @@ use crate::answer::prompt::NOT_FOUND_ANSWER;
 use crate::error::ServiceError;
 use crate::models::line::Priority;
 use crate::models::{Demand, FinishReason, Finished, Prompt, Sampling};
+use crate::telemetry::trace;
 use crate::usage::Outcome;
 
 /// How often it is looked whether an answer is still wanted while its passages are searched for.
@@ -93,7 +94,7 @@ impl Run {
     /// [`crate::metrics`]).
     fn span(&self) -> Span {
         let record = &self.account.record;
-        tracing::debug_span!(
+        trace::or_around(tracing::debug_span!(
             "chat",
             otel.name = format_args!("chat {}", record.model),
             otel.kind = "client",
@@ -110,7 +111,7 @@ impl Run {
             gen_ai.response.finish_reasons = Empty,
             gen_ai.response.time_to_first_chunk = Empty,
             error.type = Empty,
-        )
+        ))
     }
 }
 

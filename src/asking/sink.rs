@@ -41,17 +41,17 @@ pub(super) struct Stages {
 impl Stages {
     /// Those of the work that `model` is the span of, for the answer at hand.
     pub(super) fn new(model: Span) -> Self {
-        let now = Some(tracing::debug_span!(parent: &model, "line"));
+        let now = Some(model.in_scope(|| tracing::debug_span!("line")));
         Self { answer: Span::current(), model, now }
     }
 
     fn prefill(&mut self) {
-        self.now = Some(tracing::debug_span!(parent: &self.model, "prefill"));
+        self.now = Some(self.model.in_scope(|| tracing::debug_span!("prefill")));
     }
 
     fn decode(&mut self, first_token_ms: u64) {
         self.model.record("gen_ai.response.time_to_first_chunk", first_token_ms as f64 / 1e3);
-        self.now = Some(tracing::debug_span!(parent: &self.model, "decode"));
+        self.now = Some(self.model.in_scope(|| tracing::debug_span!("decode")));
     }
 
     fn end(&mut self, record: &UsageRecord) {

@@ -1,7 +1,9 @@
 //! Traces: spans sent to a collector by OTLP over HTTP (<https://opentelemetry.io/docs/specs/otlp/>), and the context of a
 //! trace on its way into the process and out of it (W3C Trace Context, <https://www.w3.org/TR/trace-context/>).
 
+use std::cell::Cell;
 use std::collections::VecDeque;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -9,19 +11,21 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use dashmap::DashMap;
 use opentelemetry::propagation::{Extractor, Injector, TextMapPropagator};
-use opentelemetry::trace::{SpanContext, TraceContextExt, TracerProvider};
+use opentelemetry::trace::{SpanContext, TraceContextExt, TraceFlags, TraceState, TracerProvider};
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_http::{HttpClient, HttpError, Request, Response};
 use opentelemetry_otlp::{Protocol, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
-use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
+use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator, Sampler, SdkTracerProvider};
 use parking_lot::Mutex;
+use tracing::subscriber::Interest;
 use tracing::{Span, Subscriber};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
-use tracing_subscriber::Layer;
-use tracing_subscriber::filter::filter_fn;
+
+use tracing_subscriber::filter::dynamic_filter_fn;
 use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::{Layer, Registry};
 
 use crate::config::TracesConfig;
 
@@ -59,8 +63,10 @@ impl Traces {
         let provider = SdkTracerProvider::builder()
             .with_batch_exporter(exporter)
             .with_resource(resource)
-            .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(config.sample))))
+            // It is given what is to be taken only: see `begin`.
+            .with_sampler(Sampler::AlwaysOn)
             .build();
+        let _ = SAMPLE.set(config.sample);
         Ok(Self(provider))
     }
 
@@ -75,7 +81,14 @@ impl Traces {
             .with_threads(false)
             .with_target(false)
             .with_tracked_inactivity(false)
-            .with_filter(filter_fn(|about| about.is_span() && about.target().starts_with("answerd")))
+            .with_filter(
+                // A step is taken where what it is a step of is.
+                dynamic_filter_fn(|_, around| BEGINNING.get().unwrap_or_else(|| around.lookup_current().is_some()))
+                    .with_callsite_filter(|about| match about.is_span() && about.target().starts_with("answerd") {
+                        true => Interest::sometimes(),
+                        false => Interest::never(),
+                    }),
+            )
     }
 }
 
@@ -180,27 +193,85 @@ impl Extractor for Carried<'_> {
     }
 }
 
-/// Has a span, just made, belong to the trace that its request or message came with, and names that in the log.
-pub fn adopt(span: &Span, carried: &Carried<'_>) {
-    if carried.parent.is_some() {
-        follow(span, TraceContextPropagator::new().extract(carried));
+thread_local! {
+    /// Whether the first span of a piece of work, which is being made on this thread, is to be taken.
+    static BEGINNING: Cell<Option<bool>> = const { Cell::new(None) };
+}
+
+/// The share of traces that are taken; nothing where none are.
+static SAMPLE: OnceLock<f64> = OnceLock::new();
+
+/// Which trace work belongs to that is not taken, kept beside the first span of it: it is told on, so that no other service
+/// begins a trace in the middle.
+struct Untaken(SpanContext);
+
+/// The trace that a request or message came with; empty where there is none.
+pub fn carried(carried: &Carried<'_>) -> Context {
+    match carried.parent {
+        Some(_) => TraceContextPropagator::new().extract(carried),
+        None => Context::new(),
     }
-    name(span);
 }
 
-/// Has a span, just made, belong to a trace.
-pub fn follow(span: &Span, context: Context) {
-    // A span that nobody takes has no parent to set, and none of another trace has one already.
-    let _ = span.set_parent(context);
-}
-
-/// Writes the trace of a span that has a field `trace_id` into that field, for the log.
-pub fn name(span: &Span) {
+/// The trace that work in a span belongs to, for what goes on with it elsewhere; empty where there is none.
+pub fn of(span: &Span) -> Context {
     let context = span.context();
-    let context = context.span().span_context().clone();
-    if context.is_valid() {
-        span.record("trace_id", tracing::field::display(context.trace_id()));
+    if context.span().span_context().is_valid() {
+        return context;
     }
+    let untaken = span.with_subscriber(|(id, dispatch)| {
+        let work = dispatch.downcast_ref::<Registry>()?.span(id)?;
+        work.scope().find_map(|span| span.extensions().get::<Untaken>().map(|untaken| untaken.0.clone()))
+    });
+    untaken.flatten().map_or_else(Context::new, |untaken| Context::new().with_remote_span_context(untaken))
+}
+
+/// Makes the first span of a piece of work here, going on with a trace or beginning one, and names that in its field
+/// `trace_id`, for the log. Whether the trace is taken is decided now, so that one that is not costs next to nothing.
+pub fn begin(above: Context, make: impl FnOnce() -> Span) -> Span {
+    let Some(sample) = SAMPLE.get() else { return make() };
+    let known = above.span().span_context().clone();
+    let untaken = match known.is_valid() {
+        true if known.is_sampled() => None,
+        true => Some(known.clone()),
+        false => {
+            let ids = RandomIdGenerator::default();
+            let id = ids.new_trace_id();
+            // As OpenTelemetry's own sampler by ratio does it.
+            let drawn = u128::from_be_bytes(id.to_bytes()) as u64 as f64 / u64::MAX as f64;
+            let untaken = || SpanContext::new(id, ids.new_span_id(), TraceFlags::NOT_SAMPLED, false, TraceState::NONE);
+            (drawn >= *sample).then(untaken)
+        }
+    };
+    BEGINNING.set(Some(untaken.is_none()));
+    let span = make();
+    BEGINNING.set(None);
+    let id = match untaken {
+        Some(untaken) => {
+            let id = untaken.trace_id();
+            span.with_subscriber(|(span, dispatch)| {
+                if let Some(span) = dispatch.downcast_ref::<Registry>().and_then(|registry| registry.span(span)) {
+                    span.extensions_mut().insert(Untaken(untaken));
+                }
+            });
+            id
+        }
+        None => {
+            if known.is_valid() {
+                // It was just made, and has no parent yet.
+                let _ = span.set_parent(above);
+            }
+            span.context().span().span_context().trace_id()
+        }
+    };
+    span.record("trace_id", tracing::field::display(id));
+    span
+}
+
+/// The span of a step, or that of the work around it, where no steps are taken: what is said of the step, in the log or to
+/// another service, still names what it belongs to.
+pub fn or_around(step: Span) -> Span {
+    if step.is_disabled() { Span::current() } else { step }
 }
 
 /// The headers that carry a span's trace on to another service: none where there is no trace.
@@ -214,7 +285,7 @@ pub fn headers(span: &Span) -> Vec<(String, String)> {
         }
     }
     let mut pairs = Pairs(Vec::new());
-    TraceContextPropagator::new().inject_context(&span.context(), &mut pairs);
+    TraceContextPropagator::new().inject_context(&of(span), &mut pairs);
     pairs.0
 }
 
@@ -275,7 +346,7 @@ mod tests {
     fn a_trace_is_adopted_from_its_header_and_from_nothing_else() {
         let context = |header: &str| {
             let carried = Carried { parent: Some(header), state: None };
-            TraceContextPropagator::new().extract(&carried).span().span_context().clone()
+            super::carried(&carried).span().span_context().clone()
         };
         let known = context("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
         assert!(known.is_valid() && known.is_sampled() && known.is_remote());

@@ -45,14 +45,16 @@ pub async fn observe<B: MessageBody + 'static>(
         Some(id) => id.clone(),
         None => HeaderValue::try_from(new_id().to_string()).unwrap_or(HeaderValue::from_static("none")),
     };
-    let span = tracing::error_span!(
-        "request",
-        request_id = id.to_str().unwrap_or_default(),
-        trace_id = Empty,
-        caller = Empty,
-        otel.kind = "server",
-    );
-    trace::adopt(&span, &Carried::of(|name| request.headers().get(name)?.to_str().ok()));
+    let above = trace::carried(&Carried::of(|name| request.headers().get(name)?.to_str().ok()));
+    let span = trace::begin(above, || {
+        tracing::error_span!(
+            "request",
+            request_id = id.to_str().unwrap_or_default(),
+            trace_id = Empty,
+            caller = Empty,
+            otel.kind = "server",
+        )
+    });
     let mut response = next.call(request).instrument(span.clone()).await?;
     response.headers_mut().insert(REQUEST_ID, id);
     let (method, route, status) = {

@@ -27,11 +27,12 @@ use actix_ws::{AggregatedMessage, CloseCode, CloseReason, ProtocolError, Session
 use futures_util::future::LocalBoxFuture;
 use futures_util::stream::{FuturesUnordered, SelectAll};
 use futures_util::{FutureExt, StreamExt, stream};
+use opentelemetry::Context;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::time::MissedTickBehavior;
-use tracing::Span;
 use tracing::field::Empty;
+use tracing::{Instrument, Span};
 use utoipa::ToSchema;
 
 use super::address::{Address, Entry};
@@ -445,15 +446,20 @@ impl Connection {
 
 /// Asks a question of a connection. In traces and in the log it is by itself: the connection's own span goes on for as long
 /// as that is open.
-#[tracing::instrument(level = "error", name = "request", parent = None, skip_all, fields(request_id = %observe::new_id(), otel.kind = "server", trace_id = Empty, caller = Empty))]
 async fn ask(app: &App, question: Question, cache: CacheUse, pass: &Pass) -> Result<Arc<AnswerLog>, Problem> {
-    trace::name(&Span::current());
-    let wishes = Wishes { cache, ..question.wishes() };
-    // A connection may outlive its key.
-    let caller = pass.caller(app).await?;
-    Span::current().record("caller", &*caller.name);
-    app.budgets.request(&caller).await?;
-    Ok(app.asker()?.ask(question, wishes, &caller).await?)
+    let span = trace::begin(Context::new(), || {
+        let id = observe::new_id();
+        tracing::error_span!(parent: None, "request", request_id = %id, otel.kind = "server", trace_id = Empty, caller = Empty)
+    });
+    let asking = async {
+        let wishes = Wishes { cache, ..question.wishes() };
+        // A connection may outlive its key.
+        let caller = pass.caller(app).await?;
+        Span::current().record("caller", &*caller.name);
+        app.budgets.request(&caller).await?;
+        Ok(app.asker()?.ask(question, wishes, &caller).await?)
+    };
+    asking.instrument(span).await
 }
 
 fn close(code: CloseCode, why: &str) -> CloseReason {
