@@ -31,6 +31,22 @@ async fn ask(server: &Server, body: Value, cache: &str) -> Vec<Event> {
     read_events(response).await
 }
 
+/// Asks for what was answered just now. It is kept a moment after its end was told, and who asks in between shares it instead.
+async fn again(server: &Server, body: Value) -> Vec<Event> {
+    let ask = async || {
+        let request = server.http.post(server.url("/v1/answers")).header("accept", "text/event-stream");
+        request.header("cache-control", "only-if-cached").json(&body).send().await.expect("a response")
+    };
+    let mut response = ask().await;
+    let began = std::time::Instant::now();
+    while response.status() == StatusCode::GATEWAY_TIMEOUT && began.elapsed() < common::PATIENCE {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        response = ask().await;
+    }
+    assert_eq!(response.status(), StatusCode::OK, "{body}");
+    read_events(response).await
+}
+
 fn is_cached(events: &[Event]) -> bool {
     one(events, "done")["cached"] == true
 }
@@ -56,7 +72,7 @@ async fn the_same_question_again_is_replayed_and_says_so() {
     let first = server.answer(QUESTION).await;
     assert!(!is_cached(&first) && text_of(&first).contains("w19"));
     for question in [QUESTION, "  What is the daily limit\nfor meals ? "] {
-        let again = server.answer(question).await;
+        let again = again(&server, json!({ "question": question, "max_tokens": 48 })).await;
         assert!(is_cached(&again), "{again:?}");
         assert_ne!(again[0].id, first[0].id, "it is an answer of its own");
         assert_eq!((text_of(&again), one(&again, "sources")), (text_of(&first), one(&first, "sources")));
@@ -83,7 +99,7 @@ async fn the_same_question_again_is_replayed_and_says_so() {
         let mut body = other;
         body["question"] = QUESTION.into();
         assert!(!is_cached(&ask(&server, body.clone(), "").await), "{body}");
-        assert!(is_cached(&ask(&server, body.clone(), "").await), "{body}");
+        assert!(is_cached(&again(&server, body.clone()).await), "{body}");
     }
     assert_eq!(upstream.asked().len(), 5);
     let records = records(&home, &server, 12).await;
@@ -105,8 +121,10 @@ async fn an_answer_lives_as_long_as_what_it_rests_on() {
     let asked = async || {
         let before = upstream.asked().len();
         let cached = is_cached(&server.answer(QUESTION).await);
-        assert_eq!(cached, upstream.asked().len() == before);
-        cached
+        let unasked = upstream.asked().len() == before;
+        // It may have been given by a generation that had just ended.
+        assert!(unasked || !cached);
+        unasked
     };
     assert!(!asked().await && asked().await);
     // A document that has nothing to do with it moves the index, and changes no passage.
@@ -182,7 +200,7 @@ async fn almost_the_same_words_share_an_answer_and_another_question_does_not() {
     server.put_visible("travel.md", "# Travel\n\nOnly the head of a team may approve travel to other countries.").await;
     server.answer(QUESTION).await;
     for near in ["what's the daily limit for meals", "Please tell me: what is the daily limit for a meal?"] {
-        let events = server.answer(near).await;
+        let events = again(&server, json!({ "question": near, "max_tokens": 48 })).await;
         assert!(is_cached(&events), "{near}: {events:?}");
     }
     assert_eq!(upstream.asked().len(), 1);
