@@ -148,16 +148,14 @@ async fn callers() {
         let answer: Value = request.bearer_auth(key).send().await.expect("a response").json().await.expect("JSON");
         (start.elapsed().as_secs_f64() * 1e3, answer)
     };
-    let (mut settled, began) = (0, Instant::now());
-    // What is still embedded takes the processors from those that are asked.
-    while settled < servers.len() {
-        assert!(began.elapsed() < common::PATIENCE, "{settled} servers have their documents");
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        settled = 0;
-        for (_, server, key, _) in &servers {
-            let (_, answer) = ask(server, key).await;
-            settled += usize::from(answer["cached"] == true && answer["lag_events"] == 0);
-        }
+    for (_, server, key, _) in &servers {
+        // What is still embedded takes the processors from those that are asked.
+        server
+            .until("it has its documents, and the answer is kept", async || {
+                let (_, answer) = ask(server, key).await;
+                answer["cached"] == true && answer["lag_events"] == 0
+            })
+            .await;
     }
     const ROUNDS: usize = 5_000;
     let mut times = vec![Vec::new(); servers.len()];

@@ -23,28 +23,29 @@ async fn serve(home: &Home, upstream: &Upstream, settings: &str) -> Server {
     server
 }
 
+async fn send(server: &Server, body: &Value, cache: &str) -> reqwest::Response {
+    let request = server.http.post(server.url("/v1/answers")).header("accept", "text/event-stream");
+    request.header("cache-control", cache).json(body).send().await.expect("a response")
+}
+
 /// Asks with a `Cache-Control`, and gives the whole stream.
 async fn ask(server: &Server, body: Value, cache: &str) -> Vec<Event> {
-    let request = server.http.post(server.url("/v1/answers")).header("accept", "text/event-stream");
-    let response = request.header("cache-control", cache).json(&body).send().await.expect("a response");
+    let response = send(server, &body, cache).await;
     assert_eq!(response.status(), StatusCode::OK);
     read_events(response).await
 }
 
 /// Asks for what was answered just now. It is kept a moment after its end was told, and who asks in between shares it instead.
 async fn again(server: &Server, body: Value) -> Vec<Event> {
-    let ask = async || {
-        let request = server.http.post(server.url("/v1/answers")).header("accept", "text/event-stream");
-        request.header("cache-control", "only-if-cached").json(&body).send().await.expect("a response")
-    };
-    let mut response = ask().await;
     let began = std::time::Instant::now();
-    while response.status() == StatusCode::GATEWAY_TIMEOUT && began.elapsed() < common::PATIENCE {
+    loop {
+        let response = send(server, &body, "only-if-cached").await;
+        if response.status() != StatusCode::GATEWAY_TIMEOUT || began.elapsed() > common::PATIENCE {
+            assert_eq!(response.status(), StatusCode::OK, "{body}");
+            return read_events(response).await;
+        }
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        response = ask().await;
     }
-    assert_eq!(response.status(), StatusCode::OK, "{body}");
-    read_events(response).await
 }
 
 fn is_cached(events: &[Event]) -> bool {
@@ -71,8 +72,9 @@ async fn the_same_question_again_is_replayed_and_says_so() {
     let server = serve(&home, &upstream, "").await;
     let first = server.answer(QUESTION).await;
     assert!(!is_cached(&first) && text_of(&first).contains("w19"));
-    for question in [QUESTION, "  What is the daily limit\nfor meals ? "] {
-        let again = again(&server, json!({ "question": question, "max_tokens": 48 })).await;
+    let same = again(&server, json!({ "question": QUESTION, "max_tokens": 48 })).await;
+    let otherwise_written = server.answer("  What is the daily limit\nfor meals ? ").await;
+    for again in [same, otherwise_written] {
         assert!(is_cached(&again), "{again:?}");
         assert_ne!(again[0].id, first[0].id, "it is an answer of its own");
         assert_eq!((text_of(&again), one(&again, "sources")), (text_of(&first), one(&first, "sources")));
@@ -121,10 +123,9 @@ async fn an_answer_lives_as_long_as_what_it_rests_on() {
     let asked = async || {
         let before = upstream.asked().len();
         let cached = is_cached(&server.answer(QUESTION).await);
-        let unasked = upstream.asked().len() == before;
-        // It may have been given by a generation that had just ended.
-        assert!(unasked || !cached);
-        unasked
+        assert_eq!(cached, upstream.asked().len() == before);
+        again(&server, json!({ "question": QUESTION, "max_tokens": 48 })).await;
+        cached
     };
     assert!(!asked().await && asked().await);
     // A document that has nothing to do with it moves the index, and changes no passage.
@@ -199,8 +200,9 @@ async fn almost_the_same_words_share_an_answer_and_another_question_does_not() {
     let server = serve(&home, &upstream, "answer.max_passages=1").await;
     server.put_visible("travel.md", "# Travel\n\nOnly the head of a team may approve travel to other countries.").await;
     server.answer(QUESTION).await;
+    again(&server, json!({ "question": QUESTION, "max_tokens": 48 })).await;
     for near in ["what's the daily limit for meals", "Please tell me: what is the daily limit for a meal?"] {
-        let events = again(&server, json!({ "question": near, "max_tokens": 48 })).await;
+        let events = server.answer(near).await;
         assert!(is_cached(&events), "{near}: {events:?}");
     }
     assert_eq!(upstream.asked().len(), 1);
@@ -346,7 +348,7 @@ async fn no_answer_is_ever_stale_or_of_another_tenant_in_random_histories() {
     let mut cached = 0;
     let mut asked = 0;
     for history in 0..6 {
-        let steps = proptest::collection::vec(step(), 40).new_tree(&mut runner).expect("a history").current();
+        let steps = proptest::collection::vec(step(), 80).new_tree(&mut runner).expect("a history").current();
         // Of each document that is there: whose it is, and what it says.
         let mut now: BTreeMap<usize, (usize, String)> = BTreeMap::new();
         for (n, step) in steps.iter().enumerate() {

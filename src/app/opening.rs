@@ -40,18 +40,24 @@ use crate::stores::view::{DocumentTable, Views};
 
 type Graphs = BoxFuture<'static, Result<SavedGraphs, StoreError>>;
 
-/// The folder of an embedded store, which no other process has from now on, and its graphs on their way into memory: most of
-/// a start is this, and it needs nothing of what is loaded meanwhile.
-pub(super) struct Ahead {
-    lock: File,
-    graphs: Graphs,
+/// What of the store of the documents is begun before the embedding model is known.
+pub(super) enum Ahead {
+    /// The folder, which no other process has from now on, and its graphs on their way into memory: most of a start is this,
+    /// and it needs nothing of what is loaded meanwhile.
+    Embedded {
+        lock: File,
+        graphs: Graphs,
+    },
+    Postgres,
+    Qdrant,
 }
 
 impl Ahead {
-    /// Begins to read what this process has of the documents, where it has them itself.
-    pub(super) fn begin(config: &Config) -> Result<Option<Self>, String> {
-        if config.store.engine != StoreEngine::Embedded {
-            return Ok(None);
+    pub(super) fn begin(config: &Config) -> Result<Self, String> {
+        match config.store.engine {
+            StoreEngine::Embedded => {}
+            StoreEngine::Postgres => return Ok(Self::Postgres),
+            StoreEngine::Qdrant => return Ok(Self::Qdrant),
         }
         let lock = Catalog::lock(&config.data.dir).map_err(|error| error.to_string())?;
         let index = &config.index;
@@ -65,7 +71,7 @@ impl Ahead {
             exact_below: index.exact_below,
         };
         let folder = config.data.dir.join("vectors");
-        Ok(Some(Self { lock, graphs: blocking(move || SavedGraphs::read(&folder, options)).boxed() }))
+        Ok(Self::Embedded { lock, graphs: blocking(move || SavedGraphs::read(&folder, options)).boxed() })
     }
 }
 
@@ -80,18 +86,18 @@ impl Opening {
     pub(super) async fn begin(
         config: &Arc<Config>,
         model: &dyn models::Embedder,
-        ahead: Option<Ahead>,
+        ahead: Ahead,
     ) -> Result<Self, StoreError> {
         let (name, dimensions) = (model.name().to_owned(), model.dimensions());
-        if let Some(Ahead { lock, graphs }) = ahead {
-            let config = Arc::clone(config);
-            let open = move || Catalog::open_locked(lock, &config.data.dir, &name, dimensions);
-            return Ok(Self::Embedded(Arc::new(blocking(open).await?), graphs));
-        }
-        Ok(Self::Server(match config.store.engine {
-            StoreEngine::Qdrant => Arc::new(Qdrant::open(config, &name, dimensions).await?),
-            _ => Arc::new(Postgres::open(config, &name, dimensions).await?),
-        }))
+        Ok(match ahead {
+            Ahead::Embedded { lock, graphs } => {
+                let config = Arc::clone(config);
+                let open = move || Catalog::open_locked(lock, &config.data.dir, &name, dimensions);
+                Self::Embedded(Arc::new(blocking(open).await?), graphs)
+            }
+            Ahead::Postgres => Self::Server(Arc::new(Postgres::open(config, &name, dimensions).await?)),
+            Ahead::Qdrant => Self::Server(Arc::new(Qdrant::open(config, &name, dimensions).await?)),
+        })
     }
 
     /// The store, and with it the indexes, where they are in this process.

@@ -39,7 +39,8 @@ pub(super) struct Stages {
 }
 
 impl Stages {
-    /// Those of the work that `model` is the span of, for the answer at hand.
+    /// Those of the work that `model` is the span of, for the answer at hand. They are made within it: with it as their named
+    /// parent they would be the first of traces of their own where it is not taken.
     pub(super) fn new(model: Span) -> Self {
         let now = Some(model.in_scope(|| tracing::debug_span!("line")));
         Self { answer: Span::current(), model, now }

@@ -11,13 +11,15 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use dashmap::DashMap;
 use opentelemetry::propagation::{Extractor, Injector, TextMapPropagator};
-use opentelemetry::trace::{SpanContext, TraceContextExt, TraceFlags, TraceState, TracerProvider};
+use opentelemetry::trace::{SpanContext, SpanKind, TraceContextExt, TraceFlags, TraceState, TracerProvider};
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_http::{HttpClient, HttpError, Request, Response};
 use opentelemetry_otlp::{Protocol, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
-use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator, Sampler, SdkTracerProvider};
+use opentelemetry_sdk::trace::{
+    IdGenerator, RandomIdGenerator, Sampler, SamplingDecision, SdkTracerProvider, ShouldSample,
+};
 use parking_lot::Mutex;
 use tracing::subscriber::Interest;
 use tracing::{Span, Subscriber};
@@ -65,7 +67,8 @@ impl Traces {
             // It is given what is to be taken only: see `begin`.
             .with_sampler(Sampler::AlwaysOn)
             .build();
-        let _ = SAMPLE.set(config.sample);
+        let by_ratio = Sampler::TraceIdRatioBased(config.sample);
+        let _ = SAMPLER.set(Sampler::ParentBased(Box::new(by_ratio)));
         Ok(Self(provider))
     }
 
@@ -197,8 +200,8 @@ thread_local! {
     static BEGINNING: Cell<Option<bool>> = const { Cell::new(None) };
 }
 
-/// The share of traces that are taken; nothing where none are.
-static SAMPLE: OnceLock<f64> = OnceLock::new();
+/// Decides which traces are taken; nothing where none are.
+static SAMPLER: OnceLock<Sampler> = OnceLock::new();
 
 /// Which trace work belongs to that is not taken, kept beside the first span of it: it is told on, so that no other service
 /// begins a trace in the middle.
@@ -228,40 +231,32 @@ pub fn of(span: &Span) -> Context {
 /// Makes the first span of a piece of work here, going on with a trace or beginning one, and names that in its field
 /// `trace_id`, for the log. Whether the trace is taken is decided now, so that one that is not costs next to nothing.
 pub fn begin(above: Context, make: impl FnOnce() -> Span) -> Span {
-    let Some(sample) = SAMPLE.get() else { return make() };
+    let Some(sampler) = SAMPLER.get() else { return make() };
     let known = above.span().span_context().clone();
-    let untaken = match known.is_valid() {
-        true if known.is_sampled() => None,
-        true => Some(known.clone()),
-        false => {
-            let ids = RandomIdGenerator::default();
-            let id = ids.new_trace_id();
-            // As OpenTelemetry's own sampler by ratio does it.
-            let drawn = u128::from_be_bytes(id.to_bytes()) as u64 as f64 / u64::MAX as f64;
-            let untaken = || SpanContext::new(id, ids.new_span_id(), TraceFlags::NOT_SAMPLED, false, TraceState::NONE);
-            (drawn >= *sample).then(untaken)
-        }
-    };
-    BEGINNING.set(Some(untaken.is_none()));
+    let ids = RandomIdGenerator::default();
+    let drawn = if known.is_valid() { known.trace_id() } else { ids.new_trace_id() };
+    let sampled = sampler.should_sample(Some(&above), drawn, "", &SpanKind::Internal, &[], &[]);
+    let taken = sampled.decision == SamplingDecision::RecordAndSample;
+    BEGINNING.set(Some(taken));
     let span = make();
     BEGINNING.set(None);
-    let id = match untaken {
-        Some(untaken) => {
-            let id = untaken.trace_id();
-            span.with_subscriber(|(span, dispatch)| {
-                if let Some(span) = dispatch.downcast_ref::<Registry>().and_then(|registry| registry.span(span)) {
-                    span.extensions_mut().insert(Untaken(untaken));
-                }
-            });
-            id
+    let id = if taken {
+        if known.is_valid() {
+            // It was just made, and has no parent yet.
+            let _ = span.set_parent(above);
         }
-        None => {
-            if known.is_valid() {
-                // It was just made, and has no parent yet.
-                let _ = span.set_parent(above);
+        span.context().span().span_context().trace_id()
+    } else {
+        let untaken = match known.is_valid() {
+            true => known,
+            false => SpanContext::new(drawn, ids.new_span_id(), TraceFlags::NOT_SAMPLED, false, TraceState::NONE),
+        };
+        span.with_subscriber(|(id, dispatch)| {
+            if let Some(work) = dispatch.downcast_ref::<Registry>().and_then(|registry| registry.span(id)) {
+                work.extensions_mut().insert(Untaken(untaken));
             }
-            span.context().span().span_context().trace_id()
-        }
+        });
+        drawn
     };
     span.record("trace_id", tracing::field::display(id));
     span
