@@ -3,8 +3,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 ENV := . scripts/env.sh
 CARGO_TEST := cargo test --release --features failpoints
-# Much of a test is waiting: two more at once than there are processors. A test of a browser counts as two.
-NEXTEST := cargo nextest run --release --features failpoints --test-threads $(shell expr $$(nproc) + 2)
+# Half of a test is waiting. A test of a browser counts as two.
+NEXTEST := cargo nextest run --release --features failpoints --test-threads $(shell expr $$(nproc) '*' 2 + 1)
 # What every store of documents promises: these tests are run with each.
 STORE_TESTS := documents|search|folder|events|cache|identity
 BENCHES := quality search embedding generation serving streams cache replicas crash events life

@@ -1,12 +1,13 @@
 //! The targets in `fuzz/`: a crate of its own that mounts this one's parsers, so that nothing but this holds both together.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use toml::Table;
 
+use crate::common::here;
+
 fn read(path: &str) -> Table {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    let path = here(path);
     let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     text.parse().unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
@@ -53,7 +54,7 @@ fn the_targets_are_built_with_the_service_s_own_libraries() {
 #[test]
 fn every_target_is_named_with_a_corpus_and_a_line_of_documentation() {
     let manifest = read("fuzz/Cargo.toml");
-    let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz");
+    let fuzz = here("fuzz");
     let documented = std::fs::read_to_string(fuzz.join("README.md")).expect("fuzz/README.md");
     let mut named: Vec<&str> =
         manifest["bin"].as_array().expect("targets").iter().map(|bin| bin["name"].as_str().expect("a name")).collect();

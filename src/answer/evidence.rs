@@ -79,11 +79,11 @@ impl RestsOn {
         Self::new(store, &source.document_id, source.revision)
     }
 
-    /// All that these passages of one store are of, each document once.
-    pub fn all(store: &str, passages: &[Passage]) -> Vec<Self> {
+    /// All that these sources are of, in the store with this id, each document once.
+    pub fn all(store: &str, sources: &[Source]) -> Vec<Self> {
         let mut all: Vec<Self> = Vec::new();
-        for passage in passages {
-            let one = Self::new(store, &passage.document_id, passage.revision);
+        for source in sources {
+            let one = Self::source(store, source);
             if !all.contains(&one) {
                 all.push(one);
             }

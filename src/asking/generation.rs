@@ -205,9 +205,8 @@ impl Generation {
         let Self { inquiry, landing, run, cache, .. } = self;
         let kept = &landing.asker.kept;
         CacheCounts::add(&kept.counts.generated);
-        let texts = evidence.passages.iter().map(|passage| passage.text.clone()).collect();
         let keys = (evidence.answer, evidence.near);
-        run.generate(Arc::clone(&flight), evidence.prompt, Some(texts)).await;
+        run.generate(Arc::clone(&flight), evidence.prompt, Some(evidence.texts)).await;
         if cache.write {
             kept.keep_answer(&inquiry.question.question, keys, documents, &flight).await;
         }
@@ -223,7 +222,7 @@ impl Generation {
             flight.close(&|_| vec![problem(ServiceError::DocumentDeleted)]);
             return None;
         }
-        flight.sources(self.inquiry.sources(&evidence.passages));
+        flight.sources(evidence.sources.clone());
         // After they are told: what is deleted from here on finds its answers. What was deleted just before has passed
         // over them, which had no sources yet.
         if deletions.deleted.any(&documents) {

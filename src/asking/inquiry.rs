@@ -138,11 +138,13 @@ impl Inquiry {
         };
         let (answer, near) = evidence::answer_keys(question, &chosen, &manner);
         let prompt = engine.prompt(&prompt::conversation(&chosen, &earlier, question));
-        Some(Evidence { passages: chosen.into_iter().cloned().collect(), prompt, answer, near })
+        let sources = self.sources(&chosen);
+        let texts = chosen.iter().map(|passage| passage.text.clone()).collect();
+        Some(Evidence { sources, texts, prompt, answer, near })
     }
 
     /// Passages as the sources of an answer.
-    pub(super) fn sources(&self, passages: &[Passage]) -> Vec<Source> {
+    fn sources(&self, passages: &[&Passage]) -> Vec<Source> {
         passages
             .iter()
             .zip(1..)

@@ -13,23 +13,23 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::flight::{Flight, usage};
-use super::inquiry::Inquiry;
 use super::sink::Account;
 use crate::actors::cache::{Cache, CacheCounts, CacheMessage};
 use crate::actors::door::Door;
 use crate::actors::embedder::{Embed, Embedder};
 use crate::answer::evidence::{self, Basis, Key, Level, RestsOn};
-use crate::answer::log::{DoneReason, Event};
+use crate::answer::log::{DoneReason, Event, Source};
 use crate::config::{Config, Live};
 use crate::models::{FinishReason, Finished, Prompt};
-use crate::retrieval::passage::Passage;
 use crate::stores::hnsw::dot;
 
 /// What the model is given for a question, and where its answer is kept.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Evidence {
-    /// The passages in the prompt, by number.
-    pub(super) passages: Vec<Passage>,
+    /// The passages in the prompt, as they are shown.
+    pub(super) sources: Vec<Source>,
+    /// Their whole texts: what is cited of them is checked.
+    pub(super) texts: Vec<String>,
     /// The prompt.
     pub(super) prompt: Prompt,
     /// Where the answer to this very question is.
@@ -41,7 +41,7 @@ pub(super) struct Evidence {
 impl Evidence {
     /// The documents of the store with this id that it is of.
     pub(super) fn rests_on(&self, store: &str) -> Vec<RestsOn> {
-        RestsOn::all(store, &self.passages)
+        RestsOn::all(store, &self.sources)
     }
 }
 
@@ -72,8 +72,8 @@ impl KeptAnswer {
     }
 
     /// Writes it into the answers of a flight.
-    pub(super) fn tell(self, inquiry: &Inquiry, evidence: &Evidence, flight: &Flight, account: &Account) {
-        flight.sources(inquiry.sources(&evidence.passages));
+    pub(super) fn tell(self, evidence: Evidence, flight: &Flight, account: &Account) {
+        flight.sources(evidence.sources);
         self.say(flight, account);
     }
 

@@ -320,7 +320,7 @@ impl Asker {
             None => None,
             Some(Found::Answer(evidence, answer)) => {
                 self.link(&evidence);
-                answer.tell(&inquiry, &evidence, &Flight::new(member, false), &account);
+                answer.tell(evidence, &Flight::new(member, false), &account);
                 return Ok(self.shelved(log, &caller));
             }
             Some(Found::Nothing) => {
@@ -411,7 +411,7 @@ impl Asker {
 
     /// Links the answer at hand to how its passages came here.
     fn link(&self, evidence: &Evidence) {
-        let documents = evidence.passages.iter().map(|passage| passage.document_id.as_str());
+        let documents = evidence.sources.iter().map(|source| source.document_id.as_str());
         self.library.origins.link(&Span::current(), documents);
     }
 

@@ -56,13 +56,15 @@ export class Checks {
 
   async check(promise, work) {
     if (!this.only.some((part) => promise.includes(part))) return;
+    const began = Date.now();
+    const seconds = () => `${((Date.now() - began) / 1000).toFixed(1)} s`.padStart(7);
     try {
       await work();
       this.passed++;
-      console.log(`ok    ${promise}`);
+      console.log(`ok   ${seconds()}  ${promise}`);
     } catch (error) {
       this.failed++;
-      console.log(`FAIL  ${promise}\n      ${String(error.message).split("\n").slice(0, 6).join("\n      ")}`);
+      console.log(`FAIL ${seconds()}  ${promise}\n      ${String(error.message).split("\n").slice(0, 6).join("\n      ")}`);
     }
   }
 
@@ -130,17 +132,17 @@ export class Watch {
   }
 }
 
-/** What axe finds on a page that is serious or critical, in words; empty where it finds nothing. */
-export async function seriousFindings(page) {
+/** What axe finds on a page, or in a part of it, that is serious or critical, in words; empty where it finds nothing. */
+export async function seriousFindings(page, part = "html") {
   await page.evaluate(axe.source);
-  const { violations } = await page.evaluate(() => window.axe.run(document, { resultTypes: ["violations"], runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"] }));
+  const { violations } = await page.evaluate((part) => window.axe.run(part, { resultTypes: ["violations"], runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"] }), part);
   return violations
     .filter((one) => one.impact === "serious" || one.impact === "critical")
     .map((one) => `${one.id}: ${one.help}: ${one.nodes.slice(0, 3).map((node) => `${node.target.join(" ")} (${node.any[0]?.message ?? node.all[0]?.message ?? ""})`).join("; ")}`);
 }
 
-export async function accessible(page, state) {
-  const findings = await seriousFindings(page);
+export async function accessible(page, state, part) {
+  const findings = await seriousFindings(page, part);
   ensure(findings.length === 0, `on ${state}: ${findings.join("\n")}`);
 }
 
