@@ -3,8 +3,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 ENV := . scripts/env.sh
 CARGO_TEST := cargo test --release --features failpoints
-# Half of a test is waiting. A test of a browser counts as two.
-NEXTEST := cargo nextest run --release --features failpoints --test-threads $(shell expr $$(nproc) '*' 2 + 1)
+# Much of a test is waiting: two more at once than there are processors. A test of a browser counts as two.
+NEXTEST := cargo nextest run --release --features failpoints --test-threads $(shell expr $$(nproc) + 2)
 # What every store of documents promises: these tests are run with each.
 STORE_TESTS := documents|search|folder|events|cache|identity
 BENCHES := quality search embedding generation serving streams cache replicas crash events life
@@ -30,7 +30,6 @@ test: ## Run all tests
 	@scripts/setup.sh test
 	@scripts/ui.sh test
 	@$(ENV); \
-	if grep -rqE '^ *//[/!] ```' src; then $(CARGO_TEST) --doc; fi; \
 	if cargo nextest --version >/dev/null 2>&1; then \
 		$(NEXTEST); \
 		ANSWERD_TEST_STORE=postgres $(NEXTEST) --test service -E 'test(/^($(STORE_TESTS))::/)'; \
