@@ -132,17 +132,17 @@ export class Watch {
   }
 }
 
-/** What axe finds on a page, or in a part of it, that is serious or critical, in words; empty where it finds nothing. */
-export async function seriousFindings(page, part = "html") {
+/** What axe finds on a page that is serious or critical, in words; empty where it finds nothing. */
+export async function seriousFindings(page) {
   await page.evaluate(axe.source);
-  const { violations } = await page.evaluate((part) => window.axe.run(part, { resultTypes: ["violations"], runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"] }), part);
+  const { violations } = await page.evaluate(() => window.axe.run(document, { resultTypes: ["violations"], runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"] }));
   return violations
     .filter((one) => one.impact === "serious" || one.impact === "critical")
     .map((one) => `${one.id}: ${one.help}: ${one.nodes.slice(0, 3).map((node) => `${node.target.join(" ")} (${node.any[0]?.message ?? node.all[0]?.message ?? ""})`).join("; ")}`);
 }
 
-export async function accessible(page, state, part) {
-  const findings = await seriousFindings(page, part);
+export async function accessible(page, state) {
+  const findings = await seriousFindings(page);
   ensure(findings.length === 0, `on ${state}: ${findings.join("\n")}`);
 }
 
