@@ -4,14 +4,13 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-#[actix_web::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     // With the feature `failpoints`, the fault tests name here what is to fail.
     let _scenario = fail::has_failpoints().then(fail::FailScenario::setup);
     if let Some(path) = std::env::var_os("FAILPOINTS_FILE").filter(|_| fail::has_failpoints()) {
         std::thread::spawn(move || follow_failpoints(path.as_ref()));
     }
-    answerd::cli::run(answerd::cli::Cli::parse()).await
+    answerd::cli::run(answerd::cli::Cli::parse())
 }
 
 /// Has a running process fail where a file says so, `point=action` on each line, as often as the file changes.

@@ -162,9 +162,12 @@ struct ServerChoice {
 }
 
 /// Runs a command; errors are printed for the person who typed it.
-pub async fn run(cli: Cli) -> ExitCode {
+///
+/// It is not asynchronous itself: what is awaited is compiled where it is awaited, which would be the whole service once
+/// more in the program.
+pub fn run(cli: Cli) -> ExitCode {
     crate::http::use_ring();
-    match execute(cli).await {
+    match actix_rt::System::new().block_on(execute(cli)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
             eprintln!("answerd: {message}");

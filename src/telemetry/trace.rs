@@ -83,6 +83,8 @@ impl Traces {
             .with_threads(false)
             .with_target(false)
             .with_tracked_inactivity(false)
+            // Nothing here asks OpenTelemetry what is going on on a thread: that is what `tracing` is asked.
+            .with_context_activation(false)
             .with_filter(
                 // A step is taken where what it is a step of is.
                 dynamic_filter_fn(|_, around| BEGINNING.get().unwrap_or_else(|| around.lookup_current().is_some()))
