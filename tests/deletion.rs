@@ -264,6 +264,29 @@ async fn other_replicas_forget_what_they_have_of_it_and_the_receipt_names_them()
     assert_eq!(place(&receipt, "memory of replica"), (0, "told".to_owned()), "{receipt}");
 }
 
+#[cfg(feature = "failpoints")]
+#[tokio::test]
+async fn who_reads_on_elsewhere_is_told_of_the_deletion_before_the_notice_is_there() {
+    let (redis, upstream) = (Redis::start(&[]).await, Upstream::start(Script::paced(400, 50)));
+    let (here, there, setup) = (Home::new(), Home::new(), with_redis(&upstream, &redis));
+    // The other one hears of no deletion: all it sees is that the answer is gone.
+    let deaf = Setup { failpoints: "deletion::look=return".into(), ..setup.clone() };
+    let (a, b) = (serve(&here, &setup).await, there.serve(&deaf).await);
+    let stream = a.ask(json!({ "question": QUESTION, "max_tokens": 400 })).await;
+    let place = stream.headers()["location"].to_str().expect("text").to_owned();
+    let here = tokio::spawn(read_events(stream));
+    let events = async || b.http.get(b.url(&format!("{place}/events"))).send().await.expect("a response");
+    b.until("it can be found there", async || events().await.status() == StatusCode::OK).await;
+    let there = tokio::spawn(read_events(events().await));
+    delete(&a, "expenses.md").await;
+    for read in [here.await.expect("events"), there.await.expect("events")] {
+        let last = read.last().expect("an event");
+        assert_eq!((last.name.as_str(), &last.data["type"]), ("error", &json!("urn:answerd:problem:document-deleted")));
+    }
+    let left = redis.keys("answerd:answer").await;
+    assert!(left.iter().all(|key| key.ends_with(":withdrawn")), "{left:?}");
+}
+
 #[tokio::test]
 async fn a_redis_that_is_away_is_named_and_made_good_for() {
     let (mut redis, upstream, home) = (Redis::start(&["--appendonly", "yes"]).await, echo(), Home::new());

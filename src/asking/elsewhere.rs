@@ -3,7 +3,7 @@
 //!
 //! In Redis an answer is a list: a head that says whose it is and how it is bounded, then its events by position. What a
 //! reader elsewhere wants is under a key of its own, which it keeps alive. A list lives a little longer than the replica
-//! that writes it: readers elsewhere are told that the answer was interrupted.
+//! that writes it: readers elsewhere are told that the answer was interrupted, or that a document it rests on was deleted.
 
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -172,7 +172,7 @@ impl Elsewhere {
         }
         // After it is there: what is deleted from here on finds it.
         if mirrored.log.is_withdrawn() {
-            let _ = self.redis.remove(&list).await;
+            let _ = shared::withdraw(&self.redis, &list).await;
             mirrored.ended = true;
         }
         mirrored
@@ -252,10 +252,15 @@ impl Elsewhere {
             }
             match self.entries(log.id(), seen).await {
                 Ok(entries) if entries.is_empty() => {
-                    let there: Result<bool, _> = self.redis.run(redis::cmd("EXISTS").arg(self.list(log.id()))).await;
-                    // Its replica has died: the writer tells the readers.
+                    let list = self.list(log.id());
+                    let there: Result<bool, _> = self.redis.run(redis::cmd("EXISTS").arg(&list)).await;
                     if matches!(there, Ok(false)) {
-                        return;
+                        match shared::was_withdrawn(&self.redis, &list).await {
+                            Ok(true) => log.withdraw(super::problem(ServiceError::DocumentDeleted)),
+                            // Its replica has died: the writer tells the readers.
+                            Ok(false) => return,
+                            Err(_) => {}
+                        }
                     }
                 }
                 Ok(entries) => {

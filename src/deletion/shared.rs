@@ -40,6 +40,8 @@ const NOTICES: usize = 10_000;
 const READ: usize = 256;
 /// How long it can be asked who has done what a notice says.
 const ANSWERED: Duration = Duration::from_secs(600);
+/// How long it is known of an answer that it was withdrawn.
+const WITHDRAWN: Duration = Duration::from_secs(60);
 /// Commands under way at once.
 const AT_ONCE: usize = 16;
 /// How members of an index say what a key is of.
@@ -270,13 +272,52 @@ async fn purge_one(redis: &Redis, deleted: &RestsOn) -> Result<Counts, RedisTrou
         let mut parts = member.splitn(3, ':');
         let (revision, letter, key) = (parts.next(), parts.next(), parts.next());
         let (Some(Ok(revision)), Some(key)) = (revision.map(str::parse::<u64>), key) else { continue };
-        if revision <= deleted.revision && redis.run::<u64>(redis::cmd("DEL").arg(key)).await? > 0 {
-            // One of another version of answerd is removed as well.
-            let level = LEVELS.iter().find(|(of, _)| Some(*of) == letter).map_or(Level::Stream, |(_, level)| *level);
+        if revision > deleted.revision {
+            continue;
+        }
+        // One of another version of answerd is removed as well.
+        let level = LEVELS.iter().find(|(of, _)| Some(*of) == letter).map_or(Level::Stream, |(_, level)| *level);
+        let was_there = match level {
+            Level::Stream => withdraw(redis, key).await?,
+            Level::Evidence | Level::Answer => redis.run(redis::cmd("DEL").arg(key)).await?,
+        };
+        if was_there {
             counts.add(level);
         }
     }
     Ok(counts)
+}
+
+/// Removes the list of an answer that rests on what is deleted. Who reads it on another replica may find that it is gone
+/// before the notice has come there, and finds out why. Whether it was there.
+///
+/// # Errors
+/// [`RedisTrouble`]; then it is to be done again.
+pub async fn withdraw(redis: &Redis, list: &str) -> Result<bool, RedisTrouble> {
+    // A Redis that is full takes things away, and no word of it.
+    static SCRIPT: LazyLock<Script> = LazyLock::new(|| {
+        Script::new(
+            "local removed = redis.call('DEL', KEYS[1]) \
+             if removed == 1 then redis.pcall('SET', KEYS[2], '', 'PX', ARGV[1]) end \
+             return removed",
+        )
+    });
+    let mut call = SCRIPT.key(list);
+    call.key(word_of(list)).arg(millis(WITHDRAWN));
+    redis.invoke(&call).await
+}
+
+/// Whether an answer's list that is gone was withdrawn a short while ago.
+///
+/// # Errors
+/// [`RedisTrouble`]
+pub async fn was_withdrawn(redis: &Redis, list: &str) -> Result<bool, RedisTrouble> {
+    redis.run(redis::cmd("EXISTS").arg(word_of(list))).await
+}
+
+/// The key that is there where a list was withdrawn: on the same node of a cluster.
+fn word_of(list: &str) -> String {
+    format!("{list}:withdrawn")
 }
 
 /// Who was told.
@@ -306,6 +347,7 @@ pub async fn tell(redis: &Redis, notice: &Notice, keep: Duration) -> Result<Told
 /// # Errors
 /// [`RedisTrouble`]
 pub async fn look(redis: &Redis, replica: &str, after: &str) -> Result<Vec<(String, Option<Notice>)>, RedisTrouble> {
+    fail::fail_point!("deletion::look", |_| Err(RedisTrouble("refused by a failpoint".to_owned())));
     let mut call = LOOK.key(notices(redis));
     call.key(replicas(redis)).arg(replica).arg(HERE_MS).arg(GONE_MS).arg(millis(KNOWN));
     call.arg(format!("({after}")).arg(READ);

@@ -26,7 +26,7 @@ const CONNECT: Duration = Duration::from_secs(1);
 /// Why Redis could not do something. Whoever asked goes on without it.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{0}")]
-pub struct RedisTrouble(String);
+pub struct RedisTrouble(pub(crate) String);
 
 /// See the module.
 pub struct Redis {
