@@ -13,6 +13,11 @@ import sys
 CHOSEN = {
     "gemm": r"\bgemm_(common|f16|f32|f64|c32|c64)::|\bgemm::|\bnano_gemm",  # is_x86_feature_detected in gemm's `x86_feature_detected!`
     "pulp": r"\bpulp::",  # Arch::new
+    "fearless_simd": r"\bfearless_simd::",  # Level::new
+    "crc32fast": r"\bcrc32fast::specialized::",  # State::new
+    "aes": r"\baes::backends::x86_vaes512::",  # the crate cpufeatures
+    # gcm.c: crypto_gcm_avx512_enabled; exponentiation.c: CRYPTO_is_AVX512IFMA_capable. The last two are labels within gcm_setiv.
+    "aws-lc": r"\baws_lc_\w+_(avx512|ifma256|win5)\b|<(skip_)?iv_len_12_init_IV>",
 }
 FUNCTION = re.compile(r"^(?:[0-9a-f]+ )?<.+>:$")
 WIDE = re.compile(r"%zmm\d|%k[0-7]\b|\{%k")
