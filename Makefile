@@ -35,7 +35,7 @@ test: ## Run all tests
 	@$(ENV); \
 	if cargo nextest --version >/dev/null 2>&1; then \
 		$(NEXTEST) $(UNIT) --lib; \
-		$(NEXTEST) --test service; \
+		$(NEXTEST) --bins --test '*'; \
 		ANSWERD_TEST_STORE=postgres $(NEXTEST) --test service -E 'test(/^($(STORE_TESTS))::/)'; \
 		if [ -n "$${ANSWERD_TEST_QDRANT_URL:-}" ]; then \
 			ANSWERD_TEST_STORE=qdrant $(NEXTEST) --test service -E 'test(/^($(STORE_TESTS))::/)'; \
@@ -43,7 +43,7 @@ test: ## Run all tests
 		fi; \
 	else \
 		$(CARGO_TEST) $(UNIT) --lib; \
-		$(CARGO_TEST) --test service; \
+		$(CARGO_TEST) --bins --test '*'; \
 		for store in postgres $${ANSWERD_TEST_QDRANT_URL:+qdrant}; do \
 			for part in $(subst |, ,$(STORE_TESTS)); do ANSWERD_TEST_STORE=$$store $(CARGO_TEST) --test service "$$part::"; done; \
 		done; \
