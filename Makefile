@@ -3,8 +3,9 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 ENV := . scripts/env.sh
 CARGO_TEST := cargo test --release --features failpoints
-# Much of a test is waiting: two more at once than there are processors. A test of a browser counts as two.
-NEXTEST := cargo nextest run --release --features failpoints --test-threads $(shell expr $$(nproc) + 2)
+# Much of a test is waiting: two more at once than there are processors. A test of a browser counts as two. One that fails
+# does not keep the others from being heard.
+NEXTEST := cargo nextest run --release --features failpoints --no-fail-fast --test-threads $(shell expr $$(nproc) + 2)
 # Unit tests have answerd unoptimized, with all checks of numbers: it is built in a fifth of the time.
 ANSWERD_ALONE := profile.release.package.answerd
 UNIT := $(foreach check,opt-level=0 debug-assertions=true overflow-checks=true,--config $(ANSWERD_ALONE).$(check))

@@ -256,7 +256,7 @@ impl Elsewhere {
                     let there: Result<bool, _> = self.redis.run(redis::cmd("EXISTS").arg(&list)).await;
                     if matches!(there, Ok(false)) {
                         match shared::was_withdrawn(&self.redis, &list).await {
-                            Ok(true) => log.withdraw(super::problem(ServiceError::DocumentDeleted)),
+                            Ok(true) => return log.withdraw(super::problem(ServiceError::DocumentDeleted)),
                             // Its replica has died: the writer tells the readers.
                             Ok(false) => return,
                             Err(_) => {}

@@ -51,17 +51,19 @@ impl Member {
     fn end(mut self, end: Event) -> Ended {
         let error = end.problem_kind().map(str::to_owned);
         let cancelled = matches!(end, Event::Done { finish_reason: DoneReason::Cancelled, .. });
+        let cached = matches!(end, Event::Done { cached: true, .. });
         self.writer.append(end);
-        self.account(cancelled, error)
+        Ended { cancelled, cached, ..self.account(error) }
     }
 
-    fn account(self, cancelled: bool, error: Option<String>) -> Ended {
+    fn account(self, error: Option<String>) -> Ended {
         Ended {
             answer: self.log.id().to_owned(),
             caller: self.caller,
             first_token_ms: self.first_token_ms,
             total_ms: self.began.elapsed().as_millis() as u64,
-            cancelled,
+            cancelled: false,
+            cached: false,
             error,
         }
     }
@@ -74,6 +76,8 @@ pub(super) struct Ended {
     pub(super) first_token_ms: Option<u64>,
     pub(super) total_ms: u64,
     pub(super) cancelled: bool,
+    /// All of it was there when it was asked for.
+    pub(super) cached: bool,
     pub(super) error: Option<String>,
 }
 
@@ -123,8 +127,14 @@ impl Flight {
             member.say(Event::Token { text: state.text.clone() });
         }
         match state.finished {
+            // To who comes after its end it is one that is kept, also where it is not in the cache yet.
             Some(finished) => {
-                let ended = conclude(member, &finished);
+                member.say(usage(&finished.kept()));
+                let end = match ending(finished.reason, &member.log, member.as_of) {
+                    Event::Done { finish_reason, as_of, .. } => Event::Done { finish_reason, cached: true, as_of },
+                    other => other,
+                };
+                let ended = member.end(end);
                 state.left.push(ended);
             }
             None => state.members.push(member),
@@ -274,7 +284,7 @@ impl Flight {
         state.open = false;
         let interrupted = std::mem::take(&mut state.members);
         let mut ended = std::mem::take(&mut state.left);
-        ended.extend(interrupted.into_iter().map(|member| member.account(false, Some("internal".to_owned()))));
+        ended.extend(interrupted.into_iter().map(|member| member.account(Some("internal".to_owned()))));
         ended
     }
 
@@ -368,8 +378,14 @@ mod tests {
             let names: Vec<_> = log.events(0, 99).iter().map(|event| event.name()).collect();
             assert!(names.contains(&"sources") && names.contains(&"status") && names.contains(&"usage"), "{names:?}");
         }
+        // To who comes after it, it is one that was kept.
+        let cached = [&one, &two, &three].map(|log| match **log.events(0, 99).last().expect("an event") {
+            Event::Done { cached, .. } => cached,
+            _ => panic!("no end"),
+        });
+        assert_eq!(cached, [false, false, true]);
         assert_eq!(flight.outcome().expect("complete").0, "a b");
-        assert_eq!(flight.shut().len(), 1);
+        assert_eq!(flight.shut().iter().map(|ended| ended.cached).collect::<Vec<_>>(), [true]);
         assert!(flight.join(fourth).is_err());
     }
 

@@ -99,7 +99,9 @@ impl Account {
 
     /// Records answers that somebody else's generation gave, which ended so.
     pub(super) fn shared(&self, outcome: Outcome, ended: Vec<Ended>) {
-        ended.iter().for_each(|_| CacheCounts::add(&self.counts.shared));
+        for ended in &ended {
+            CacheCounts::add(if ended.cached { &self.counts.answers } else { &self.counts.shared });
+        }
         self.free(Served::Shared, outcome, ended);
     }
 
@@ -114,7 +116,7 @@ impl Account {
             self.ledger.record(UsageRecord {
                 answer: ended.answer,
                 caller: ended.caller.as_ref().to_owned(),
-                served,
+                served: if ended.cached { Served::Cache } else { served },
                 prompt_tokens: 0,
                 cached_prompt_tokens: 0,
                 completion_tokens: 0,
