@@ -73,6 +73,7 @@ impl Fault {
         let at = |n: usize| nodes.contains(&n);
         let replicas = at(A) || at(B);
         match self {
+            Self::Frozen(n) if at(n) && trouble == "frozen" => true,
             Self::Killed(n) | Self::Stopped(n) | Self::Frozen(n) if at(n) => {
                 // An answer that was interrupted is an `internal` one, and one that ended with its process is not found.
                 ["connection", "unavailable", "internal", "not-found", "not-yet-visible", "cancelled"]

@@ -18,7 +18,7 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use crate::common::upstream::said_about;
 use crate::faults::BUSY;
 use crate::truth::{HANDBOOK, groups, marks, states_revisions};
-use crate::world::{A, B, C, Caller, Dice, Kind, PATIENCE, World, broken};
+use crate::world::{A, B, C, Caller, Dice, Kind, PATIENCE, World, broken, outcome};
 use crate::writers::problem;
 
 /// Readers of the replicas, and of the embedded one.
@@ -210,7 +210,7 @@ async fn events(world: &World, dice: &Dice, node: usize, caller: Caller, questio
     let mut response = match tokio::time::timeout(PATIENCE, request.send()).await {
         Ok(Ok(response)) if response.status() == StatusCode::OK => response,
         Ok(Ok(response)) => {
-            let said = crate::common::outcome(response).await.1;
+            let said = outcome(response).await.1;
             return refused(world, &[node], &said, began, &about);
         }
         Ok(Err(error)) => return broke(world, &[node], &broken(&error).0, began, &about),
@@ -316,10 +316,14 @@ async fn come_again(
         match tokio::time::timeout(PATIENCE, request.send()).await {
             Ok(Ok(response)) if response.status() == StatusCode::OK => return Some(response),
             Ok(Ok(response)) => {
-                let (status, said) = crate::common::outcome(response).await;
+                let (status, said) = outcome(response).await;
                 world.note(&format!("{} at {}: {status} {said}", heard.place, world.nodes[from].name));
                 // One that it does not know is looked for at the other one at once, and at both for a while.
                 if status == StatusCode::NOT_FOUND && since.elapsed() > Duration::from_secs(8) {
+                    return None;
+                }
+                if problem(&said) == GONE {
+                    heard.end = Some(("error".to_owned(), said));
                     return None;
                 }
                 if !matches!(status, StatusCode::NOT_FOUND | StatusCode::SERVICE_UNAVAILABLE) {

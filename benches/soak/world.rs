@@ -11,15 +11,15 @@ use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use async_nats::jetstream::Context;
-use reqwest::{Client, Method, StatusCode};
-use serde_json::Value;
+use reqwest::{Client, Method, Response, StatusCode};
+use serde_json::{Value, json};
 use tokio::sync::{Mutex, RwLock};
 
 use crate::common::nats::Nats;
 use crate::common::postgres::Postgres;
 use crate::common::redis::Redis;
 use crate::common::upstream::{Script, Upstream, chat_on_with};
-use crate::common::{Home, Setup, free_port, make_key, outcome};
+use crate::common::{self, Home, Setup, free_port, make_key};
 use crate::faults::{BUSY, Spells};
 use crate::health::Life;
 use crate::support;
@@ -36,6 +36,17 @@ pub const A: usize = 0;
 pub const B: usize = 1;
 /// The embedded one.
 pub const C: usize = 2;
+
+/// What was answered. Who connects to a process that is frozen gets a bare 408 of actix's when it goes on: the time for the head
+/// of a request is over before it is read.
+pub async fn outcome(response: Response) -> (StatusCode, Value) {
+    match common::outcome(response).await {
+        (StatusCode::REQUEST_TIMEOUT, said) if said == "" => {
+            (StatusCode::REQUEST_TIMEOUT, json!({ "type": "urn:answerd:problem:frozen" }))
+        }
+        other => other,
+    }
+}
 
 /// Who calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

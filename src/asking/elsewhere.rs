@@ -209,7 +209,8 @@ impl Elsewhere {
     /// An answer that another replica has, for those who may have it; read here as if it were this one's.
     pub async fn find(self: &Arc<Self>, id: &str, caller: &str) -> Option<Arc<AnswerLog>> {
         let entries = self.entries(id, 0).await.ok()?;
-        let head: Head = serde_json::from_str(entries.first()?).ok()?;
+        let Some(first) = entries.first() else { return self.find_withdrawn(id, caller).await };
+        let head: Head = serde_json::from_str(first).ok()?;
         if !super::shelf::may_have(&head.caller, caller) {
             return None;
         }
@@ -224,6 +225,17 @@ impl Elsewhere {
         if !self.withdraw(&log, &store) && !ended {
             actix_rt::spawn(Arc::clone(self).follow(Arc::clone(&log), writer, entries.len(), store));
         }
+        Some(log)
+    }
+
+    /// What is left of an answer that was withdrawn a short while ago: that it was.
+    async fn find_withdrawn(&self, id: &str, caller: &str) -> Option<Arc<AnswerLog>> {
+        let owner = shared::withdrawn_from(&self.redis, &self.list(id)).await.ok()??;
+        if !super::shelf::may_have(&owner, caller) {
+            return None;
+        }
+        let (_writer, log) = AnswerLog::copy(id.to_owned(), Bounds::default());
+        log.withdraw(super::problem(ServiceError::DocumentDeleted));
         Some(log)
     }
 
@@ -255,10 +267,10 @@ impl Elsewhere {
                     let list = self.list(log.id());
                     let there: Result<bool, _> = self.redis.run(redis::cmd("EXISTS").arg(&list)).await;
                     if matches!(there, Ok(false)) {
-                        match shared::was_withdrawn(&self.redis, &list).await {
-                            Ok(true) => return log.withdraw(super::problem(ServiceError::DocumentDeleted)),
+                        match shared::withdrawn_from(&self.redis, &list).await {
+                            Ok(Some(_)) => return log.withdraw(super::problem(ServiceError::DocumentDeleted)),
                             // Its replica has died: the writer tells the readers.
-                            Ok(false) => return,
+                            Ok(None) => return,
                             Err(_) => {}
                         }
                     }

@@ -288,17 +288,22 @@ async fn purge_one(redis: &Redis, deleted: &RestsOn) -> Result<Counts, RedisTrou
     Ok(counts)
 }
 
-/// Removes the list of an answer that rests on what is deleted. Who reads it on another replica may find that it is gone
-/// before the notice has come there, and finds out why. Whether it was there.
+/// Removes the list of an answer that rests on what is deleted, and says whose it was: who looks for it on another replica,
+/// where the notice has not come yet or which never had it, finds out why it is gone. Whether it was there.
 ///
 /// # Errors
 /// [`RedisTrouble`]; then it is to be done again.
 pub async fn withdraw(redis: &Redis, list: &str) -> Result<bool, RedisTrouble> {
-    // A Redis that is full takes things away, and no word of it.
+    // Its first entry names the one who asked. A Redis that is full takes things away, and no word of it.
     static SCRIPT: LazyLock<Script> = LazyLock::new(|| {
         Script::new(
-            "local removed = redis.call('DEL', KEYS[1]) \
-             if removed == 1 then redis.pcall('SET', KEYS[2], '', 'PX', ARGV[1]) end \
+            "local first = redis.pcall('LINDEX', KEYS[1], 0) \
+             local removed = redis.call('DEL', KEYS[1]) \
+             if removed == 1 then \
+               local read, head = pcall(cjson.decode, first) \
+               local caller = read and type(head) == 'table' and head.caller \
+               redis.pcall('SET', KEYS[2], type(caller) == 'string' and caller or '', 'PX', ARGV[1]) \
+             end \
              return removed",
         )
     });
@@ -307,12 +312,12 @@ pub async fn withdraw(redis: &Redis, list: &str) -> Result<bool, RedisTrouble> {
     redis.invoke(&call).await
 }
 
-/// Whether an answer's list that is gone was withdrawn a short while ago.
+/// Whose answer it was, where its list was withdrawn a short while ago.
 ///
 /// # Errors
 /// [`RedisTrouble`]
-pub async fn was_withdrawn(redis: &Redis, list: &str) -> Result<bool, RedisTrouble> {
-    redis.run(redis::cmd("EXISTS").arg(word_of(list))).await
+pub async fn withdrawn_from(redis: &Redis, list: &str) -> Result<Option<String>, RedisTrouble> {
+    redis.run(redis::cmd("GET").arg(word_of(list))).await
 }
 
 /// The key that is there where a list was withdrawn: on the same node of a cluster.
