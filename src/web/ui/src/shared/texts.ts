@@ -85,7 +85,7 @@ export const shared = {
 export const chat = {
   /** Questions for a first try. They are shown where the documents that answer them are indexed. */
   examples: [
-    { question: "How many days of annual leave do full-time employees have?", document: "people/handbook.md" },
+    { question: "When does the leave year run?", document: "people/handbook.md" },
     { question: "How fast must a SEV1 alert be acknowledged?", document: "engineering/on-call.md" },
     { question: "How do I check that a webhook is genuine?", document: "product/api/webhooks.html" },
   ],
