@@ -539,7 +539,8 @@ await check("conversations are searched, renamed, exported, deleted and had back
   await page.getByRole("textbox", { name: "Name" }).fill("About animals");
   await page.keyboard.press("Enter");
   await page.locator(".entry.open", { hasText: "About animals" }).waitFor();
-  ensure((await page.title()) === "About animals – answerd", `the title of the page is ${await page.title()}`);
+  // The page is told of it once the list is.
+  await page.waitForFunction(() => document.title === "About animals – answerd", null, { timeout: 5_000 });
   for (const [item, wanted] of [["Export as Markdown", "It is the zebra."], ["Export as JSON", '"question": "Which animal?"']]) {
     const download = page.waitForEvent("download");
     await menu(item);
