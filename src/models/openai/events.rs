@@ -106,17 +106,19 @@ pub fn chunks(bytes: impl Stream<Item = Result<Bytes, String>> + Send + 'static)
     Box::pin(events)
 }
 
-/// Drops a byte order mark, which may come in pieces: the parser of events panics at one. `start` is what has come before,
-/// until there is enough of it to tell.
+/// Drops byte order marks at the beginning, which may come in pieces: the parser of events panics at one. `start` is what has
+/// come before, until there is enough of it to tell.
 fn without_mark(start: &mut Option<Vec<u8>>, bytes: Bytes) -> Bytes {
     const MARK: &[u8] = b"\xef\xbb\xbf";
     let Some(held) = start else { return bytes };
     held.extend_from_slice(&bytes);
+    while held.starts_with(MARK) {
+        held.drain(..MARK.len());
+    }
     if held.len() < MARK.len() {
         return Bytes::new();
     }
-    let all = Bytes::from(start.take().unwrap_or_default());
-    if all.starts_with(MARK) { all.slice(MARK.len()..) } else { all }
+    Bytes::from(start.take().unwrap_or_default())
 }
 
 /// The event that has begun and not ended: a blank line ends it.
@@ -182,12 +184,15 @@ mod tests {
     }
 
     #[test]
-    fn a_byte_order_mark_is_dropped_in_whatever_pieces_it_comes() {
-        let response = "\u{feff}data: {\"choices\": [{\"delta\": {\"content\": \"x\"}}]}\n\n".as_bytes();
-        for size in [1, 2, 3, 4, response.len()] {
-            let said = read(response.chunks(size).map(Bytes::copy_from_slice).collect());
-            let said: Vec<&str> = said.iter().map(|chunk| chunk.as_ref().expect("a chunk").text()).collect();
-            assert_eq!(said, ["x"], "in pieces of {size}");
+    fn byte_order_marks_are_dropped_in_whatever_pieces_they_come() {
+        for marks in 0..3 {
+            let event = "data: {\"choices\": [{\"delta\": {\"content\": \"x\"}}]}\n\n";
+            let response = "\u{feff}".repeat(marks) + event;
+            for size in [1, 2, 3, 4, response.len()] {
+                let said = read(response.as_bytes().chunks(size).map(Bytes::copy_from_slice).collect());
+                let said: Vec<&str> = said.iter().map(|chunk| chunk.as_ref().expect("a chunk").text()).collect();
+                assert_eq!(said, ["x"], "{marks} in pieces of {size}");
+            }
         }
     }
 
