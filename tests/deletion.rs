@@ -232,7 +232,7 @@ async fn other_replicas_forget_what_they_have_of_it_and_the_receipt_names_them()
     let (a, b) = (serve(&here, &setup).await, serve(&there, &setup).await);
     let first = ask(&a, QUESTION).await;
     let (id, asked) = (id_of(&first), upstream.asked().len());
-    a.until("it is kept", async || redis.keys("answerd:kept").await.len() >= 3).await;
+    redis.until_kept(&a).await;
     // What the other one wrote is in the memory of this one now, and what it keeps can be read here.
     assert!(is_cached(&ask(&b, QUESTION).await));
     let shown = async || b.get(&format!("/v1/answers/{id}")).await;
@@ -302,7 +302,7 @@ async fn a_redis_that_is_away_is_named_and_made_good_for() {
     let (mut redis, upstream, home) = (Redis::start(&["--appendonly", "yes"]).await, echo(), Home::new());
     let server = serve(&home, &with_redis(&upstream, &redis)).await;
     ask(&server, QUESTION).await;
-    server.until("it is kept there", async || redis.keys("answerd:kept").await.len() >= 3).await;
+    redis.until_kept(&server).await;
     // It writes what it has to its disk each second.
     tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
     redis.kill();
@@ -387,7 +387,7 @@ async fn a_deletion_that_was_interrupted_has_its_receipt_after_the_next_start() 
     let setup = with_redis(&upstream, &redis);
     let server = serve(&home, &setup).await;
     ask(&server, QUESTION).await;
-    server.until("it is kept there", async || redis.keys("answerd:kept").await.len() >= 3).await;
+    redis.until_kept(&server).await;
     // What is done for it begins, and does not come to its end.
     redis.signal(libc::SIGSTOP);
     let (status, body) = server.delete("/v1/documents/expenses.md").await;
@@ -409,7 +409,7 @@ async fn a_deletion_that_a_later_write_came_before_forgets_what_was_there_and_ha
     let server = serve(&home, &with_redis(&upstream, &redis)).await;
     let first = ask(&server, QUESTION).await;
     assert!(text_of(&first).contains(MARKER), "{first:?}");
-    server.until("it is kept there", async || redis.keys("answerd:kept").await.len() >= 3).await;
+    redis.until_kept(&server).await;
     // Many on one document, at the same time as what writes it anew: now one is taken first, now the other.
     let rounds = (0..60).map(async |n| {
         let write = async {
@@ -449,7 +449,7 @@ async fn what_says_where_shared_things_are_is_not_taken_for_room_and_goes_with_t
     let (redis, upstream, home) = (Redis::start(&[]).await, echo(), Home::new());
     let server = serve(&home, &with_redis(&upstream, &redis)).await;
     ask(&server, QUESTION).await;
-    server.until("it is kept there", async || redis.keys("answerd:kept").await.len() >= 3).await;
+    redis.until_kept(&server).await;
     let indexes = redis.keys("answerd:rests").await;
     assert!(!indexes.is_empty());
     for index in indexes {

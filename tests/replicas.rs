@@ -52,7 +52,7 @@ async fn what_one_replica_keeps_another_finds() {
     let (here, there) = (Home::new(), Home::new());
     let (a, b) = (replica(&here, &settings).await, replica(&there, &settings).await);
     let first = a.answer(QUESTION).await;
-    a.until("it is kept", async || redis.keys("answerd:kept").await.len() >= 3).await;
+    redis.until_kept(&a).await;
     let again = b.answer(QUESTION).await;
     assert_eq!((&one(&first, "done")["cached"], &one(&again, "done")["cached"]), (&json!(false), &json!(true)));
     assert_eq!(text_of(&first), text_of(&again));
@@ -313,7 +313,7 @@ async fn what_somebody_else_put_under_a_key_is_not_used() {
     let (here, there) = (Home::new(), Home::new());
     let a = replica(&here, &settings).await;
     let right = text_of(&a.answer(QUESTION).await);
-    a.until("it is kept", async || redis.keys("answerd:kept").await.len() >= 3).await;
+    redis.until_kept(&a).await;
     let kept = redis.keys("answerd:kept").await;
     assert!(kept.len() >= 3, "{kept:?}");
     let values: Vec<String> = {

@@ -76,7 +76,7 @@ pub(super) struct Ended {
     pub(super) first_token_ms: Option<u64>,
     pub(super) total_ms: u64,
     pub(super) cancelled: bool,
-    /// All of it was there when it was asked for.
+    /// All of it was there when it came.
     pub(super) cached: bool,
     pub(super) error: Option<String>,
 }
@@ -129,12 +129,7 @@ impl Flight {
         match state.finished {
             // To who comes after its end it is one that is kept, also where it is not in the cache yet.
             Some(finished) => {
-                member.say(usage(&finished.kept()));
-                let end = match ending(finished.reason, &member.log, member.as_of) {
-                    Event::Done { finish_reason, as_of, .. } => Event::Done { finish_reason, cached: true, as_of },
-                    other => other,
-                };
-                let ended = member.end(end);
+                let ended = conclude(member, &finished, true);
                 state.left.push(ended);
             }
             None => state.members.push(member),
@@ -223,7 +218,7 @@ impl Flight {
             match state.members[n].log.demand() {
                 Demand::Stop if heeded || state.members.len() > 1 => {
                     let member = state.members.swap_remove(n);
-                    let end = ending(FinishReason::Cancelled, &member.log, member.as_of);
+                    let end = ending(FinishReason::Cancelled, &member.log, member.as_of, false);
                     state.left.push(member.end(end));
                     continue;
                 }
@@ -246,7 +241,7 @@ impl Flight {
         state.open &= finished.reason != FinishReason::Cancelled;
         state.finished = Some(*finished);
         let mut ended = std::mem::take(&mut state.left);
-        ended.extend(std::mem::take(&mut state.members).into_iter().map(|member| conclude(member, finished)));
+        ended.extend(std::mem::take(&mut state.members).into_iter().map(|member| conclude(member, finished, false)));
         ended
     }
 
@@ -314,10 +309,11 @@ impl State {
     }
 }
 
-/// The end of an answer whose model has ended.
-fn conclude(mut member: Member, finished: &Finished) -> Ended {
-    member.say(usage(finished));
-    let end = ending(finished.reason, &member.log, member.as_of);
+/// The end of an answer whose model has ended; before it came, where it is `cached`: then all had been computed.
+fn conclude(mut member: Member, finished: &Finished, cached: bool) -> Ended {
+    let cached_prompt_tokens = if cached { finished.prompt_tokens } else { finished.cached_prompt_tokens };
+    member.say(usage(&Finished { cached_prompt_tokens, ..*finished }));
+    let end = ending(finished.reason, &member.log, member.as_of, cached);
     member.end(end)
 }
 

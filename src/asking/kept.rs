@@ -86,15 +86,15 @@ impl KeptAnswer {
         account.kept(finished.reason.into(), ended);
     }
 
+    /// The account of it now: everything had been computed before.
     fn finished(&self) -> Finished {
-        let finished = Finished {
+        Finished {
             reason: if self.cut { FinishReason::Length } else { FinishReason::Stop },
             prompt_tokens: self.prompt_tokens,
-            cached_prompt_tokens: 0,
+            cached_prompt_tokens: self.prompt_tokens,
             completion_tokens: self.completion_tokens,
             estimated: self.estimated,
-        };
-        finished.kept()
+        }
     }
 }
 

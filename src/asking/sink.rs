@@ -239,7 +239,7 @@ impl Drop for AnswerSink {
 }
 
 /// The last event of a generation that ended in this way.
-pub(super) fn ending(reason: FinishReason, log: &AnswerLog, as_of: AsOf) -> Event {
+pub(super) fn ending(reason: FinishReason, log: &AnswerLog, as_of: AsOf, cached: bool) -> Event {
     let finish_reason = match (reason, log.stopped()) {
         (FinishReason::Stop, _) => DoneReason::Stop,
         (FinishReason::Length, _) => DoneReason::Length,
@@ -251,5 +251,5 @@ pub(super) fn ending(reason: FinishReason, log: &AnswerLog, as_of: AsOf) -> Even
         }
         (FinishReason::Cancelled, _) => DoneReason::Cancelled,
     };
-    Event::Done { finish_reason, cached: false, as_of }
+    Event::Done { finish_reason, cached, as_of }
 }

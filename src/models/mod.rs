@@ -209,11 +209,6 @@ impl Finished {
     pub fn unbegun(reason: FinishReason) -> Self {
         Self { reason, prompt_tokens: 0, cached_prompt_tokens: 0, completion_tokens: 0, estimated: false }
     }
-
-    /// The account of it to who asks afterwards: everything had been computed before.
-    pub fn kept(self) -> Self {
-        Self { cached_prompt_tokens: self.prompt_tokens, ..self }
-    }
 }
 
 /// What an engine is doing now, for the pool and the admin page.

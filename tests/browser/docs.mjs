@@ -46,12 +46,14 @@ await checks.check("an address says what it takes and gives, and how to call it"
 });
 
 await checks.check("every address can be opened, with all that is folded in it", async () => {
+  const open = (what) => page.locator(what).evaluateAll((nodes) => nodes.forEach((node) => (node.open = true)));
+  await open("details.operation");
+  for (const { operationId } of operations) await card(operationId).locator(".body").waitFor();
   // What is opened may have more that is folded; a filter has filters in it, without an end.
   for (let depth = 0; depth < 4; depth++) {
-    await page.locator("details.operation, details.operation details").evaluateAll((nodes) => nodes.forEach((node) => (node.open = true)));
+    await open("details.operation details");
     await page.waitForTimeout(20);
   }
-  for (const { operationId } of operations) await card(operationId).locator(".body").waitFor();
   await accessible(page, "everything that is open");
   const ids = await page.locator("[id]").evaluateAll((nodes) => nodes.map((node) => node.id));
   ensure(new Set(ids).size === ids.length, `an id is there twice: ${ids.filter((id, n) => ids.indexOf(id) !== n)}`);

@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 use redis::{FromRedisValue, ToRedisArgs};
 use tempfile::TempDir;
 
-use super::{free_port, until_listening};
+use super::{Server, free_port, until_listening};
 
 pub struct Redis {
     folder: TempDir,
@@ -110,5 +110,11 @@ impl Redis {
     /// The keys that begin so.
     pub async fn keys(&self, beginning: &str) -> Vec<String> {
         self.command("KEYS", &[format!("{beginning}*")]).await
+    }
+
+    /// Waits until an answer is kept here: what its question finds, the answer, and what one that asks the same finds. The end
+    /// of an answer is told before that.
+    pub async fn until_kept(&self, server: &Server) {
+        server.until("an answer is kept in Redis", async || self.keys("answerd:kept").await.len() >= 3).await;
     }
 }
