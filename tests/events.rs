@@ -179,6 +179,44 @@ async fn poison_goes_to_the_dead_letters_once_with_its_reason_and_the_rest_goes_
     assert_eq!(server.text("linked").await, None);
 }
 
+/// JetStream keeps 64 KiB of headers: what is wrong with an event may be longer, and its own headers may be nearly that.
+#[tokio::test]
+async fn poison_is_buried_also_where_its_headers_or_what_is_wrong_with_it_are_large() {
+    let nats = Nats::start().await;
+    let home = Home::new();
+    let setup = setup(&nats);
+    let server = home.serve(&setup).await;
+    let bus = nats.jetstream().await;
+    stream_is_there(&server, &bus).await;
+    let dataref = "\u{200b}".repeat(100_000);
+    let event = json!({ "specversion": "1.0", "id": "1", "source": "/t", "type": "upserted", "subject": "long", "dataref": dataref });
+    let mut headers = async_nats::HeaderMap::new();
+    headers.insert("content-type", "application/cloudevents+json");
+    let sent = bus.publish_with_headers("documents.wiki.upserted", headers, event.to_string().into()).await;
+    sent.expect("published").await.expect("stored");
+    let large = "v".repeat(65_000);
+    publish(&bus, "large", "upserted", "2", &[("ce-dataref", "x"), ("x-small", "kept"), ("x-large", &large)], "").await;
+    publish(&bus, "good", "upserted", "3", &[], "fine").await;
+    server.until("they are there", async || server.get("/admin/status").await.1["events"]["dead_letters"] == 2).await;
+    all_taken(&server, &bus).await;
+    assert_eq!(server.text("good").await.as_deref(), Some("fine"));
+
+    let output = |args: &[&str]| home.run(&setup, args);
+    let text = |args: &[&str]| String::from_utf8(output(args).stdout).expect("a text");
+    let list = text(&["dlq", "list"]);
+    assert!(list.lines().all(|line| line.contains("its `dataref` begins with") && line.len() < 5000), "{list:.9000}");
+    let number = |line: &str| line.split_whitespace().next().expect("a number").to_owned();
+    let long = list.lines().find(|line| line.contains("200b")).expect("the long one");
+    assert!(text(&["dlq", "show", &number(long)]).contains(&dataref), "its payload is whole");
+    let large = list.lines().find(|line| !line.contains("200b")).expect("the large one");
+    let shown = text(&["dlq", "show", &number(large)]);
+    assert!(shown.contains("x-small: kept") && shown.contains("ce-subject: large"), "{shown:.2000}");
+    assert!(!shown.contains("x-large"), "{shown:.2000}");
+    let retried = output(&["dlq", "retry", &number(large)]);
+    let said = String::from_utf8_lossy(&retried.stderr);
+    assert!(!retried.status.success() && said.contains("publish the document itself again"), "{said}");
+}
+
 /// Answerd dies when an event has failed and is not with the dead letters, and a later one on its document is stored.
 #[tokio::test]
 async fn poison_is_buried_also_where_a_newer_event_and_a_crash_come_first() {

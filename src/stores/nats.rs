@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use async_nats::header::{HeaderMap, NATS_MESSAGE_ID};
+use async_nats::header::{HeaderMap, HeaderName, HeaderValue, NATS_MESSAGE_ID};
 use async_nats::jetstream::consumer::{AckPolicy, Consumer, DeliverPolicy, pull};
 use async_nats::jetstream::context::ConsumerInfoErrorKind;
 use async_nats::jetstream::object_store::{self, GetErrorKind, Object};
@@ -37,12 +37,17 @@ pub const FETCHING: usize = 1000;
 /// In a consumer's metadata: the catalog that it fills.
 const CATALOG: &str = "answerd-catalog";
 
-/// What is put before the name of a header of a dead letter that would tell a server something.
+/// What is put before the name of a header of a dead letter that would tell a server something; the others of answerd's own
+/// begin with it too.
 const ASIDE: &str = "Answerd-";
-/// The header of a dead letter that is without its content, with how many bytes that had.
+/// The header of a dead letter that is without its content or some of its headers, with how many bytes those had.
 const LEFT_OUT: &str = "Answerd-Content-Bytes";
 /// Bytes that the protocol and headers not known yet may add to a message.
 const MESSAGE_MARGIN: usize = 4096;
+/// Most bytes of the reason that is with a dead letter: it may quote an event that is as large as a message can be.
+const MAX_REASON_BYTES: usize = 4096;
+/// Most bytes of headers that a stream keeps are 64 KiB; some are the protocol's, and the key's with which it is stored once.
+const MAX_HEADERS_BYTES: usize = 64 * 1024 - 1024;
 
 /// A connection to JetStream; see the module. Cheap to clone.
 #[derive(Clone)]
@@ -102,6 +107,17 @@ impl DeadLetter {
 /// Whether a header tells a server something, such as how long to keep a message.
 fn is_servers(name: &str) -> bool {
     name.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("Nats-"))
+}
+
+/// Whether a header is one that answerd gives to dead letters.
+fn is_answerds(name: &str) -> bool {
+    name.get(..ASIDE.len()).is_some_and(|start| start.eq_ignore_ascii_case(ASIDE))
+}
+
+/// Bytes of a header as it is sent, and as it is kept with a dead letter.
+fn header_bytes(name: &HeaderName, values: &[HeaderValue]) -> usize {
+    let name: &str = name.as_ref();
+    values.iter().map(|value| ASIDE.len() + name.len() + value.as_str().len() + ": \r\n".len()).sum()
 }
 
 /// Whether all that matches `subject` matches `pattern` too.
@@ -343,28 +359,44 @@ impl Bus {
         (subject, reason, attempts): (&str, &str, i64),
         key: &str,
     ) -> Result<bool, String> {
-        // What some of them mean to a server was meant for the first stream.
+        // A header cannot hold line breaks.
+        let mut reason: String = reason.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        if reason.len() > MAX_REASON_BYTES {
+            reason.truncate(reason.floor_char_boundary(MAX_REASON_BYTES));
+            reason.push('…');
+        }
         let mut kept = HeaderMap::new();
-        for (name, values) in headers.iter() {
+        let attempts = attempts.to_string();
+        for (name, value) in [(REASON, reason.as_str()), (ATTEMPTS, &attempts), (SUBJECT, subject)] {
+            kept.insert(name, value);
+        }
+        let mut size: usize = kept.iter().map(|(name, values)| header_bytes(name, values)).sum();
+        // The reason is worth more than what there is no room for beside it.
+        let mut left_out = 0;
+        let mut given: Vec<_> = headers.iter().filter(|(name, _)| !is_answerds(name.as_ref())).collect();
+        given.sort_by_key(|(name, values)| header_bytes(name, values));
+        for (name, values) in given {
+            let bytes = header_bytes(name, values);
+            if size + bytes > MAX_HEADERS_BYTES {
+                left_out += bytes;
+                continue;
+            }
+            size += bytes;
+            // What some of them mean to a server was meant for the first stream.
             let plain: &str = name.as_ref();
             let name = if is_servers(plain) { format!("{ASIDE}{plain}") } else { plain.to_owned() };
             values.iter().for_each(|value| kept.append(name.as_str(), value.clone()));
         }
-        let mut headers = kept;
-        // A header cannot hold line breaks.
-        let reason: String = reason.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-        headers.insert(REASON, reason.as_str());
-        headers.insert(ATTEMPTS, attempts.to_string().as_str());
-        headers.insert(SUBJECT, subject);
-        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
-        let collection = if !collection.is_empty() && collection.chars().all(allowed) { collection } else { "unknown" };
-        let size: usize = headers.iter().flat_map(|(_, values)| values).map(|value| value.as_str().len() + 64).sum();
         if !self.fits(payload.len() + size) {
-            // The reason is worth more than the content, of which there is too much for a message with both.
-            headers.insert(LEFT_OUT, payload.len().to_string().as_str());
+            left_out += payload.len();
             payload = Bytes::new();
         }
-        self.publish(&format!("{DEAD_LETTER_PREFIX}.{collection}"), headers, payload, key).await
+        if left_out > 0 {
+            kept.insert(LEFT_OUT, left_out.to_string().as_str());
+        }
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+        let collection = if !collection.is_empty() && collection.chars().all(allowed) { collection } else { "unknown" };
+        self.publish(&format!("{DEAD_LETTER_PREFIX}.{collection}"), kept, payload, key).await
     }
 
     /// The dead letters in order, from a number on, at most so many.
@@ -437,8 +469,8 @@ impl Bus {
         let subject = letter.header(SUBJECT).to_owned();
         if !letter.header(LEFT_OUT).is_empty() {
             return Err(format!(
-                "the dead letter {} is without its content of {} bytes, which was too large to be kept with the reason: \
-                 publish the document itself again",
+                "the dead letter {} is without {} bytes of its headers and its content, for which there was no room beside \
+                 the reason: publish the document itself again",
                 letter.sequence,
                 letter.header(LEFT_OUT)
             ));
@@ -446,9 +478,7 @@ impl Bus {
         let mut headers = HeaderMap::new();
         for (name, values) in letter.headers.iter() {
             let plain: &str = name.as_ref();
-            let ours = [REASON, ATTEMPTS, SUBJECT].iter().any(|own| own.eq_ignore_ascii_case(plain));
-            let aside = plain.get(..ASIDE.len()).is_some_and(|start| start.eq_ignore_ascii_case(ASIDE));
-            if !ours && !aside && !is_servers(plain) {
+            if !is_answerds(plain) && !is_servers(plain) {
                 values.iter().for_each(|value| headers.append(name.clone(), value.clone()));
             }
         }

@@ -24,7 +24,7 @@ const PDF_HEADER_WINDOW: usize = 1024;
 /// Bytes at the end of a PDF that hold its trailer.
 const PDF_TRAILER_WINDOW: usize = 2048;
 
-/// Most characters of a media type that an error shows.
+/// Most characters of a media type or a name that an error shows.
 pub(super) const MOST_SHOWN: usize = 100;
 
 /// How a ZIP archive begins.
@@ -147,7 +147,11 @@ pub(super) fn expected(declared: Option<&MediaType>, name: &str) -> String {
         Some(declared) if declared.format().is_some() => {
             format!("declared as {}", declared.essence.chars().take(MOST_SHOWN).collect::<String>())
         }
-        _ => format!("named {name:?}"),
+        // What tells the format is at its end.
+        _ => match name.char_indices().rev().nth(MOST_SHOWN) {
+            Some((before, skipped)) => format!("named …{:?}", &name[before + skipped.len_utf8()..]),
+            None => format!("named {name:?}"),
+        },
     }
 }
 

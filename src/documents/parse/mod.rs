@@ -314,6 +314,8 @@ mod tests {
             assert!(matches!(error, ParseError::Mismatch { .. }), "{error:?}");
             assert!(error.to_string().contains(word), "{error}");
         }
+        let error = run(&format!("{}ä.pdf", "ü".repeat(5000)), None, b"text").unwrap_err().to_string();
+        assert!(error.contains("üä.pdf\", but its content is text") && error.len() < 600, "{error}");
     }
 
     #[test]
