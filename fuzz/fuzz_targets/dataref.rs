@@ -19,9 +19,12 @@ fuzz_target!(|input: &[u8]| -> Corpus {
     let config = FetchConfig { hosts: hosts.to_owned(), allow_private, ..FetchConfig::default() };
     assert!(!shown(url.as_str()).contains(['?', '#']));
     if let Err(error) = Rules::of(&config).check(&url) {
-        let mut bare = url.clone();
-        bare.set_query(None);
-        let said = Rules::of(&config).check(&bare).map_err(|error| error.to_string());
+        let mut other = url.clone();
+        // Without one, spaces at the end of the path would go as well.
+        if url.query().is_some() {
+            other.set_query(Some("another"));
+        }
+        let said = Rules::of(&config).check(&other).map_err(|error| error.to_string());
         assert_eq!(said, Err(error.to_string()), "the query of {url} is in the error");
         return Corpus::Keep;
     }

@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use super::event::{COLLECTION_DEFAULT, DocumentId, JsonDocument, Metadata, Operation, Upsert};
+use super::excerpt;
 use super::parse::essence;
 use crate::retrieval::sight::{groups_of, with_groups};
 
@@ -118,7 +119,7 @@ impl Attributes {
         match self.0.get(name) {
             None | Some(Value::Null) => Ok(None),
             Some(Value::String(text)) => Ok(Some(text.clone())),
-            Some(other) => invalid(format!("`{name}` is {other}, it must be a text")),
+            Some(other) => invalid(format!("`{name}` is {}, it must be a text", excerpt(&other.to_string()))),
         }
     }
 
@@ -140,7 +141,10 @@ impl Attributes {
         };
         match number.filter(|number| *number <= i64::MAX as u64) {
             Some(number) => Ok(Some(number)),
-            None => invalid(format!("`revision` is {value}, it must be a whole number from 0 to {}", i64::MAX)),
+            None => {
+                let value = value.to_string();
+                invalid(format!("`revision` is {}, it must be a whole number from 0 to {}", excerpt(&value), i64::MAX))
+            }
         }
     }
 
@@ -211,7 +215,7 @@ fn structured(delivery: &Delivery<'_>, mut object: Map<String, Value>) -> Result
 fn event(delivery: &Delivery<'_>, attributes: &Attributes, data: Data) -> Result<DocumentEvent, InvalidEvent> {
     let version = attributes.required("specversion")?;
     if version != "1.0" {
-        return invalid(format!("its `specversion` is {version:?}, answerd reads 1.0"));
+        return invalid(format!("its `specversion` is {:?}, answerd reads 1.0", excerpt(&version)));
     }
     let key = EventKey { source: attributes.required("source")?, id: attributes.required("id")? };
     let action = action_of_type(&attributes.required("type")?)?;
@@ -250,7 +254,7 @@ fn plain(delivery: &Delivery<'_>, mut object: Map<String, Value>) -> Result<Docu
     let mut take = |name: &str| match object.remove(name) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => Ok(Some(text)),
-        Some(other) => invalid(format!("`{name}` is {other}, it must be a text")),
+        Some(other) => invalid(format!("`{name}` is {}, it must be a text", excerpt(&other.to_string()))),
     };
     let document = document_id("document", &take("document")?.unwrap_or_default())?;
     let action = match take("action")? {
@@ -281,7 +285,7 @@ fn action_of_type(kind: &str) -> Result<Action, InvalidEvent> {
     match kind.rsplit('.').find(|part| !version(part)) {
         Some("upserted") => Ok(Action::Upserted),
         Some("deleted") => Ok(Action::Deleted),
-        _ => invalid(format!("its type {kind:?} does not end with `upserted` or `deleted`")),
+        _ => invalid(format!("its type {:?} does not end with `upserted` or `deleted`", excerpt(kind))),
     }
 }
 
@@ -294,13 +298,15 @@ fn bus_action(delivery: &Delivery<'_>) -> Option<Action> {
 }
 
 fn document_id(name: &str, id: &str) -> Result<DocumentId, InvalidEvent> {
-    DocumentId::parse(id)
-        .map_err(|error| InvalidEvent(format!("`{name}` names the document, and {id:?} cannot: {error}")))
+    let wrong = |error| InvalidEvent(format!("`{name}` names the document, and {:?} cannot: {error}", excerpt(id)));
+    DocumentId::parse(id).map_err(wrong)
 }
 
 fn json_document(value: Value) -> Result<JsonDocument, InvalidEvent> {
-    serde_path_to_error::deserialize(value)
-        .map_err(|error| InvalidEvent(format!("in the document's JSON at `{}`: {}", error.path(), error.inner())))
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        let path = error.path().to_string();
+        InvalidEvent(format!("in the document's JSON at `{}`: {}", excerpt(&path), error.inner()))
+    })
 }
 
 fn finish(
@@ -405,7 +411,8 @@ mod tests {
             let error = deliver(&pairs, b"x").unwrap_err().0;
             assert!(error.contains(said), "{missing}: {error}");
         }
-        let with = |name: &'static str, value: &'static str| {
+        let long = "é".repeat(1000);
+        let with = |name: &'static str, value| {
             let mut pairs = BINARY.to_vec();
             pairs.retain(|(key, _)| *key != name);
             pairs.push((name, value));
@@ -418,6 +425,17 @@ mod tests {
         assert!(with("ce-type", "com.example.document.deleted").contains("do not say the same"));
         assert!(with("ce-title", "%ff").contains("UTF-8"));
         assert!(with("ce-subject", "../etc").contains("path segment"));
+        // Of a value however long its beginning is shown, and then what is wrong with it.
+        for (name, wrong) in [
+            ("ce-subject", "512 bytes"),
+            ("ce-type", "does not end with"),
+            ("ce-revision", "a whole number"),
+            ("ce-collection", "is not"),
+            ("ce-specversion", "reads 1.0"),
+        ] {
+            let error = with(name, &long);
+            assert!(error.contains("ééé…") && error.contains(wrong) && error.len() < 500, "{error}");
+        }
         assert!(deliver(&BINARY, b"").unwrap_err().0.contains("dataref"));
     }
 

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use super::excerpt;
 use crate::retrieval::sight::validate_visibility;
 
 /// The collection of a document whose publisher names none.
@@ -148,7 +149,8 @@ pub fn validate_metadata(metadata: &Metadata) -> Result<(), String> {
         let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
         if key.is_empty() || key.len() > MAX_METADATA_KEY_BYTES || !key.bytes().all(allowed) {
             return Err(format!(
-                "a metadata key is 1 to {MAX_METADATA_KEY_BYTES} of the characters A-Z a-z 0-9 _ . -, and {key:?} is not"
+                "a metadata key is 1 to {MAX_METADATA_KEY_BYTES} of the characters A-Z a-z 0-9 _ . -, and {:?} is not",
+                excerpt(key)
             ));
         }
         let flat = match value {
@@ -180,7 +182,8 @@ pub fn validate_collection(name: &str) -> Result<(), String> {
     let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'-');
     if name.is_empty() || name.len() > MAX_COLLECTION_BYTES || !name.bytes().all(allowed) {
         return Err(format!(
-            "a collection is named with 1 to {MAX_COLLECTION_BYTES} of the characters a-z 0-9 _ -, and {name:?} is not"
+            "a collection is named with 1 to {MAX_COLLECTION_BYTES} of the characters a-z 0-9 _ -, and {:?} is not",
+            excerpt(name)
         ));
     }
     Ok(())

@@ -10,7 +10,19 @@ pub mod cloudevent;
 pub mod event;
 pub mod parse;
 
+use std::borrow::Cow;
 use std::ops::Range;
+
+/// Most characters of a publisher's text that an error shows.
+const MOST_SHOWN: usize = 100;
+
+/// A publisher's text as an error shows it: its beginning, so that what is wrong with it is still read after it.
+pub fn excerpt(text: &str) -> Cow<'_, str> {
+    match text.char_indices().nth(MOST_SHOWN) {
+        Some((end, _)) => format!("{}…", &text[..end]).into(),
+        None => text.into(),
+    }
+}
 
 /// A document after parsing: the text that chunks, passages and citations point into.
 ///

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::filter::{Filter, Test};
 use crate::documents::event::Metadata;
+use crate::documents::excerpt;
 
 /// The key of the metadata that names the groups.
 pub const VISIBLE_TO: &str = "visible_to";
@@ -63,7 +64,8 @@ pub fn validate_group(name: &str) -> Result<(), String> {
     let plain = !name.chars().any(|c| c == ',' || c.is_control()) && name.trim() == name;
     if name.is_empty() || name.len() > MAX_GROUP_BYTES || !plain {
         return Err(format!(
-            "a group is named with 1 to {MAX_GROUP_BYTES} bytes, without commas, control characters, and white space at either end, and {name:?} is not"
+            "a group is named with 1 to {MAX_GROUP_BYTES} bytes, without commas, control characters, and white space at either end, and {:?} is not",
+            excerpt(name)
         ));
     }
     Ok(())

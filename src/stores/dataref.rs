@@ -26,6 +26,7 @@ use self::rules::{Forbidden, Rules, shown};
 use super::nats::Bus;
 use crate::config::{Config, FetchConfig};
 use crate::documents::event::{MAX_MEDIA_TYPE_BYTES, Operation};
+use crate::documents::excerpt;
 use crate::http::client_builder;
 
 /// An address in the object store: `nats-object://<bucket>/<name>`.
@@ -108,7 +109,7 @@ impl Datarefs {
             None => {
                 return DatarefError::refused(format!(
                     "its `dataref` begins with {:?}: it must begin with https://, http:// or {OBJECT_SCHEME}",
-                    shown(dataref).split("://").next().unwrap_or_default()
+                    excerpt(shown(dataref).split("://").next().unwrap_or_default())
                 ));
             }
         };
@@ -125,7 +126,8 @@ impl Datarefs {
             object.split_once('/').filter(|(bucket, name)| !bucket.is_empty() && !name.is_empty())
         else {
             return DatarefError::refused(format!(
-                "its `dataref` is \"{OBJECT_SCHEME}{object}\", it must be {OBJECT_SCHEME}<bucket>/<name>"
+                "its `dataref` is \"{OBJECT_SCHEME}{}\", it must be {OBJECT_SCHEME}<bucket>/<name>",
+                excerpt(object)
             ));
         };
         let Some(bus) = bus else {

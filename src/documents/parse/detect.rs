@@ -6,6 +6,7 @@ use std::path::Path;
 use super::archive::Archive;
 use super::media_type::MediaType;
 use super::{Format, ParseError, ParseInput, ParseLimits, email, html};
+use crate::documents::{MOST_SHOWN, excerpt};
 
 /// A format that is told by its bytes alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,9 +24,6 @@ const PDF_HEADER_WINDOW: usize = 1024;
 
 /// Bytes at the end of a PDF that hold its trailer.
 const PDF_TRAILER_WINDOW: usize = 2048;
-
-/// Most characters of a media type or a name that an error shows.
-pub(super) const MOST_SHOWN: usize = 100;
 
 /// How a ZIP archive begins.
 const ZIP: &[u8] = b"PK\x03\x04";
@@ -145,7 +143,7 @@ pub(super) fn text(text: &str, declared: Option<&MediaType>, input: &ParseInput)
 pub(super) fn expected(declared: Option<&MediaType>, name: &str) -> String {
     match declared {
         Some(declared) if declared.format().is_some() => {
-            format!("declared as {}", declared.essence.chars().take(MOST_SHOWN).collect::<String>())
+            format!("declared as {}", excerpt(&declared.essence))
         }
         // What tells the format is at its end.
         _ => match name.char_indices().rev().nth(MOST_SHOWN) {

@@ -36,7 +36,7 @@ pub use media_type::essence;
 
 use self::detect::Binary;
 use self::media_type::MediaType;
-use super::{Format, PageStart, ParsedDocument};
+use super::{Format, PageStart, ParsedDocument, excerpt};
 
 /// What the formats are called in errors.
 const SUPPORTED: &str = "PDF, DOCX, PPTX, XLSX, ODT, RTF, EPUB, e-mail (EML), CSV, HTML, Markdown and plain text";
@@ -198,7 +198,7 @@ fn parse_text(
         && declared.format().is_none()
         && !declared.is_unknown()
     {
-        return Err(ParseError::Unsupported { found: declared.essence.chars().take(detect::MOST_SHOWN).collect() });
+        return Err(ParseError::Unsupported { found: excerpt(&declared.essence).into_owned() });
     }
     // A page's own charset is asked for in any text: it counts only where the bytes are not UTF-8.
     let charset = declared
