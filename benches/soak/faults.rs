@@ -241,12 +241,14 @@ async fn strike(world: Rc<World>, fault: Fault, lasts: Duration) {
         Fault::DiskFull => {
             let _one = world.nodes[C].fault.lock().await;
             let spell = begin(&world, fault);
-            match used_kib(&world) {
-                Some(kib) => mount(&["-o", &format!("remount,size={kib}k")], &world.disk),
-                None => world.violation(Kind::Stuck, "df does not say how full the disk is"),
+            let resize = |size: &str| mount(&["-o", &format!("remount,{size}")], &world.disk);
+            // Where something is written in between, the size is less than what is there, and refused.
+            let fill = |_| resize(&format!("size={}k", used_kib(&world)?)).ok();
+            if (0..10).find_map(fill).is_none() {
+                world.violation(Kind::Stuck, "the disk cannot be made full");
             }
             tokio::time::sleep(lasts).await;
-            mount(&["-o", &format!("remount,{DISK}")], &world.disk);
+            resize(DISK).expect("room again");
             ended(&world, spell, fault);
         }
     }

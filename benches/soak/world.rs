@@ -386,7 +386,7 @@ impl World {
             nats.settings().replace("nats.ack_wait_s=2", "")
         );
         let disk = tempfile::tempdir().expect("a folder").keep();
-        mount(&["-t", "tmpfs", "-o", DISK, "tmpfs"], &disk);
+        mount(&["-t", "tmpfs", "-o", DISK, "tmpfs"], &disk).expect("a file system of its own");
         let node = |name: &'static str, settings: &str, keys: Option<Keys>, own: Option<(&Path, &Path)>| {
             let port = free_port();
             let mut settings = format!("{settings}server.bind=127.0.0.1:{port}\n");
@@ -567,9 +567,15 @@ impl World {
 }
 
 /// Mounts something on a folder.
-pub fn mount(args: &[&str], folder: &Path) {
+///
+/// # Errors
+/// What `mount` says.
+pub fn mount(args: &[&str], folder: &Path) -> Result<(), String> {
     let mounted = Command::new("mount").args(args).arg(folder).output().expect("mount runs");
-    assert!(mounted.status.success(), "mount {args:?}: {}", String::from_utf8_lossy(&mounted.stderr));
+    match mounted.status.success() {
+        true => Ok(()),
+        false => Err(format!("mount {args:?}: {}", String::from_utf8_lossy(&mounted.stderr))),
+    }
 }
 
 /// The time of day, as in the logs of answerd.
